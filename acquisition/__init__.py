@@ -1,0 +1,1 @@
+"""Which image next: pure mathematics on probabilities, arrays in and arrays out."""

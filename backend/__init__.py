@@ -1,0 +1,1 @@
+"""Label Studio, the ledger, the jobs and the web."""

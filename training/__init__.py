@@ -1,0 +1,1 @@
+"""Images, networks, fitting and versions; knows nothing of Label Studio."""
