@@ -1,0 +1,926 @@
+"""The ledger: events, rounds and their parts, versions, publications, processes.
+
+Every fact that must outlive a process is a row here. Methods are short transactions; nothing
+above this module sees SQL. Writes take SQLite's lock at once (BEGIN IMMEDIATE), so that two
+writers queue up rather than fail half way, and wait at most ``busy_s`` for it.
+
+A *part* is one job of a round's stage. A worker takes it by a lease and must renew that; whoever
+holds no lease writes nothing. The part that ends a stage opens the next one in the same
+transaction, so a round stands after any crash exactly where its rows say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    RowMapping,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
+
+from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
+from backend.tables import (
+    events,
+    parts,
+    processes,
+    projects,
+    publications,
+    ranking,
+    rounds,
+    versions,
+)
+
+Row = RowMapping
+
+LEASE_S = 30.0
+"""How long a part stays with a silent worker; it renews every third of this."""
+
+DELIVER_AGAIN_S = 20.0
+"""A waiting part that is not in Redis this long after its delivery is delivered again."""
+
+HEAD = "0001"
+"""The schema revision that this code reads and writes."""
+
+
+def make_engine(url: str, busy_s: float) -> Engine:
+    """An engine whose writes begin IMMEDIATE and whose reads never block (WAL)."""
+    engine = create_engine(url, connect_args={"timeout": busy_s})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        # pysqlite would open transactions by itself, and only at the first write.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def upgrade(url: str) -> None:
+    """Bring the ledger at ``url`` to this code's schema; safe to repeat."""
+    from alembic import command
+    from alembic.config import Config
+
+    engine = make_engine(url, busy_s=30)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    try:
+        with engine.connect().execution_options(immediate=True) as connection:
+            config.attributes["connection"] = connection
+            revision = _revision(connection)
+            connection.rollback()
+            if revision is not None and revision > HEAD:
+                raise LedgerUnavailable(_newer(revision))
+            command.upgrade(config, "head")
+            connection.commit()
+    except DatabaseError as error:
+        raise LedgerUnavailable(f"The ledger at {url} cannot be opened: {error.orig}.") from error
+    finally:
+        engine.dispose()
+
+
+def _revision(connection: Connection) -> str | None:
+    has = connection.exec_driver_sql(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
+    ).first()
+    if has is None:
+        return None
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
+def _newer(revision: str) -> str:
+    return (
+        f"The ledger has schema {revision}, this release knows up to {HEAD}: "
+        "install the newer release, or use another DATA_DIR."
+    )
+
+
+class Ledger:
+    """Facts, in SQL. One instance a process; safe between threads.
+
+    Args:
+        url: SQLAlchemy URL of a SQLite file.
+        busy_s: longest wait for the write lock, seconds. The web waits less than the second that
+            Label Studio gives a webhook; workers can wait longer.
+    """
+
+    def __init__(self, url: str, busy_s: float = 10.0) -> None:
+        self.url = url
+        self._engine = make_engine(url, busy_s)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def check_schema(self) -> None:
+        """Refuse a ledger that is not of this release.
+
+        Raises:
+            LedgerUnavailable: no ledger yet, an older one, or a newer one.
+        """
+        with self._read() as db:
+            revision = _revision(db)
+        if revision is not None and revision > HEAD:
+            raise LedgerUnavailable(_newer(revision))
+        if revision != HEAD:
+            raise LedgerUnavailable(
+                f"The ledger has schema {revision or 'none'}, this release needs {HEAD}: "
+                "run `python -m backend migrate`."
+            )
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _as_sentence(), self._engine.connect() as db, db.begin():
+            yield db
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with (
+            _as_sentence(),
+            self._engine.connect().execution_options(immediate=True) as db,
+            db.begin(),
+        ):
+            yield db
+
+    # Projects
+
+    def ensure_project(
+        self,
+        server: str,
+        studio_id: int,
+        created: int,
+        *,
+        title: str | None = None,
+        label_config: str | None = None,
+        extra_params: Mapping[str, Any] | None = None,
+    ) -> Row:
+        """The project of this key, made if new; given fields are written where they differ."""
+        fields: dict[str, Any] = {
+            name: value
+            for name, value in (
+                ("title", title),
+                ("label_config", label_config),
+                ("extra_params", None if extra_params is None else dict(extra_params)),
+            )
+            if value is not None
+        }
+        found = self._project_by_key(server, studio_id, created)
+        if found is not None and all(found[name] == value for name, value in fields.items()):
+            return found
+        with self._write() as db:
+            key = (
+                (projects.c.server == server)
+                & (projects.c.studio_id == studio_id)
+                & (projects.c.created == created)
+            )
+            if db.execute(select(projects.c.id).where(key)).first() is None:
+                db.execute(
+                    insert(projects).values(
+                        server=server,
+                        studio_id=studio_id,
+                        created=created,
+                        slug=project_slug(server, studio_id, created),
+                        **fields,
+                    )
+                )
+            elif fields:
+                db.execute(update(projects).where(key).values(**fields))
+            return db.execute(select(projects).where(key)).mappings().one()
+
+    def _project_by_key(self, server: str, studio_id: int, created: int) -> Row | None:
+        with self._read() as db:
+            return (
+                db.execute(
+                    select(projects).where(
+                        projects.c.server == server,
+                        projects.c.studio_id == studio_id,
+                        projects.c.created == created,
+                    )
+                )
+                .mappings()
+                .first()
+            )
+
+    def project(self, project_id: int) -> Row:
+        """The ledger's project row; ``project_id`` is the ledger's own number."""
+        with self._read() as db:
+            row = db.execute(select(projects).where(projects.c.id == project_id)).mappings().first()
+        if row is None:
+            raise UnknownProject(f"The ledger knows no project number {project_id}.")
+        return row
+
+    def project_of_studio(self, server: str, studio_id: int) -> Row:
+        """The newest project of that Label Studio number.
+
+        Raises:
+            UnknownProject: it was never connected.
+        """
+        with self._read() as db:
+            row = (
+                db.execute(
+                    select(projects)
+                    .where(projects.c.server == server, projects.c.studio_id == studio_id)
+                    .order_by(projects.c.created.desc())
+                )
+                .mappings()
+                .first()
+            )
+        if row is None:
+            raise UnknownProject(
+                f"Project {studio_id} of {server} is not connected: "
+                f"run `python -m backend connect --project {studio_id}`."
+            )
+        return row
+
+    def projects(self, *, connected_only: bool = False) -> list[Row]:
+        query = select(projects).order_by(projects.c.id)
+        if connected_only:
+            query = query.where(projects.c.connected)
+        with self._read() as db:
+            return list(db.execute(query).mappings())
+
+    def update_project(self, project_id: int, **fields: Any) -> None:
+        with self._write() as db:
+            db.execute(update(projects).where(projects.c.id == project_id).values(**fields))
+
+    def forget_project(self, project_id: int) -> None:
+        """Delete everything that the ledger holds of a project."""
+        with self._write() as db:
+            own_rounds = select(rounds.c.id).where(rounds.c.project_id == project_id)
+            own_publications = select(publications.c.id).where(
+                publications.c.project_id == project_id
+            )
+            db.execute(delete(ranking).where(ranking.c.publication_id.in_(own_publications)))
+            db.execute(delete(parts).where(parts.c.round_id.in_(own_rounds)))
+            for table in (publications, versions, events, rounds):
+                db.execute(delete(table).where(table.c.project_id == project_id))
+            db.execute(delete(projects).where(projects.c.id == project_id))
+
+    # Events
+
+    def add_event(self, project_id: int, action: str, ids: Sequence[int] = ()) -> int:
+        """Write what happened before anybody is told that it was heard."""
+        with self._write() as db:
+            result = db.execute(
+                insert(events).values(
+                    project_id=project_id,
+                    action=action,
+                    ids=list(ids),
+                    received_at=time.time(),
+                    handled=False,
+                )
+            )
+            return _new_id(result)
+
+    def pending_events(self, project_id: int) -> list[Row]:
+        with self._read() as db:
+            return list(
+                db.execute(
+                    select(events)
+                    .where(events.c.project_id == project_id, ~events.c.handled)
+                    .order_by(events.c.id)
+                ).mappings()
+            )
+
+    def handle_events(self, event_ids: Sequence[int]) -> None:
+        if not event_ids:
+            return
+        with self._write() as db:
+            db.execute(update(events).where(events.c.id.in_(event_ids)).values(handled=True))
+
+    def drop_old_events(self, older_than_s: float) -> None:
+        with self._write() as db:
+            db.execute(
+                delete(events).where(
+                    events.c.handled, events.c.received_at < time.time() - older_than_s
+                )
+            )
+
+    def last_event_at(self, project_id: int) -> float | None:
+        with self._read() as db:
+            return db.execute(
+                select(func.max(events.c.received_at)).where(events.c.project_id == project_id)
+            ).scalar()
+
+    # Rounds
+
+    def start_round(
+        self, project_id: int, kind: str, reason: str, stage: str, payload: Mapping[str, Any]
+    ) -> Row | None:
+        """Open a round with the one part of its first stage; None if one is under way."""
+        now = time.time()
+        try:
+            with self._write() as db:
+                opened = db.execute(
+                    insert(rounds).values(
+                        project_id=project_id,
+                        kind=kind,
+                        reason=reason,
+                        stage=stage,
+                        state="active",
+                        started_at=now,
+                        stage_started_at=now,
+                    )
+                )
+                round_id = _new_id(opened)
+                if kind == "train":
+                    highest = db.execute(
+                        select(func.max(rounds.c.version)).where(rounds.c.project_id == project_id)
+                    ).scalar()
+                    db.execute(
+                        update(rounds)
+                        .where(rounds.c.id == round_id)
+                        .values(version=(highest or 0) + 1)
+                    )
+                _add_parts(db, round_id, stage, [payload])
+                return db.execute(select(rounds).where(rounds.c.id == round_id)).mappings().one()
+        except IntegrityError:
+            return None
+
+    def round(self, round_id: int) -> Row:
+        with self._read() as db:
+            return db.execute(select(rounds).where(rounds.c.id == round_id)).mappings().one()
+
+    def active_round(self, project_id: int) -> Row | None:
+        with self._read() as db:
+            return (
+                db.execute(
+                    select(rounds).where(
+                        rounds.c.project_id == project_id, rounds.c.state == "active"
+                    )
+                )
+                .mappings()
+                .first()
+            )
+
+    def last_round(
+        self, project_id: int, *, kind: str | None = None, state: str | None = None
+    ) -> Row | None:
+        query = select(rounds).where(rounds.c.project_id == project_id).order_by(rounds.c.id.desc())
+        if kind is not None:
+            query = query.where(rounds.c.kind == kind)
+        if state is not None:
+            query = query.where(rounds.c.state == state)
+        with self._read() as db:
+            return db.execute(query.limit(1)).mappings().first()
+
+    def last_manifest(self, project_id: int) -> list[dict[str, Any]]:
+        """What the last attempted training round used; empty before the first."""
+        with self._read() as db:
+            found = db.execute(
+                select(rounds.c.manifest)
+                .where(
+                    rounds.c.project_id == project_id,
+                    rounds.c.kind == "train",
+                    rounds.c.manifest.is_not(None),
+                )
+                .order_by(rounds.c.id.desc())
+                .limit(1)
+            ).scalar()
+        return found or []
+
+    def kept_manifests(self, project_id: int, count: int) -> list[list[dict[str, Any]]]:
+        """The newest ``count`` manifests, whose examples must stay."""
+        with self._read() as db:
+            found = db.execute(
+                select(rounds.c.manifest)
+                .where(rounds.c.project_id == project_id, rounds.c.manifest.is_not(None))
+                .order_by(rounds.c.id.desc())
+                .limit(count)
+            ).scalars()
+            return [manifest or [] for manifest in found]
+
+    def fail_round(self, round_id: int, error: str) -> None:
+        """End a round with its reason; the publication that serves is left alone."""
+        now = time.time()
+        with self._write() as db:
+            row = db.execute(select(rounds).where(rounds.c.id == round_id)).mappings().one()
+            if row["state"] != "active":
+                return
+            db.execute(
+                update(rounds)
+                .where(rounds.c.id == round_id)
+                .values(state="failed", error=error, ended_at=now)
+            )
+            db.execute(
+                update(parts)
+                .where(parts.c.round_id == round_id, parts.c.state != "done")
+                .values(state="dropped", token=None, lease_until=None)
+            )
+            failures = db.execute(
+                select(projects.c.failures).where(projects.c.id == row["project_id"])
+            ).scalar_one()
+            db.execute(
+                update(projects)
+                .where(projects.c.id == row["project_id"])
+                .values(
+                    last_error=error,
+                    failures=failures + 1,
+                    # Doubles from one minute to one hour; the button does not wait for it.
+                    not_before=now + min(3600.0, 60.0 * 2.0**failures),
+                )
+            )
+            # When a round ends, what came meanwhile is counted again.
+            _add_event(db, row["project_id"], "ROUND_ENDED", now)
+
+    # Parts
+
+    def waiting_parts(self) -> list[Row]:
+        """Parts to be delivered now, with their round's project; expired leases come back here."""
+        now = time.time()
+        with self._write() as db:
+            expired = (parts.c.state == "leased") & (parts.c.lease_until < now)
+            db.execute(
+                update(parts)
+                .where(expired)
+                .values(state="waiting", token=None, holder=None, lease_until=None)
+            )
+            return list(
+                db.execute(
+                    select(parts, rounds.c.project_id)
+                    .join(rounds, rounds.c.id == parts.c.round_id)
+                    .where(
+                        parts.c.state == "waiting",
+                        parts.c.not_before <= now,
+                        rounds.c.state == "active",
+                        or_(
+                            parts.c.delivered_at.is_(None),
+                            parts.c.delivered_at < now - DELIVER_AGAIN_S,
+                            # Taken and given back since: its old job is gone.
+                            parts.c.delivered_at < parts.c.started_at,
+                        ),
+                    )
+                    .order_by(parts.c.round_id, parts.c.number)
+                ).mappings()
+            )
+
+    def mark_delivered(self, part_id: int) -> None:
+        with self._write() as db:
+            db.execute(
+                update(parts)
+                .where(parts.c.id == part_id)
+                .values(deliveries=parts.c.deliveries + 1, delivered_at=time.time())
+            )
+
+    def take_part(self, part_id: int, holder: str) -> Row | None:
+        """Lease a part; None if it is done, dropped, or another worker's."""
+        now = time.time()
+        with self._write() as db:
+            taken = db.execute(
+                update(parts)
+                .where(
+                    parts.c.id == part_id,
+                    or_(
+                        parts.c.state == "waiting",
+                        (parts.c.state == "leased") & (parts.c.lease_until < now),
+                    ),
+                )
+                .values(
+                    state="leased",
+                    token=secrets.token_hex(16),
+                    holder=holder,
+                    lease_until=now + LEASE_S,
+                    attempts=parts.c.attempts + 1,
+                    started_at=now,
+                )
+            )
+            if taken.rowcount == 0:
+                return None
+            return db.execute(select(parts).where(parts.c.id == part_id)).mappings().one()
+
+    def renew_part(self, part_id: int, token: str, progress: float) -> bool:
+        """Keep a lease alive; False when it is no longer this worker's."""
+        with self._write() as db:
+            renewed = db.execute(
+                update(parts)
+                .where(parts.c.id == part_id, parts.c.token == token)
+                .values(lease_until=time.time() + LEASE_S, progress=progress)
+            )
+            return renewed.rowcount == 1
+
+    def release_parts(self, holder_prefix: str) -> None:
+        """Give back what the workers of one host and parent held: they were stopped."""
+        with self._write() as db:
+            db.execute(
+                update(parts)
+                .where(parts.c.state == "leased", parts.c.holder.startswith(holder_prefix))
+                .values(
+                    state="waiting",
+                    token=None,
+                    holder=None,
+                    lease_until=None,
+                    # Stopping is not the part's fault.
+                    attempts=parts.c.attempts - 1,
+                )
+            )
+
+    def retry_part(self, part_id: int, token: str, delay_s: float) -> None:
+        with self._write() as db:
+            _held(db, part_id, token)
+            db.execute(
+                update(parts)
+                .where(parts.c.id == part_id)
+                .values(
+                    state="waiting",
+                    token=None,
+                    holder=None,
+                    lease_until=None,
+                    not_before=time.time() + delay_s,
+                )
+            )
+
+    def finish_part(
+        self,
+        part_id: int,
+        token: str,
+        result: Mapping[str, Any],
+        *,
+        next_stage: str | None,
+        next_payloads: Sequence[Mapping[str, Any]],
+        round_values: Mapping[str, Any] | None = None,
+        problems: Sequence[str] = (),
+    ) -> bool:
+        """Write a part's result; the last of its stage opens the next, or ends the round.
+
+        Args:
+            next_stage: what follows; None ends the round as succeeded.
+            next_payloads: one for each part of the next stage.
+            round_values: columns of the round to write with it.
+            problems: sentences for the round's list.
+
+        Returns:
+            True if this ended the stage.
+
+        Raises:
+            LeaseLost: the part is not this worker's any more; nothing was written.
+        """
+        now = time.time()
+        with self._write() as db:
+            part = _held(db, part_id, token)
+            round_id = part["round_id"]
+            db.execute(
+                update(parts)
+                .where(parts.c.id == part_id)
+                .values(
+                    state="done",
+                    result=dict(result),
+                    progress=1.0,
+                    ended_at=now,
+                    token=None,
+                    lease_until=None,
+                )
+            )
+            row = db.execute(select(rounds).where(rounds.c.id == round_id)).mappings().one()
+            values = dict(round_values or {})
+            if problems:
+                values["problems"] = [*row["problems"], *problems]
+            open_parts = db.execute(
+                select(func.count())
+                .select_from(parts)
+                .where(
+                    parts.c.round_id == round_id,
+                    parts.c.stage == part["stage"],
+                    parts.c.state != "done",
+                )
+            ).scalar_one()
+            if open_parts == 0:
+                timings = dict(row["timings"])
+                timings[part["stage"]] = round(now - row["stage_started_at"], 3)
+                values |= {"timings": timings, "stage_started_at": now}
+                if next_stage is None:
+                    values |= {"state": "succeeded", "ended_at": now}
+                    db.execute(
+                        update(projects)
+                        .where(projects.c.id == row["project_id"])
+                        .values(last_error=None, failures=0, not_before=0.0)
+                    )
+                    _add_event(db, row["project_id"], "ROUND_ENDED", now)
+                else:
+                    values["stage"] = next_stage
+                    _add_parts(db, round_id, next_stage, next_payloads)
+            if values:
+                db.execute(update(rounds).where(rounds.c.id == round_id).values(**values))
+            return open_parts == 0
+
+    def parts(self, round_id: int, stage: str | None = None) -> list[Row]:
+        query = select(parts).where(parts.c.round_id == round_id).order_by(parts.c.id)
+        if stage is not None:
+            query = query.where(parts.c.stage == stage)
+        with self._read() as db:
+            return list(db.execute(query).mappings())
+
+    # Versions
+
+    def record_version(
+        self,
+        project_id: int,
+        number: int,
+        round_id: int,
+        *,
+        state: str,
+        reason: str,
+        members: int,
+        classes: Sequence[str],
+        metrics: Mapping[str, Any],
+    ) -> None:
+        """Write a version's fate; the same round may say it again after a crash."""
+        values = {
+            "round_id": round_id,
+            "state": state,
+            "reason": reason,
+            "members": members,
+            "classes": list(classes),
+            "metrics": dict(metrics),
+        }
+        same = (versions.c.project_id == project_id) & (versions.c.number == number)
+        with self._write() as db:
+            if db.execute(update(versions).where(same).values(**values)).rowcount == 0:
+                db.execute(
+                    insert(versions).values(
+                        project_id=project_id, number=number, created_at=time.time(), **values
+                    )
+                )
+
+    def versions(self, project_id: int) -> list[Row]:
+        """Newest first."""
+        with self._read() as db:
+            return list(
+                db.execute(
+                    select(versions)
+                    .where(versions.c.project_id == project_id)
+                    .order_by(versions.c.number.desc())
+                ).mappings()
+            )
+
+    def set_version_state(self, project_id: int, number: int, state: str, reason: str) -> None:
+        with self._write() as db:
+            db.execute(
+                update(versions)
+                .where(versions.c.project_id == project_id, versions.c.number == number)
+                .values(state=state, reason=reason)
+            )
+
+    def promoted_version(self, project_id: int) -> Row | None:
+        """The version that ranks now: the newest promoted one."""
+        with self._read() as db:
+            return (
+                db.execute(
+                    select(versions)
+                    .where(versions.c.project_id == project_id, versions.c.state == "promoted")
+                    .order_by(versions.c.number.desc())
+                    .limit(1)
+                )
+                .mappings()
+                .first()
+            )
+
+    # Publications
+
+    def prepare_publication(
+        self,
+        project_id: int,
+        version: int,
+        round_id: int,
+        *,
+        arm: str,
+        quantiles: Sequence[float],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> Row:
+        """A new publication, not yet serving, with its ranking.
+
+        Args:
+            quantiles: doubt at the queue's evenly spaced places, most doubtful first.
+            rows: task_id, position, doubt, audit, arms of each ranked task.
+        """
+        with self._write() as db:
+            highest = db.execute(
+                select(func.max(publications.c.n)).where(
+                    publications.c.project_id == project_id, publications.c.version == version
+                )
+            ).scalar()
+            n = (highest or 0) + 1
+            made = db.execute(
+                insert(publications).values(
+                    project_id=project_id,
+                    version=version,
+                    n=n,
+                    name=f"committee-v{version}.{n}",
+                    round_id=round_id,
+                    state="prepared",
+                    arm=arm,
+                    quantiles=list(quantiles),
+                    length=len(rows),
+                    made_at=time.time(),
+                )
+            )
+            publication_id = _new_id(made)
+            if rows:
+                db.execute(
+                    insert(ranking), [{**row, "publication_id": publication_id} for row in rows]
+                )
+            return (
+                db.execute(select(publications).where(publications.c.id == publication_id))
+                .mappings()
+                .one()
+            )
+
+    def serve_publication(self, publication_id: int, stored: int) -> None:
+        """Make a publication the serving one; the former is superseded in the same transaction."""
+        now = time.time()
+        with self._write() as db:
+            row = (
+                db.execute(select(publications).where(publications.c.id == publication_id))
+                .mappings()
+                .one()
+            )
+            db.execute(
+                update(publications)
+                .where(
+                    publications.c.project_id == row["project_id"],
+                    publications.c.state == "serving",
+                    publications.c.id != publication_id,
+                )
+                .values(state="superseded", superseded_at=now)
+            )
+            db.execute(
+                update(publications)
+                .where(publications.c.id == publication_id)
+                .values(state="serving", served_at=now, stored=stored, superseded_at=None)
+            )
+
+    def set_publication_state(self, publication_id: int, state: str) -> None:
+        values: dict[str, Any] = {"state": state}
+        if state in ("failed", "superseded"):
+            values["superseded_at"] = time.time()
+        with self._write() as db:
+            db.execute(
+                update(publications).where(publications.c.id == publication_id).values(**values)
+            )
+
+    def serving(self, project_id: int) -> Row | None:
+        with self._read() as db:
+            return (
+                db.execute(
+                    select(publications).where(
+                        publications.c.project_id == project_id,
+                        publications.c.state == "serving",
+                    )
+                )
+                .mappings()
+                .first()
+            )
+
+    def publications(self, project_id: int) -> list[Row]:
+        """Newest first."""
+        with self._read() as db:
+            return list(
+                db.execute(
+                    select(publications)
+                    .where(publications.c.project_id == project_id)
+                    .order_by(publications.c.id.desc())
+                ).mappings()
+            )
+
+    def ranking(self, publication_id: int) -> list[Row]:
+        """The ranked tasks, head of the queue first."""
+        with self._read() as db:
+            return list(
+                db.execute(
+                    select(ranking)
+                    .where(ranking.c.publication_id == publication_id)
+                    .order_by(ranking.c.position)
+                ).mappings()
+            )
+
+    def drop_rankings(self, project_id: int, keep: int) -> None:
+        """Forget the rankings of all but the newest ``keep`` publications."""
+        with self._write() as db:
+            newest = (
+                select(publications.c.id)
+                .where(publications.c.project_id == project_id)
+                .order_by(publications.c.id.desc())
+                .limit(keep)
+            )
+            old = select(publications.c.id).where(
+                publications.c.project_id == project_id, publications.c.id.not_in(newest)
+            )
+            db.execute(delete(ranking).where(ranking.c.publication_id.in_(old)))
+
+    # Processes
+
+    def beat(self, process_id: str, role: str, address: str, host: str, pid: int) -> None:
+        """Say that a process is alive."""
+        now = time.time()
+        with self._write() as db:
+            seen = db.execute(
+                update(processes).where(processes.c.id == process_id).values(seen_at=now)
+            )
+            if seen.rowcount == 0:
+                db.execute(
+                    insert(processes).values(
+                        id=process_id,
+                        role=role,
+                        address=address,
+                        host=host,
+                        pid=pid,
+                        started_at=now,
+                        seen_at=now,
+                    )
+                )
+
+    def unbeat(self, process_id: str) -> None:
+        with self._write() as db:
+            db.execute(delete(processes).where(processes.c.id == process_id))
+
+    def processes(self) -> list[Row]:
+        with self._read() as db:
+            return list(db.execute(select(processes).order_by(processes.c.role)).mappings())
+
+    def drop_silent_processes(self, silent_s: float) -> None:
+        with self._write() as db:
+            db.execute(delete(processes).where(processes.c.seen_at < time.time() - silent_s))
+
+
+def _new_id(result: CursorResult[Any]) -> int:
+    key = result.inserted_primary_key
+    assert key is not None  # every table here has one
+    return int(key[0])
+
+
+def project_slug(server: str, studio_id: int, created: int) -> str:
+    """A folder name for a project: its numbers and a hash of the server's URL."""
+    digest = hashlib.sha256(server.encode()).hexdigest()[:8]
+    return f"project-{studio_id}-{created}-{digest}"
+
+
+def _held(db: Connection, part_id: int, token: str) -> Row:
+    row = (
+        db.execute(
+            select(parts).where(
+                parts.c.id == part_id, parts.c.token == token, parts.c.state == "leased"
+            )
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        raise LeaseLost(f"Part {part_id} belongs to another worker now; this result is dropped.")
+    return row
+
+
+def _add_parts(
+    db: Connection, round_id: int, stage: str, payloads: Sequence[Mapping[str, Any]]
+) -> None:
+    if not payloads:
+        raise ValueError(f"stage {stage} of round {round_id} needs at least one part")
+    db.execute(
+        insert(parts),
+        [
+            {"round_id": round_id, "stage": stage, "number": number, "payload": dict(payload)}
+            for number, payload in enumerate(payloads)
+        ],
+    )
+
+
+def _add_event(db: Connection, project_id: int, action: str, now: float) -> None:
+    db.execute(
+        insert(events).values(
+            project_id=project_id, action=action, ids=[], received_at=now, handled=False
+        )
+    )
+
+
+@contextmanager
+def _as_sentence() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise LedgerUnavailable(
+            f"The ledger cannot be read or written now: {error.orig}. "
+            "Is its disk full, or another process holding it?"
+        ) from error
