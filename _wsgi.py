@@ -1,0 +1,23 @@
+"""Read the environment, build the app; nothing else.
+
+gunicorn serves ``_wsgi:app``. ``label-studio-ml start .`` runs this file instead, with the
+options of its own server: Flask's then serves the same app, for development only.
+"""
+
+import argparse
+
+from backend.app import build_app
+from backend.settings import load_settings
+
+settings = load_settings()
+app = build_app(settings)
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Committee, served for development")
+    parser.add_argument("-p", "--port", type=int, default=settings.port)
+    parser.add_argument("--host", default=settings.host)
+    parser.add_argument("-d", "--debug", action="store_true")
+    arguments, unused = parser.parse_known_args()
+    if unused:
+        parser.error(f"not options of this backend: {' '.join(unused)}")
+    app.run(host=arguments.host, port=arguments.port, debug=arguments.debug, threaded=True)

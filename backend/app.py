@@ -1,0 +1,182 @@
+"""The web: Label Studio's protocol, over HTTP Basic, in sentences.
+
+| route | answers |
+|---|---|
+| GET /health | alive; the only one without a password |
+| POST /setup | the serving publication, at once |
+| POST /predict | pre-annotations, one entry a task |
+| POST /webhook | 201 once the event is in the ledger |
+| GET /versions | the publications there are |
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import Any
+
+import orjson
+from flask import Flask, Request, Response, request
+from werkzeug.exceptions import HTTPException
+
+from backend.errors import BackendError, BadRequest
+from backend.heartbeat import Heartbeat
+from backend.labels import parse_label_config
+from backend.model import CommitteeModel, project_key, record_event
+from backend.options import parse_options
+from backend.settings import Settings
+from backend.workplace import WEB_BUSY_S, Workplace
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 256 * 1024 * 1024
+"""Bytes of a request: /predict brings 500 tasks with the predictions that they already hold."""
+
+
+def build_app(settings: Settings) -> Flask:
+    """The WSGI application of one web process."""
+    app = Flask("committee")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    work = Workplace(settings, busy_s=WEB_BUSY_S)
+    model = CommitteeModel.bind(work)
+    Heartbeat(work.ledger, "web", settings.backend_url).in_background()
+
+    @app.before_request
+    def _ask_for_password() -> Response | None:
+        if request.path == "/health" or _authorised(request, settings):
+            return None
+        answer = _json({"error": "This needs the user and password of HTTP Basic."}, 401)
+        answer.headers["WWW-Authenticate"] = 'Basic realm="Committee"'
+        return answer
+
+    @app.get("/health")
+    def health() -> Response:
+        return _json({"status": "UP", "model_class": CommitteeModel.__name__})
+
+    @app.post("/setup")
+    def setup() -> Response:
+        body = _body()
+        studio_id, created = project_key(body.get("project"))
+        extra_params = _extra_params(body.get("extra_params"))
+        options = parse_options(extra_params)
+        schema = body.get("schema")
+        if not isinstance(schema, str):
+            raise BadRequest("setup expects the labeling configuration as 'schema'.")
+        parse_label_config(schema, image=options.image)  # an unusable one is refused here
+        project = work.ledger.ensure_project(
+            work.server, studio_id, created, label_config=schema, extra_params=extra_params
+        )
+        if not project["connected"]:
+            work.ledger.update_project(project["id"], connected=True, last_error=None)
+        return _json({"model_version": model().setup(project)})
+
+    @app.post("/predict")
+    def predict() -> Response:
+        body = _body()
+        tasks = _tasks(body.get("tasks"))
+        studio_id, created = project_key(body.get("project"))
+        label_config = body.get("label_config")
+        project = work.ledger.ensure_project(
+            work.server,
+            studio_id,
+            created,
+            label_config=label_config if isinstance(label_config, str) else None,
+        )
+        return _json({"results": model().predict(tasks, project=project)})
+
+    @app.post("/webhook")
+    def webhook() -> Response:
+        body = _body()
+        action = body.get("action")
+        if not isinstance(action, str):
+            raise BadRequest("webhook expects an 'action'.")
+        return _json(record_event(work, action, body), 201)
+
+    @app.get("/versions")
+    def versions() -> Response:
+        names = [
+            publication["name"]
+            for project in work.ledger.projects(connected_only=True)
+            for publication in work.ledger.publications(project["id"])
+            if publication["state"] in ("serving", "superseded")
+        ]
+        return _json({"versions": list(dict.fromkeys(names))})
+
+    @app.errorhandler(BackendError)
+    def in_a_sentence(error: BackendError) -> Response:
+        log.warning("%s %s: %s", request.method, request.path, error)
+        return _json({"error": str(error)}, error.status)
+
+    @app.errorhandler(HTTPException)
+    def in_http_words(error: HTTPException) -> Response:
+        answer = _json({"error": error.description or error.name}, error.code or 500)
+        for name, value in error.get_headers():
+            if name == "Allow":
+                answer.headers[name] = value
+        return answer
+
+    @app.errorhandler(Exception)
+    def in_the_log(error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.path, exc_info=error)
+        return _json({"error": "Something failed here that should not; the log tells what."}, 500)
+
+    return app
+
+
+def _authorised(asked: Request, settings: Settings) -> bool:
+    given = asked.authorization
+    if given is None or given.type != "basic":
+        return False
+    user = hmac.compare_digest((given.username or "").encode(), settings.basic_auth_user.encode())
+    password = hmac.compare_digest(
+        (given.password or "").encode(), settings.basic_auth_pass.get_secret_value().encode()
+    )
+    return user and password
+
+
+def _body() -> dict[str, Any]:
+    try:
+        body = orjson.loads(request.get_data())
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"The body must be JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise BadRequest(f"The body must be a JSON object, got a {type(body).__name__}.")
+    return body
+
+
+def _tasks(tasks: Any) -> list[dict[str, Any]]:
+    if not isinstance(tasks, list):
+        raise BadRequest("predict expects 'tasks', a list.")
+    for number, task in enumerate(tasks):
+        sound = (
+            isinstance(task, dict)
+            and isinstance(task.get("id"), int)
+            and isinstance(task.get("data"), dict)
+        )
+        if not sound:
+            raise BadRequest(f"Task {number} must be an object with an id and data.")
+    return tasks
+
+
+def _extra_params(given: Any) -> dict[str, Any]:
+    """The connection's extra parameters as an object; text that holds one is read."""
+    for _ in range(2):  # Label Studio may wrap the text once more
+        if not isinstance(given, str):
+            break
+        if not given.strip():
+            return {}
+        try:
+            given = orjson.loads(given)
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(f"The extra parameters must be a JSON object: {error}.") from error
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise BadRequest(
+            f"The extra parameters must be a JSON object, got a {type(given).__name__}."
+        )
+    return given
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status=status, mimetype="application/json")

@@ -1,0 +1,352 @@
+"""The jobs that workers run, and how they get to them.
+
+Redis carries numbers only; what a job does is read from the ledger. A part may be delivered twice
+or never: the lease keeps the first harmless, the clock's next tick mends the second.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.exceptions import RedisError
+from rq import Queue, get_current_job
+from rq.serializers import JSONSerializer
+
+from backend.errors import (
+    BackendError,
+    LeaseLost,
+    LedgerUnavailable,
+    StudioRefused,
+    StudioUnreachable,
+)
+from backend.ledger import LEASE_S, Ledger, Row
+from backend.rounds import FORCING, check_is_due, check_project
+from backend.settings import load_settings
+from backend.workplace import Workplace
+
+log = logging.getLogger(__name__)
+
+QUEUE = "committee"
+
+JOB_TIMEOUT_S = 6 * 3600
+"""RQ ends a job after this; a stalled one loses its lease long before."""
+
+TRANSIENT_ATTEMPTS = 10
+"""A server that does not answer is asked again, 5 s to 60 s apart: some six minutes in all."""
+
+UNEXPECTED_ATTEMPTS = 3
+"""An error that nobody foresaw may be a passing one; thrice the same is not."""
+
+DEADLY_ATTEMPTS = 12
+"""A part whose worker keeps dying (out of memory, say) must end some time."""
+
+PREDICT_REST = "PREDICT_REST"
+"""Event: tasks that a /predict had no time for."""
+
+CLEAN_EVERY_S = 3600.0
+KEEP_EVENTS_S = 7 * 24 * 3600.0
+SILENT_S = 120.0
+"""A process unseen for this long is taken off the list."""
+
+LOCK_TTL_S = 24 * 3600
+"""Label Studio keeps a served task for its annotator this long by default (TASK_LOCK_TTL)."""
+
+QUIET_BEFORE_DELETE_S = 600.0
+"""A big delete stalls Label Studio's SQLite: wait until nobody has labelled for this long."""
+
+
+def open_queue(work: Workplace) -> Queue:
+    return Queue(QUEUE, connection=work.redis, serializer=JSONSerializer)
+
+
+# What workers run. Each is an entry: it opens its own workplace and closes it.
+
+
+def check(project_id: int) -> None:
+    """Look at Label Studio and start the round that is due."""
+    with _workplace() as work:
+        try:
+            started = check_project(work, project_id)
+        except BackendError as error:
+            log.warning("check of project %d: %s", project_id, error)
+            work.ledger.update_project(project_id, last_error=str(error), checked_at=time.time())
+            return
+        if started is not None:
+            log.info("round %d started: %s", started["id"], started["reason"])
+            deliver(work, open_queue(work))
+
+
+def run_part(part_id: int) -> None:
+    """Do one part of a round, under its lease."""
+    with _workplace() as work:
+        part = work.ledger.take_part(part_id, _holder())
+        if part is None:
+            return
+        round_ = work.ledger.round(part["round_id"])
+        if part["attempts"] > DEADLY_ATTEMPTS:
+            work.ledger.fail_round(
+                round_["id"],
+                f"The stage {part['stage']} was interrupted {DEADLY_ATTEMPTS} times: "
+                "is there enough memory for a worker?",
+            )
+            return
+        _run_leased(work, round_, part)
+        deliver(work, open_queue(work))
+
+
+def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
+    # torch comes with the stages: only in the process that needs it.
+    from backend.stages import RUN, clear_up
+    from training.errors import TrainingError
+
+    ledger, stage = work.ledger, part["stage"]
+    with Lease(ledger.url, part) as lease:
+        try:
+            outcome = RUN[stage](work, round_, part["payload"], lease.tick)
+            following = next_stage(round_["kind"], stage)
+            stage_ended = ledger.finish_part(
+                part["id"],
+                part["token"],
+                outcome.result,
+                next_stage=following,
+                next_payloads=outcome.next_payloads,
+                round_values=outcome.round_values,
+                problems=outcome.problems,
+            )
+        except LeaseLost as error:
+            log.warning("%s of round %d: %s", stage, round_["id"], error)
+            return
+        except (StudioUnreachable, LedgerUnavailable) as error:
+            _again(ledger, round_, part, str(error), TRANSIENT_ATTEMPTS)
+            return
+        except StudioRefused as error:
+            if error.studio_status >= 500 or error.studio_status == 429:
+                _again(ledger, round_, part, str(error), TRANSIENT_ATTEMPTS)
+            else:
+                ledger.fail_round(round_["id"], f"{stage}: {error}")
+            return
+        except (BackendError, TrainingError) as error:
+            log.warning("round %d failed in %s: %s", round_["id"], stage, error)
+            ledger.fail_round(round_["id"], f"{stage}: {error}")
+            return
+        except Exception as error:
+            # The job boundary: whatever it was, the round must end with a reason.
+            log.exception("%s of round %d failed", stage, round_["id"])
+            what = f"{type(error).__name__}: {error}"
+            _again(ledger, round_, part, what, UNEXPECTED_ATTEMPTS)
+            return
+    if stage_ended and following is None:
+        clear_up(work, round_)
+
+
+def next_stage(kind: str, stage: str) -> str | None:
+    from backend.rounds import STAGES
+
+    stages = STAGES[kind]
+    after = stages.index(stage) + 1
+    return stages[after] if after < len(stages) else None
+
+
+def _again(ledger: Ledger, round_: Row, part: Row, what: str, most: int) -> None:
+    if part["attempts"] >= most:
+        ledger.fail_round(round_["id"], f"{part['stage']}, {most} times: {what}")
+        return
+    delay_s = min(60.0, 5.0 * 2.0 ** (part["attempts"] - 1))
+    log.warning("%s of round %d again in %.0f s: %s", part["stage"], round_["id"], delay_s, what)
+    try:
+        ledger.retry_part(part["id"], part["token"], delay_s)
+    except LeaseLost:
+        return
+
+
+def predict_rest(project_id: int, task_ids: list[int]) -> None:
+    """Pre-annotate the tasks that a /predict had no time for."""
+    from backend.model import predict_tasks
+
+    with _workplace() as work:
+        row = work.ledger.project(project_id)
+        publication = work.ledger.serving(project_id)
+        if publication is None:
+            return
+        tasks = [work.studio.task(task_id) for task_id in task_ids]
+        rows = [
+            {"task": task.id, **prediction}
+            for task, predictions in zip(
+                tasks,
+                predict_tasks(work, row, publication, [(t.id, t.data) for t in tasks]),
+                strict=True,
+            )
+            for prediction in predictions
+        ]
+        if rows:
+            work.studio.import_predictions(row["studio_id"], rows)
+
+
+def clean(project_id: int) -> None:
+    """Delete our superseded predictions once nobody can hold them open, in a quiet moment."""
+    with _workplace() as work:
+        ledger, row = work.ledger, work.ledger.project(project_id)
+        last = ledger.last_event_at(project_id) or 0.0
+        quiet = time.time() - last > QUIET_BEFORE_DELETE_S
+        if not quiet or ledger.active_round(project_id) is not None:
+            return
+        held = work.studio.model_versions(row["studio_id"])
+        for publication in ledger.publications(project_id):
+            gone = publication["superseded_at"]
+            if publication["state"] not in ("superseded", "failed") or gone is None:
+                continue
+            if time.time() - gone < LOCK_TTL_S:
+                continue
+            if publication["name"] in held:
+                work.studio.delete_model_version(row["studio_id"], publication["name"])
+            ledger.set_publication_state(publication["id"], "deleted")
+
+
+ALLOWED = frozenset(
+    f"backend.jobs.{function.__name__}" for function in (check, run_part, predict_rest, clean)
+)
+"""All that a worker runs, whatever stands in Redis."""
+
+
+@contextmanager
+def _workplace() -> Iterator[Workplace]:
+    work = Workplace(load_settings())
+    try:
+        yield work
+    finally:
+        work.close()
+
+
+def _holder() -> str:
+    job = get_current_job()
+    return f"{socket.gethostname()}-?" if job is None else str(job.worker_name)
+
+
+class Lease:
+    """Keeps a part ours while its stage runs; ``tick`` says how far it is.
+
+    Raises from ``tick`` when the lease went to another worker, so that the stage stops there.
+    """
+
+    def __init__(self, ledger_url: str, part: Row) -> None:
+        self._ledger = Ledger(ledger_url)
+        self._part = part
+        self._progress = 0.0
+        self._held_until = float(part["lease_until"])
+        self._lost = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._ledger.close()
+
+    def tick(self, progress: float) -> None:
+        """Note the stage's progress, 0 to 1.
+
+        Raises:
+            LeaseLost: another worker has the part.
+        """
+        self._progress = progress
+        if self._lost.is_set():
+            raise LeaseLost(f"Part {self._part['id']} was given to another worker.")
+
+    def _keep(self) -> None:
+        while not self._ended.wait(LEASE_S / 6):
+            try:
+                held = self._ledger.renew_part(
+                    self._part["id"], self._part["token"], self._progress
+                )
+            except LedgerUnavailable as error:
+                log.warning("lease of part %d not renewed: %s", self._part["id"], error)
+                held = time.time() < self._held_until
+            else:
+                self._held_until = time.time() + LEASE_S
+            if not held:
+                self._lost.set()
+                return
+
+
+# The clock: what a worker's parent does every second.
+
+
+def deliver(work: Workplace, queue: Queue) -> None:
+    """Put every waiting part into Redis, once; again when Redis lost it."""
+    waiting = work.ledger.waiting_parts()
+    if not waiting:
+        return
+    queued = set(queue.get_job_ids())
+    for part in waiting:
+        if any(job_id.startswith(f"part-{part['id']}-") for job_id in queued):
+            continue
+        _enqueue(queue, "run_part", (part["id"],), f"part-{part['id']}-{part['deliveries']}")
+        work.ledger.mark_delivered(part["id"])
+
+
+def _enqueue(
+    queue: Queue, function: str, args: tuple[Any, ...], job_id: str, *, at_front: bool = False
+) -> None:
+    queue.enqueue_call(
+        func=f"backend.jobs.{function}",
+        args=args,
+        job_id=job_id,
+        timeout=JOB_TIMEOUT_S,
+        # A finished or failed job keeps its id until it expires, and would hide the next.
+        result_ttl=0,
+        failure_ttl=60,
+        at_front=at_front,
+    )
+
+
+class Clock:
+    """Turns the ledger's rows into jobs; any number may tick beside each other."""
+
+    def __init__(self, work: Workplace) -> None:
+        self._work = work
+        self._cleaned_at = time.monotonic()
+
+    def tick(self) -> None:
+        """One look at the ledger. A Redis or ledger that is away is logged and met again."""
+        try:
+            queue = open_queue(self._work)
+            deliver(self._work, queue)
+            for project in self._work.ledger.projects(connected_only=True):
+                self._serve_project(queue, project)
+            if time.monotonic() - self._cleaned_at > CLEAN_EVERY_S:
+                self._clean(queue)
+        except (RedisError, LedgerUnavailable) as error:
+            log.warning("the clock missed a tick: %s", error)
+
+    def _serve_project(self, queue: Queue, project: Row) -> None:
+        ledger, project_id = self._work.ledger, project["id"]
+        pending = ledger.pending_events(project_id)
+        for event in (e for e in pending if e["action"] == PREDICT_REST):
+            _enqueue(queue, "predict_rest", (project_id, event["ids"]), f"rest-{event['id']}")
+            ledger.handle_events([event["id"]])
+        pending = [event for event in pending if event["action"] != PREDICT_REST]
+        active = ledger.active_round(project_id) is not None
+        now = time.time()
+        if check_is_due(project, pending, active, now):
+            ledger.update_project(project_id, check_asked_at=now)
+            forced = any(event["action"] in FORCING for event in pending)
+            _enqueue(
+                queue, "check", (project_id,), f"check-{project_id}-{int(now)}", at_front=forced
+            )
+
+    def _clean(self, queue: Queue) -> None:
+        self._cleaned_at = time.monotonic()
+        self._work.ledger.drop_old_events(KEEP_EVENTS_S)
+        self._work.ledger.drop_silent_processes(SILENT_S)
+        for project in self._work.ledger.projects(connected_only=True):
+            _enqueue(queue, "clean", (project["id"],), f"clean-{project['id']}-{int(time.time())}")

@@ -1,0 +1,79 @@
+"""From an image to a pre-annotation: what the committee sees, as Label Studio's regions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import BadRequest, ImageRefused
+from backend.images import ImageFetcher
+from backend.labels import LabelConfig, parse_label_config
+from backend.options import ProjectOptions
+from backend.regions import to_regions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from training.ensemble import Committee, Look
+
+
+MAX_PIXELS = 4096 * 4096 * 2
+"""An image larger than this is refused before it is decoded: twice the largest that is promised."""
+
+
+def label_config_of(xml: str, options: ProjectOptions) -> LabelConfig:
+    return parse_label_config(xml, image=options.image)
+
+
+def image_url(data: Mapping[str, Any], config: LabelConfig) -> str:
+    """Where a task's image is.
+
+    Raises:
+        BadRequest: the task's data has no such key, or no URL under it.
+    """
+    url = data.get(config.data_key)
+    if not isinstance(url, str) or not url:
+        raise BadRequest(
+            f"The task's data must hold an image URL under '{config.data_key}', "
+            f"got {str(url)[:80]!r} (its keys: {', '.join(map(str, data)) or 'none'})."
+        )
+    return url
+
+
+def read_image(images: ImageFetcher, url: str) -> NDArray[np.uint8]:
+    """Fetch and decode an image: [H, W, 3] uint8.
+
+    Raises:
+        ImageRefused: it may not be fetched, is too large, or is no image.
+    """
+    from training.data import UnreadableImage, decode_image
+
+    try:
+        return decode_image(images.fetch(url), max_pixels=MAX_PIXELS)
+    except UnreadableImage as error:
+        raise ImageRefused(f"{url}: {error}") from error
+
+
+def pre_annotate(
+    committee: Committee,
+    image: NDArray[np.uint8],
+    config: LabelConfig,
+    options: ProjectOptions,
+) -> tuple[list[dict[str, Any]], Look]:
+    """One look of the committee, and the regions that it draws.
+
+    Args:
+        image: [H, W, 3] uint8.
+    """
+    look = committee.look(image)
+    regions = to_regions(
+        look.mask(),
+        look.confidence(),
+        config,
+        committee.config.classes,
+        per=options.regions or ("particle" if config.output.kind == "polygonlabels" else "class"),
+        min_particle_px=options.min_particle_px,
+    )
+    return regions, look

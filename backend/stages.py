@@ -1,0 +1,580 @@
+"""What each stage of a round does.
+
+A stage takes its round and one part's payload and returns an ``Outcome``: the part's result and
+what comes next. Nothing here writes a round's rows: ``backend.jobs`` does, with the lease. Every
+stage can be repeated, because a worker may die at any line of it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from acquisition.select import order_queue
+from backend.connect import set_order
+from backend.errors import BackendError, NotEnoughLabels, StudioRefused, StudioUnreachable
+from backend.labels import LabelConfig
+from backend.ledger import Row
+from backend.options import ProjectOptions
+from backend.preannotate import image_url, label_config_of, pre_annotate, read_image
+from backend.regions import merge_masks, to_mask
+from backend.rounds import is_audit, stamp_digest
+from backend.studio import Stamp, Task
+from backend.workplace import Workplace
+from training.config import TrainConfig
+from training.data import UNKNOWN, Example, make_example
+from training.ensemble import assess, compare
+from training.fit import fit_member
+from training.registry import load_weights, save_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[float], None]
+
+SHARD_TASKS = 32
+"""Tasks of one scoring job: long enough to repay the start of a process, short enough to repeat."""
+
+QUANTILES = 101
+"""Places of the queue whose doubt is kept, to place a task that was opened outside it."""
+
+FEWEST_TASKS = 2
+"""A round needs labels on this many images that are not the audit's."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a part hands to the round.
+
+    Attributes:
+        result: the part's own, small and JSON.
+        next_payloads: one for each part of the next stage; used by the part that ends the stage.
+        round_values: columns of the round to write.
+        problems: sentences for the round's list.
+    """
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+    next_payloads: Sequence[Mapping[str, Any]] = ({},)
+    round_values: Mapping[str, Any] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+
+
+# collect
+
+
+def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Annotations as Label Studio holds them now, as examples; the manifest lists them."""
+    row = work.ledger.project(round_["project_id"])
+    options = work.options(row)
+    project = work.studio.project(row["studio_id"])
+    config = label_config_of(project.label_config, options)
+    classes = classes_of(config, options)
+    stamps = {
+        task_id: task_stamps
+        for task_id, task_stamps in work.studio.stamps(project.id).items()
+        if stamp_digest(task_stamps) is not None
+    }
+    manifest: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for done, (task_id, task_stamps) in enumerate(sorted(stamps.items())):
+        entry, said = _collect_task(work, row, task_id, task_stamps, config, options, classes)
+        manifest.append(entry)
+        problems += said
+        tick((done + 1) / len(stamps))
+    teaching = [e for e in manifest if e["digest"] is not None and not e["audit"]]
+    if len(teaching) < FEWEST_TASKS:
+        raise NotEnoughLabels(
+            f"A round needs labels on at least {FEWEST_TASKS} images, got {len(teaching)} "
+            f"({len(manifest)} labelled, {sum(e['audit'] for e in manifest)} of them audits, "
+            f"{sum(e['digest'] is None for e in manifest)} unreadable). "
+            + (f"First problem: {problems[0]}" if problems else "Label some more.")
+        )
+    members = options.members or work.settings.members
+    train = train_config(classes, members, options)
+    return Outcome(
+        result={"labelled": len(manifest)},
+        next_payloads=[{"member": member} for member in range(members)],
+        round_values={"manifest": manifest, "config": train.to_json()},
+        problems=problems,
+    )
+
+
+def classes_of(config: LabelConfig, options: ProjectOptions) -> tuple[str, ...]:
+    """Class names by index; the label that paints "unknown" is no class."""
+    return ("background", *(name for name in config.labels if name != options.unknown_label))
+
+
+def train_config(classes: tuple[str, ...], members: int, options: ProjectOptions) -> TrainConfig:
+    chosen: dict[str, Any] = {
+        "classes": classes,
+        "members": members,
+        "seed": options.seed,
+        "max_side_px": options.max_side_px,
+        "network": options.network,
+    }
+    if options.steps is not None:
+        chosen["steps"] = options.steps
+    return TrainConfig(**chosen)
+
+
+def _collect_task(
+    work: Workplace,
+    row: Row,
+    task_id: int,
+    stamps: Sequence[Stamp],
+    config: LabelConfig,
+    options: ProjectOptions,
+    classes: tuple[str, ...],
+) -> tuple[dict[str, Any], list[str]]:
+    """One task's manifest entry and what was wrong with it; its example goes to the registry."""
+    entry: dict[str, Any] = {
+        "task": task_id,
+        "stamp": stamp_digest(stamps),
+        "annotations": [[s.annotation_id, s.updated_at] for s in stamps if not s.skipped],
+        "audit": is_audit(row["slug"], task_id, options.audit_fraction),
+        "digest": None,
+    }
+    try:
+        task = work.studio.task(task_id)
+        url = image_url(task.data, config)
+        entry["digest"] = digest = _example_digest(entry, url, classes, options)
+        if work.registry.has_example(row["slug"], digest):
+            return entry, []
+        image = read_image(work.images, url)
+        annotations = [a for a in work.studio.annotations(task_id) if not a.get("was_cancelled")]
+        # Edited since the listing: what is read now is what teaches, and the manifest says so.
+        entry["annotations"] = [[a["id"], a["updated_at"]] for a in annotations]
+        entry["stamp"] = stamp_digest([Stamp(a["id"], a["updated_at"], False) for a in annotations])
+        entry["digest"] = digest = _example_digest(entry, url, classes, options)
+        mask, problems = _mask_of(annotations, image, config, options, classes)
+    except (StudioUnreachable, StudioRefused) as error:
+        if isinstance(error, StudioRefused) and error.studio_status == 404:
+            entry["digest"] = None
+            return entry, [f"Task {task_id} is gone."]
+        raise
+    except BackendError as error:
+        # This task's image or data is at fault, and costs this task only.
+        entry["digest"] = None
+        return entry, [f"Task {task_id}: {error}"]
+    if (mask == UNKNOWN).all():
+        entry["digest"] = None
+        return entry, [*problems, f"Task {task_id} holds nothing known: every pixel is unknown."]
+    example = make_example(str(task_id), image, mask, options.max_side_px)
+    work.registry.put_example(row["slug"], digest, example)
+    return entry, [f"Task {task_id}: {problem}" for problem in problems]
+
+
+def _example_digest(
+    entry: Mapping[str, Any], url: str, classes: tuple[str, ...], options: ProjectOptions
+) -> str:
+    """A name for an example by all that it is made of."""
+    parts = (
+        entry["annotations"],
+        url,
+        classes,
+        options.unlabelled,
+        options.unknown_label,
+        options.max_side_px,
+    )
+    return hashlib.sha256(orjson.dumps([str(part) for part in parts])).hexdigest()[:32]
+
+
+def _mask_of(
+    annotations: Sequence[Mapping[str, Any]],
+    image: NDArray[np.uint8],
+    config: LabelConfig,
+    options: ProjectOptions,
+    classes: tuple[str, ...],
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """The class-index mask that a task's annotators agree on, at the image's size."""
+    height, width = image.shape[:2]
+    masks, problems = [], []
+    for annotation in annotations:
+        mask, said = to_mask(
+            annotation["result"],
+            config,
+            classes,
+            (height, width),
+            unlabelled=UNKNOWN if options.unlabelled == "unknown" else 0,
+            unknown_label=options.unknown_label,
+        )
+        masks.append(mask)
+        problems += [f"annotation {annotation['id']}: {problem}" for problem in said]
+    return merge_masks(masks), problems
+
+
+# fit
+
+
+def fit(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Train one member; its weights wait in the round's scratch folder."""
+    slug = work.ledger.project(round_["project_id"])["slug"]
+    config = TrainConfig.from_json(round_["config"])
+    member = int(payload["member"])
+    name = member_file(member)
+    if not work.registry.has_round(slug, round_["id"], name):
+        examples = load_examples(work, slug, round_["manifest"], audits=False)
+        weights, history = fit_member(
+            examples, config, member, None, progress=lambda done, of: tick(done / of)
+        )
+        work.registry.put_round(slug, round_["id"], name, save_weights(weights))
+        log.info("member %d of round %d: %s", member, round_["id"], history)
+    return Outcome(result={"member": member})
+
+
+def member_file(member: int) -> str:
+    return f"member-{member:02d}.safetensors"
+
+
+def load_examples(
+    work: Workplace, slug: str, manifest: Iterable[Mapping[str, Any]], *, audits: bool
+) -> list[Example]:
+    """The manifest's examples, without the audit's unless asked for."""
+    return [
+        work.registry.get_example(slug, entry["digest"])
+        for entry in manifest
+        if entry["digest"] is not None and (audits or not entry["audit"])
+    ]
+
+
+# assemble
+
+
+def assemble(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Members to a version: calibrated, compared with the one that ranks now, promoted or kept."""
+    project_id = round_["project_id"]
+    slug = work.ledger.project(project_id)["slug"]
+    config = TrainConfig.from_json(round_["config"])
+    number = int(round_["version"])
+    weights = [
+        load_weights(work.registry.get_round(slug, round_["id"], member_file(member)))
+        for member in range(config.members)
+    ]
+    examples = load_examples(work, slug, round_["manifest"], audits=False)
+    assessment = assess(weights, config, examples, progress=tick)
+    former = work.ledger.promoted_version(project_id)
+    if former is not None and former["number"] == number:
+        # This very version, promoted by an attempt that died before its part was finished.
+        return Outcome(result={"version": number, "promoted": True})
+    old = None if former is None else work.registry.load(slug, former["number"])
+    verdict = compare(old, assessment, examples, seed=config.seed)
+    manifest = {"round": round_["id"], "entries": round_["manifest"]}
+    work.registry.save_version(slug, number, weights, config, manifest, assessment.metrics)
+    work.ledger.record_version(
+        project_id,
+        number,
+        round_["id"],
+        state="promoted" if verdict.promote else "kept",
+        reason=verdict.reason,
+        members=config.members,
+        classes=config.classes,
+        metrics=assessment.metrics,
+    )
+    if not verdict.promote and former is None:
+        raise NotEnoughLabels(
+            f"The first version failed its check, so nothing serves yet: {verdict.reason}"
+        )
+    return Outcome(
+        result={"version": number, "promoted": verdict.promote},
+        problems=[] if verdict.promote else [f"Version {number} was kept: {verdict.reason}"],
+    )
+
+
+# choose
+
+
+def choose(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """The candidates: unlabelled tasks, all of them or the last head and a random part."""
+    project_id = round_["project_id"]
+    row = work.ledger.project(project_id)
+    options = work.options(row)
+    version = work.ledger.promoted_version(project_id)
+    if version is None:
+        raise NotEnoughLabels("There is no version to rank with: label more and train first.")
+    config = label_config_of(work.studio.project(row["studio_id"]).label_config, options)
+    problems: list[str] = []
+    pool: dict[int, str] = {}
+    tasks = 0
+    for task in work.studio.tasks(row["studio_id"]):
+        tasks += 1
+        if task.annotations == 0 and task.skipped == 0:
+            _add_candidate(pool, task, config, problems)
+    most = options.candidates or work.settings.candidates
+    chosen = choose_candidates(
+        list(pool), _last_head(work, project_id), most, seed=options.seed + round_["id"]
+    )
+    shards = [chosen[i : i + SHARD_TASKS] for i in range(0, len(chosen), SHARD_TASKS)] or [[]]
+    return Outcome(
+        result={"pool": tasks, "unlabelled": len(pool)},
+        next_payloads=[
+            {"version": version["number"], "tasks": [[task_id, pool[task_id]] for task_id in shard]}
+            for shard in shards
+        ],
+        problems=problems,
+    )
+
+
+def _add_candidate(
+    pool: dict[int, str], task: Task, config: LabelConfig, problems: list[str]
+) -> None:
+    try:
+        pool[task.id] = image_url(task.data, config)
+    except BackendError as error:
+        problems.append(f"Task {task.id}: {error}")
+
+
+def _last_head(work: Workplace, project_id: int) -> list[int]:
+    serving = work.ledger.serving(project_id)
+    return [] if serving is None else [r["task_id"] for r in work.ledger.ranking(serving["id"])]
+
+
+def choose_candidates(
+    pool: Sequence[int], last_head: Sequence[int], most: int, *, seed: int
+) -> list[int]:
+    """At most ``most`` of the pool: the last queue's head fills a half, chance the rest.
+
+    A round then costs what it scores, not what the pool holds, and no image is out of reach.
+    """
+    if len(pool) <= most:
+        return list(pool)
+    unlabelled = set(pool)
+    head = [task_id for task_id in last_head if task_id in unlabelled][: most // 2]
+    rest = sorted(unlabelled.difference(head))
+    return head + random.Random(seed).sample(rest, most - len(head))
+
+
+# score
+
+
+def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Look at one shard of the candidates; masks and measures wait in the scratch folder."""
+    row = work.ledger.project(round_["project_id"])
+    options = work.options(row)
+    config = label_config_of(row["label_config"], options)
+    committee = work.registry.load(row["slug"], int(payload["version"]))
+    scored: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for done, (task_id, url) in enumerate(payload["tasks"]):
+        try:
+            result, look = pre_annotate(committee, read_image(work.images, url), config, options)
+        except BackendError as error:
+            if isinstance(error, StudioUnreachable):
+                raise
+            problems.append(f"Task {task_id}: {error}")
+        else:
+            scored.append({"task": task_id, "arms": look.arms, "result": result})
+        tick((done + 1) / len(payload["tasks"]))
+    name = shard_file(payload)
+    work.registry.put_round(
+        row["slug"], round_["id"], name, gzip.compress(orjson.dumps(scored), compresslevel=1)
+    )
+    return Outcome(
+        result={"file": name, "scored": len(scored), "refused": len(problems)}, problems=problems
+    )
+
+
+def shard_file(payload: Mapping[str, Any]) -> str:
+    """A name by what the shard holds, so that a repeat writes the same file."""
+    return f"shard-{hashlib.sha256(orjson.dumps(payload)).hexdigest()[:16]}.json.gz"
+
+
+# publish
+
+
+def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Rank what was scored and make the head of it the queue that Label Studio serves."""
+    project_id = round_["project_id"]
+    row = work.ledger.project(project_id)
+    options = work.options(row)
+    arm = f"{options.measure}/{options.aggregate}"
+    arms = _read_arms(work, row["slug"], round_["id"])
+    chosen = next(p["result"] for p in work.ledger.parts(round_["id"], "choose"))
+    head = rank(arms, arm, row["slug"], options, seed=options.seed + round_["id"])
+    queue_length = options.queue_length or work.settings.queue_length
+    head, left_out = head[:queue_length], len(head[queue_length:])
+    left_out += chosen["unlabelled"] - sum(
+        len(p["payload"]["tasks"]) for p in work.ledger.parts(round_["id"], "score")
+    )
+    version = int(work.ledger.parts(round_["id"], "score")[0]["payload"]["version"])
+    problems: list[str] = []
+    if head:
+        problems = _publish_head(work, row, round_, version, head, arms, arm, options, tick)
+    work.ledger.update_project(
+        project_id, pool=chosen["pool"], left_out=left_out, ranked_left=len(head)
+    )
+    return Outcome(
+        result={"published": len(head), "left_out": left_out},
+        next_payloads=(),
+        problems=problems,
+    )
+
+
+def rank(
+    arms: Mapping[int, Mapping[str, float]],
+    arm: str,
+    slug: str,
+    options: ProjectOptions,
+    *,
+    seed: int,
+) -> list[int]:
+    """Task ids, the one to label first at the head; audit tasks at seeded places."""
+    import torch
+
+    audit = {task_id for task_id in arms if is_audit(slug, task_id, options.audit_fraction)}
+    scores = {task_id: arms[task_id][arm] for task_id in sorted(arms)}
+    return order_queue(scores, audit, torch.Generator().manual_seed(seed))
+
+
+def place_score(position: int, length: int) -> float:
+    """The score of a place in the queue: in (0, 1), the head lowest, as Label Studio serves it."""
+    return (position + 0.5) / length
+
+
+def score_between(doubt: float, quantiles: Sequence[float]) -> float:
+    """The score a task of this doubt would have had in the queue.
+
+    Args:
+        quantiles: doubt at evenly spaced places, most doubtful first.
+
+    Returns:
+        In [0, 1]: the share of the queue that is more doubtful.
+    """
+    more = sum(q > doubt for q in quantiles)
+    return more / len(quantiles) if quantiles else 0.5
+
+
+def _publish_head(
+    work: Workplace,
+    row: Row,
+    round_: Row,
+    version: int,
+    head: Sequence[int],
+    arms: Mapping[int, Mapping[str, float]],
+    arm: str,
+    options: ProjectOptions,
+    tick: Progress,
+) -> list[str]:
+    ledger, studio = work.ledger, work.studio
+    publication = _stored_already(work, row, round_)
+    problems: list[str] = []
+    if publication is None:
+        doubts = sorted((arms[task_id][arm] for task_id in head), reverse=True)
+        publication = ledger.prepare_publication(
+            row["id"],
+            version,
+            round_["id"],
+            arm=arm,
+            quantiles=[
+                doubts[round(i * (len(doubts) - 1) / (QUANTILES - 1))] for i in range(QUANTILES)
+            ],
+            rows=[
+                {
+                    "task_id": task_id,
+                    "position": position,
+                    "doubt": arms[task_id][arm],
+                    "audit": is_audit(row["slug"], task_id, options.audit_fraction),
+                    "arms": arms[task_id],
+                }
+                for position, task_id in enumerate(head)
+            ],
+        )
+        rows = _prediction_rows(work, row["slug"], round_["id"], head, publication["name"])
+        try:
+            stored = studio.import_predictions(row["studio_id"], rows)
+        except StudioRefused:
+            ledger.set_publication_state(publication["id"], "failed")
+            raise
+        if stored == 0:
+            ledger.set_publication_state(publication["id"], "failed")
+            raise StudioRefused(
+                f"Label Studio stored none of {len(rows)} predictions and said no reason: "
+                "run `python -m backend doctor`.",
+                422,
+            )
+        if stored < len(rows):
+            problems.append(
+                f"Label Studio dropped {len(rows) - stored} of {len(rows)} predictions silently."
+            )
+    else:
+        stored = publication["length"]
+    tick(0.8)
+    set_order(studio, row["studio_id"], publication["name"])
+    ledger.serve_publication(publication["id"], stored)
+    return problems
+
+
+def _stored_already(work: Workplace, row: Row, round_: Row) -> Row | None:
+    """A publication that an earlier attempt of this round had stored whole before it died."""
+    held = work.studio.model_versions(row["studio_id"])
+    found = None
+    for publication in work.ledger.publications(row["id"]):
+        if publication["round_id"] != round_["id"]:
+            continue
+        whole = held.get(publication["name"], 0) == publication["length"]
+        if publication["state"] in ("prepared", "serving") and whole and found is None:
+            found = publication
+        elif publication["state"] == "prepared":
+            work.ledger.set_publication_state(publication["id"], "failed")
+    return found
+
+
+def _prediction_rows(
+    work: Workplace, slug: str, round_id: int, head: Sequence[int], name: str
+) -> list[dict[str, Any]]:
+    places = {task_id: position for position, task_id in enumerate(head)}
+    rows = [
+        {
+            "task": entry["task"],
+            "result": entry["result"],
+            "score": place_score(places[entry["task"]], len(head)),
+            "model_version": name,
+        }
+        for entry in _shards(work, slug, round_id)
+        if entry["task"] in places
+    ]
+    return sorted(rows, key=lambda row: row["score"])
+
+
+def _shards(work: Workplace, slug: str, round_id: int) -> Iterable[dict[str, Any]]:
+    for part in work.ledger.parts(round_id, "score"):
+        data = work.registry.get_round(slug, round_id, part["result"]["file"])
+        yield from orjson.loads(gzip.decompress(data))
+
+
+def _read_arms(work: Workplace, slug: str, round_id: int) -> dict[int, dict[str, float]]:
+    return {entry["task"]: entry["arms"] for entry in _shards(work, slug, round_id)}
+
+
+KEEP_MANIFESTS = 3
+KEEP_RANKINGS = 5
+"""What the examples and the ledger's rankings are kept for: the newest few, by these numbers."""
+
+
+def clear_up(work: Workplace, round_: Row) -> None:
+    """After a round has ended: its scratch goes, and what only older rounds needed."""
+    row = work.ledger.project(round_["project_id"])
+    work.registry.drop_round(row["slug"], round_["id"])
+    kept = work.ledger.kept_manifests(row["id"], KEEP_MANIFESTS)
+    digests = {entry["digest"] for manifest in kept for entry in manifest if entry["digest"]}
+    work.registry.prune_examples(row["slug"], digests)
+    work.ledger.drop_rankings(row["id"], KEEP_RANKINGS)
+
+
+RUN: Mapping[str, Callable[[Workplace, Row, Mapping[str, Any], Progress], Outcome]] = {
+    "collect": collect,
+    "fit": fit,
+    "assemble": assemble,
+    "choose": choose,
+    "score": score,
+    "publish": publish,
+}

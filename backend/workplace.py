@@ -1,0 +1,76 @@
+"""What a process works with: settings, ledger, Label Studio, registry, image fetcher.
+
+Built once at a process's entry and handed down. The registry, which brings torch, is opened
+only by those who ask for it, so that the command line and a worker's parent stay light.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from backend.images import ImageFetcher
+from backend.ledger import Ledger
+from backend.options import ProjectOptions, parse_options
+from backend.settings import Settings
+from backend.studio import Studio
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from backend.ledger import Row
+    from training.registry import Registry
+
+WEB_BUSY_S = 0.7
+"""Longest wait of a web request for the ledger: Label Studio gives a webhook one second."""
+
+
+class Workplace:
+    """The doors of one process.
+
+    Args:
+        settings: what the environment says.
+        busy_s: longest wait for the ledger's write lock, seconds.
+    """
+
+    def __init__(self, settings: Settings, *, busy_s: float = 10.0) -> None:
+        self.settings = settings
+        self.ledger = Ledger(settings.ledger_url, busy_s)
+
+    @cached_property
+    def server(self) -> str:
+        """Label Studio's URL, as the ledger keys its projects by."""
+        return self.settings.label_studio()[0]
+
+    @cached_property
+    def studio(self) -> Studio:
+        return Studio(*self.settings.label_studio())
+
+    @cached_property
+    def images(self) -> ImageFetcher:
+        return ImageFetcher(self.studio, self.settings.allowed_image_hosts)
+
+    @cached_property
+    def registry(self) -> Registry:
+        from training.registry import Registry
+
+        return Registry(self.settings.registry_path)
+
+    @cached_property
+    def redis(self) -> Redis:
+        from redis import Redis
+
+        return Redis.from_url(self.settings.redis(), socket_timeout=30, socket_connect_timeout=5)
+
+    def options(self, project: Row) -> ProjectOptions:
+        """The project's options, the environment's defaults filled in."""
+        options = parse_options(project["extra_params"])
+        defaults = {
+            name: getattr(self.settings, name)
+            for name in ("retrain_every", "members", "candidates", "queue_length")
+            if getattr(options, name) is None
+        }
+        return options.model_copy(update=defaults)
+
+    def close(self) -> None:
+        self.ledger.close()
