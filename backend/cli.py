@@ -1,0 +1,293 @@
+"""`python -m backend`: the whole system from a terminal.
+
+Commands that read take ``--json``. Errors are sentences; the exit status is 1 when one came.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backend.errors import BackendError, BadRequest
+from backend.settings import load_settings
+from backend.workplace import Workplace
+
+PROJECT = click.option(
+    "--project", "studio_id", type=int, required=True, help="Label Studio's project number."
+)
+ANY_PROJECT = click.option(
+    "--project", "studio_id", type=int, default=None, help="One project only (default: all)."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Sentences(click.Group):
+    """Turns our errors into one sentence and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BackendError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Committee: an active-learning backend for Label Studio.
+
+    Settings come from the environment and .env; README.md lists them.
+    """
+
+
+@contextmanager
+def _workplace() -> Iterator[Workplace]:
+    work = Workplace(load_settings())
+    try:
+        work.ledger.check_schema()
+        yield work
+    finally:
+        work.close()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
+    )
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+@cli.command()
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Fill the demo project with the images of this folder instead of drawn ones.",
+)
+def run(images: Path | None) -> None:
+    """Start everything that is missing, and stop it all on Ctrl-C (what `make run` calls)."""
+    from backend.run import run as run_all
+
+    raise SystemExit(run_all(load_settings(), images))
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the ledger to this release's schema; safe to repeat."""
+    from backend.ledger import upgrade
+
+    upgrade(load_settings().ledger_url)
+
+
+@cli.command()
+def serve() -> None:
+    """Serve Label Studio's protocol (gunicorn, at HOST and PORT)."""
+    from backend.ledger import upgrade
+    from backend.serve import web_command
+
+    settings = load_settings()
+    upgrade(settings.ledger_url)
+    command = web_command(settings)
+    os.execv(command[0], command)  # noqa: S606 - our own interpreter, no shell
+
+
+@cli.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=None, help="Jobs side by side.")
+@click.option("--single", "name", default=None, hidden=True, help="One RQ worker of this name.")
+def worker(workers: int | None, name: str | None) -> None:
+    """Run rounds: RQ workers and the clock that hands out their jobs."""
+    from backend.ledger import upgrade
+    from backend.worker import WorkerParent, run_single
+
+    _log_to_stderr()
+    settings = load_settings()
+    if name is not None:
+        run_single(settings, name)
+        return
+    upgrade(settings.ledger_url)
+    WorkerParent(settings, workers or settings.workers).run()
+
+
+@cli.command()
+@PROJECT
+@click.option(
+    "--options", "options_json", default=None, help="Project options, a JSON object (README.md)."
+)
+@AS_JSON
+def connect(studio_id: int, options_json: str | None, as_json: bool) -> None:
+    """Connect a Label Studio project, or mend its connection; safe to repeat."""
+    from backend.connections import connect_project
+
+    with _workplace() as work:
+        done = connect_project(work, studio_id, _object(options_json))
+    if as_json:
+        _print_json(
+            {"project": studio_id, "labelled": done.labelled, "round_asked": done.round_asked}
+        )
+        return
+    click.echo(f"Project {studio_id}, {done.project['title']!r}, is connected.")
+    if done.round_asked:
+        click.echo(f"{done.labelled} tasks are labelled: a round starts now.")
+    else:
+        click.echo(f"{done.labelled} tasks are labelled; a round starts when enough are new.")
+
+
+def _object(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise BadRequest(f"--options must be a JSON object: {error}.") from error
+    if not isinstance(value, dict):
+        raise BadRequest(f"--options must be a JSON object, got a {type(value).__name__}.")
+    return value
+
+
+@cli.command()
+@PROJECT
+@click.option("--purge", is_flag=True, help="Remove its versions, caches and history here too.")
+def disconnect(studio_id: int, purge: bool) -> None:
+    """Restore a project's former settings; annotations stay."""
+    from backend.connections import disconnect_project
+
+    with _workplace() as work:
+        row = disconnect_project(work, studio_id, purge=purge)
+    click.echo(
+        f"Project {studio_id}, {row['title']!r}, is disconnected and has its former settings."
+        + (" Its versions, caches and history are removed." if purge else " Its versions stay.")
+    )
+
+
+@cli.command()
+@ANY_PROJECT
+@AS_JSON
+def status(studio_id: int | None, as_json: bool) -> None:
+    """Projects, their rounds and versions, and which processes live."""
+    from backend.status import in_words
+    from backend.status import status as read_status
+
+    with _workplace() as work:
+        found = read_status(work.ledger, studio_id)
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(in_words(found))
+
+
+@cli.command()
+@PROJECT
+def retrain(studio_id: int) -> None:
+    """Start a round now, however few the new labels."""
+    with _workplace() as work:
+        row = work.ledger.project_of_studio(work.server, studio_id)
+        if not row["connected"]:
+            raise BadRequest(
+                f"Project {studio_id} is not connected: "
+                f"run `python -m backend connect --project {studio_id}`."
+            )
+        work.ledger.add_event(row["id"], "RETRAIN")
+        active = work.ledger.active_round(row["id"])
+        workers = [p for p in work.ledger.processes() if p["role"] == "worker"]
+    if active is not None:
+        click.echo(f"Round {active['id']} is under way; another follows it.")
+    else:
+        click.echo(f"A round of project {studio_id} starts now.")
+    if not workers:
+        click.echo("No worker is alive, so it waits for one: start `python -m backend worker`.")
+
+
+@cli.command()
+@PROJECT
+def pause(studio_id: int) -> None:
+    """Start no rounds by itself; START_TRAINING and `retrain` still do."""
+    with _workplace() as work:
+        row = work.ledger.project_of_studio(work.server, studio_id)
+        work.ledger.update_project(row["id"], paused=True)
+    click.echo(f"Project {studio_id} is paused.")
+
+
+@cli.command()
+@PROJECT
+def resume(studio_id: int) -> None:
+    """End a pause; what was labelled meanwhile counts."""
+    with _workplace() as work:
+        row = work.ledger.project_of_studio(work.server, studio_id)
+        work.ledger.update_project(row["id"], paused=False, failures=0, not_before=0.0)
+        work.ledger.add_event(row["id"], "RESUMED")
+    click.echo(f"Project {studio_id} goes on.")
+
+
+@cli.command()
+@ANY_PROJECT
+@AS_JSON
+def versions(studio_id: int | None, as_json: bool) -> None:
+    """The versions of each project: their fate, their quality, their files."""
+    from backend.history import versions_in_words, versions_of
+
+    with _workplace() as work:
+        found = versions_of(work, studio_id)
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(versions_in_words(found))
+
+
+@cli.command()
+@PROJECT
+@click.option("--to", "number", type=int, default=None, help="Version (default: the one before).")
+def rollback(studio_id: int, number: int | None) -> None:
+    """Let an earlier version rank and pre-annotate again."""
+    from backend.history import roll_back
+
+    with _workplace() as work:
+        chosen = roll_back(work, studio_id, number)
+    click.echo(f"Version {chosen} ranks again; a new publication is being made.")
+
+
+@cli.command()
+@ANY_PROJECT
+@click.option("--fix", is_flag=True, help="Mend what can be mended from here.")
+@AS_JSON
+def doctor(studio_id: int | None, fix: bool, as_json: bool) -> None:
+    """Look for every silent failure between Label Studio and us."""
+    from backend.doctor import examine, mend, report
+
+    work = Workplace(load_settings())
+    try:
+        chosen = None if studio_id is None else [studio_id]
+        findings = examine(work, chosen)
+        if fix:
+            for finding in findings:
+                if finding.fixable:
+                    click.echo(mend(work, finding), err=as_json)
+            findings = examine(work, chosen)
+    finally:
+        work.close()
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        click.echo(report(findings))
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """The entry of `python -m backend`."""
+    from backend.replay import replay_command
+
+    cli.add_command(replay_command, "replay")
+    cli(prog_name="python -m backend")

@@ -1,0 +1,104 @@
+"""Versions there have been, and going back to one."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import BadRequest
+from backend.ledger import Row
+from backend.workplace import Workplace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Json = dict[str, Any]
+
+
+def versions_of(work: Workplace, studio_id: int | None = None) -> list[Json]:
+    """Every version of every project (or of one), newest first, with its files' checksums."""
+    from training.registry import UnknownVersion
+
+    found = []
+    for project in work.ledger.projects():
+        if studio_id not in (None, project["studio_id"]):
+            continue
+        for version in work.ledger.versions(project["id"]):
+            try:
+                files = work.registry.files(project["slug"], version["number"])
+            except UnknownVersion:
+                files = {}
+            found.append(_version(project, version, files))
+    return found
+
+
+def _version(project: Row, version: Row, files: dict[str, str]) -> Json:
+    return {
+        "project": project["studio_id"],
+        "version": version["number"],
+        "state": version["state"],
+        "reason": version["reason"],
+        "members": version["members"],
+        "classes": version["classes"],
+        "metrics": version["metrics"],
+        "created": version["created_at"],
+        "files": files,
+    }
+
+
+def versions_in_words(found: Sequence[Json]) -> str:
+    """A line for each version."""
+    if not found:
+        return "No version yet: label at least two images and wait for a round."
+    lines = []
+    for version in found:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version["created"]))
+        dice = version["metrics"].get("dice")
+        quality = "" if dice is None else f"out-of-fold Dice {dice:.3f}, "
+        lines.append(
+            f"project {version['project']}  v{version['version']}  {version['state']:9} {made}  "
+            f"{quality}{version['members']} members, "
+            f"{'files whole' if version['files'] else 'files missing'}: {version['reason']}"
+        )
+    return "\n".join(lines)
+
+
+def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> int:
+    """Withdraw the versions after ``number`` and rank the pool by it again.
+
+    Args:
+        number: the version to go back to; by default the promoted one before the present.
+
+    Returns:
+        The version that ranks now.
+
+    Raises:
+        BadRequest: there is none such, or a round is under way.
+    """
+    row = work.ledger.project_of_studio(work.server, studio_id)
+    all_versions = work.ledger.versions(row["id"])
+    promoted = [v["number"] for v in all_versions if v["state"] == "promoted"]
+    if number is None:
+        if len(promoted) < 2:
+            raise BadRequest(
+                f"Project {studio_id} has no earlier promoted version to go back to "
+                f"(promoted: {promoted or 'none'}); name one by --to."
+            )
+        number = promoted[1]
+    if number not in [v["number"] for v in all_versions]:
+        known = ", ".join(str(v["number"]) for v in all_versions) or "none"
+        raise BadRequest(f"Project {studio_id} has no version {number} (it has: {known}).")
+    active = work.ledger.active_round(row["id"])
+    if active is not None:
+        raise BadRequest(
+            f"Round {active['id']} is under way: try again when it has ended, or it would "
+            "publish the version that you leave."
+        )
+    for version in all_versions:
+        if version["number"] > number and version["state"] == "promoted":
+            work.ledger.set_version_state(
+                row["id"], version["number"], "withdrawn", f"rolled back to version {number}"
+            )
+    work.ledger.set_version_state(row["id"], number, "promoted", "chosen by hand")
+    work.ledger.start_round(row["id"], "rank", f"rolled back to version {number}", "choose", {})
+    return number
