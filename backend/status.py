@@ -86,7 +86,7 @@ def eta_s(ledger: Ledger, active: Row, parts: Sequence[Row]) -> float | None:
     former = ledger.last_round(active["project_id"], kind=active["kind"], state="succeeded")
     before: Mapping[str, float] = {} if former is None else former["timings"]
     if progress > 0.02:
-        this_stage = elapsed * (1.0 - progress) / progress
+        this_stage: float = elapsed * (1.0 - progress) / progress
     elif active["stage"] in before:
         this_stage = max(0.0, before[active["stage"]] - elapsed)
     else:

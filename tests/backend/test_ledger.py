@@ -1,0 +1,301 @@
+"""The ledger on a real SQLite file: leases, fan-in, one round a project, publications."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend import ledger as ledger_module
+from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
+from backend.ledger import Ledger, Row, upgrade
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    upgrade(url)
+    opened = Ledger(url, busy_s=0.2)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def project(ledger: Ledger) -> Row:
+    return ledger.ensure_project("http://studio", 7, 1795468845, title="Urine")
+
+
+def start(ledger: Ledger, project: Row, kind: str = "train") -> Row:
+    stage = "collect" if kind == "train" else "choose"
+    round_ = ledger.start_round(project["id"], kind, "asked for", stage, {})
+    assert round_ is not None
+    return round_
+
+
+def take(ledger: Ledger, holder: str = "host-1-0") -> Row:
+    part = ledger.take_part(ledger.waiting_parts()[0]["id"], holder)
+    assert part is not None
+    return part
+
+
+def finish(
+    ledger: Ledger, part: Row, stage: str | None, payloads: list[dict[str, int]] | None = None
+) -> bool:
+    return ledger.finish_part(
+        part["id"], part["token"], {}, next_stage=stage, next_payloads=payloads or [{}]
+    )
+
+
+def test_upgrade_is_safe_to_repeat(url: str) -> None:
+    upgrade(url)
+    upgrade(url)
+    opened = Ledger(url)
+    opened.check_schema()
+    opened.close()
+
+
+def test_a_ledger_that_was_never_made_is_refused_with_what_to_do(url: str) -> None:
+    opened = Ledger(url)
+    with pytest.raises(LedgerUnavailable, match="backend migrate"):
+        opened.check_schema()
+    opened.close()
+
+
+def test_a_ledger_of_a_newer_release_is_refused(url: str, tmp_path: Path) -> None:
+    upgrade(url)
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
+        db.execute("UPDATE alembic_version SET version_num = '9999'")
+    db.close()
+    opened = Ledger(url)
+    with pytest.raises(LedgerUnavailable, match="newer release"):
+        opened.check_schema()
+    with pytest.raises(LedgerUnavailable, match="newer release"):
+        upgrade(url)
+    opened.close()
+
+
+def test_a_locked_ledger_says_so_in_a_sentence(
+    ledger: Ledger, project: Row, tmp_path: Path
+) -> None:
+    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerUnavailable, match="locked"):
+        ledger.add_event(project["id"], "ANNOTATION_CREATED", [1])
+    other.execute("ROLLBACK")
+    other.close()
+    ledger.add_event(project["id"], "ANNOTATION_CREATED", [1])
+
+
+def test_a_project_is_known_by_server_id_and_creation_time(ledger: Ledger, project: Row) -> None:
+    again = ledger.ensure_project("http://studio", 7, 1795468845, title="Renamed")
+    anew = ledger.ensure_project("http://studio", 7, 1800000000)
+    assert again["id"] == project["id"]
+    assert again["title"] == "Renamed"
+    assert anew["id"] != project["id"]
+    assert ledger.project_of_studio("http://studio", 7)["id"] == anew["id"]
+
+
+def test_an_unknown_project_names_the_command_that_connects_it(ledger: Ledger) -> None:
+    with pytest.raises(UnknownProject, match="connect --project 8"):
+        ledger.project_of_studio("http://studio", 8)
+
+
+def test_only_one_round_of_a_project_is_under_way(ledger: Ledger, project: Row) -> None:
+    other = ledger.ensure_project("http://studio", 8, 1)
+    start(ledger, project)
+    assert ledger.start_round(project["id"], "rank", "again", "choose", {}) is None
+    assert ledger.start_round(other["id"], "train", "beside", "collect", {}) is not None
+
+
+def test_twenty_threads_open_one_round(ledger: Ledger, url: str, project: Row) -> None:
+    opened: list[Row | None] = []
+    patient = Ledger(url, busy_s=10)
+
+    def ask() -> None:
+        opened.append(patient.start_round(project["id"], "train", "race", "collect", {}))
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    patient.close()
+    assert sum(round_ is not None for round_ in opened) == 1
+
+
+def test_version_numbers_are_never_given_twice(ledger: Ledger, project: Row) -> None:
+    first = start(ledger, project)
+    ledger.fail_round(first["id"], "no labels")
+    assert (first["version"], start(ledger, project)["version"]) == (1, 2)
+
+
+def test_a_part_is_one_worker_s_alone(ledger: Ledger, project: Row) -> None:
+    start(ledger, project)
+    part = take(ledger)
+    assert ledger.take_part(part["id"], "another") is None
+    assert ledger.waiting_parts() == []
+
+
+def test_the_last_part_of_a_stage_opens_the_next(ledger: Ledger, project: Row) -> None:
+    round_ = start(ledger, project)
+    assert finish(ledger, take(ledger), "fit", [{"member": 0}, {"member": 1}])
+    assert not finish(ledger, take(ledger), "assemble")
+    assert ledger.round(round_["id"])["stage"] == "fit"
+    assert finish(ledger, take(ledger), "assemble")
+    after = ledger.round(round_["id"])
+    assert after["stage"] == "assemble"
+    assert set(after["timings"]) == {"collect", "fit"}
+    assert [part["payload"] for part in ledger.parts(round_["id"], "fit")] == [
+        {"member": 0},
+        {"member": 1},
+    ]
+
+
+def test_a_round_that_ends_is_counted_again(ledger: Ledger, project: Row) -> None:
+    round_ = start(ledger, project)
+    finish(ledger, take(ledger), None)
+    assert ledger.round(round_["id"])["state"] == "succeeded"
+    assert [e["action"] for e in ledger.pending_events(project["id"])] == ["ROUND_ENDED"]
+    assert ledger.active_round(project["id"]) is None
+
+
+def test_an_expired_lease_goes_to_another_and_the_first_writes_nothing(
+    ledger: Ledger, project: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "LEASE_S", -1.0)
+    start(ledger, project)
+    first = take(ledger, "silent")
+    second = take(ledger, "other")
+    assert second["attempts"] == 2
+    with pytest.raises(LeaseLost):
+        finish(ledger, first, "fit")
+    assert not ledger.renew_part(first["id"], first["token"], 0.5)
+    assert finish(ledger, second, "fit")
+
+
+def test_a_delivered_part_is_not_delivered_again_at_once(ledger: Ledger, project: Row) -> None:
+    start(ledger, project)
+    ledger.mark_delivered(ledger.waiting_parts()[0]["id"])
+    assert ledger.waiting_parts() == []
+
+
+def test_a_part_that_redis_lost_is_delivered_again(
+    ledger: Ledger, project: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(ledger, project)
+    ledger.mark_delivered(ledger.waiting_parts()[0]["id"])
+    monkeypatch.setattr(ledger_module, "DELIVER_AGAIN_S", -1.0)
+    assert len(ledger.waiting_parts()) == 1
+
+
+def test_what_a_stopped_parent_s_workers_held_waits_again_at_once(
+    ledger: Ledger, project: Row
+) -> None:
+    start(ledger, project)
+    ledger.mark_delivered(ledger.waiting_parts()[0]["id"])
+    take_id = ledger.parts(ledger.round(1)["id"])[0]["id"]
+    assert ledger.take_part(take_id, "host-12-0") is not None
+    ledger.release_parts("host-1-")
+    assert ledger.waiting_parts() == []
+    ledger.release_parts("host-12-")
+    (part,) = ledger.waiting_parts()
+    assert part["attempts"] == 0
+
+
+def test_a_retried_part_waits_its_time(ledger: Ledger, project: Row) -> None:
+    start(ledger, project)
+    part = take(ledger)
+    ledger.retry_part(part["id"], part["token"], delay_s=60)
+    assert ledger.waiting_parts() == []
+
+
+def test_a_failed_round_says_why_and_backs_off(ledger: Ledger, project: Row) -> None:
+    round_ = start(ledger, project)
+    part = take(ledger)
+    ledger.fail_round(round_["id"], "every image is unreadable")
+    row = ledger.project(project["id"])
+    assert row["last_error"] == "every image is unreadable"
+    assert row["failures"] == 1
+    first_wait = row["not_before"]
+    with pytest.raises(LeaseLost):
+        finish(ledger, part, "fit")
+    ledger.fail_round(start(ledger, project)["id"], "again")
+    assert ledger.project(project["id"])["not_before"] > first_wait
+
+
+def publish(ledger: Ledger, project: Row, version: int, tasks: list[int]) -> Row:
+    round_ = start(ledger, project, "rank")
+    publication = ledger.prepare_publication(
+        project["id"],
+        version,
+        round_["id"],
+        arm="predictive_entropy/image_mean",
+        quantiles=[0.5, 0.1],
+        rows=[
+            {"task_id": task, "position": i, "doubt": 1.0 / (i + 1), "audit": False, "arms": {}}
+            for i, task in enumerate(tasks)
+        ],
+    )
+    finish(ledger, take(ledger), None)
+    return publication
+
+
+def test_each_attempt_is_a_publication_of_its_own(ledger: Ledger, project: Row) -> None:
+    first = publish(ledger, project, 3, [4, 2])
+    second = publish(ledger, project, 3, [2])
+    assert (first["name"], second["name"]) == ("committee-v3.1", "committee-v3.2")
+    assert ledger.serving(project["id"]) is None
+
+
+def test_one_publication_serves_and_the_former_is_superseded(ledger: Ledger, project: Row) -> None:
+    first, second = publish(ledger, project, 1, [4, 2]), publish(ledger, project, 1, [2])
+    for publication in (first, second):
+        ledger.serve_publication(publication["id"], stored=2)
+    serving = ledger.serving(project["id"])
+    assert serving is not None
+    assert serving["name"] == second["name"]
+    states = {row["name"]: row["state"] for row in ledger.publications(project["id"])}
+    assert states == {first["name"]: "superseded", second["name"]: "serving"}
+    assert [row["task_id"] for row in ledger.ranking(first["id"])] == [4, 2]
+
+
+def test_old_rankings_are_forgotten(ledger: Ledger, project: Row) -> None:
+    old = [publish(ledger, project, 1, [1, 2]) for _ in range(3)]
+    ledger.drop_rankings(project["id"], keep=1)
+    assert [len(ledger.ranking(publication["id"])) for publication in old] == [0, 0, 2]
+
+
+def test_a_promoted_version_ranks_until_it_is_withdrawn(ledger: Ledger, project: Row) -> None:
+    for number, state in ((1, "promoted"), (2, "promoted"), (3, "kept")):
+        round_ = start(ledger, project)
+        ledger.record_version(
+            project["id"],
+            number,
+            round_["id"],
+            state=state,
+            reason="",
+            members=2,
+            classes=("background", "cell"),
+            metrics={},
+        )
+        ledger.fail_round(round_["id"], "not the point here")
+    assert ledger.promoted_version(project["id"])["number"] == 2  # type: ignore[index]
+    ledger.set_version_state(project["id"], 2, "withdrawn", "rolled back")
+    assert ledger.promoted_version(project["id"])["number"] == 1  # type: ignore[index]
+
+
+def test_a_forgotten_project_leaves_no_row(ledger: Ledger, project: Row, tmp_path: Path) -> None:
+    publish(ledger, project, 1, [1, 2])
+    ledger.add_event(project["id"], "ANNOTATION_CREATED", [1])
+    ledger.forget_project(project["id"])
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
+        for table in ("projects", "events", "rounds", "parts", "publications", "ranking"):
+            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
+    db.close()
