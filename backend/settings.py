@@ -1,0 +1,486 @@
+"""What one process needs to know of the world around it, read once at its start.
+
+A value comes from the first of: keyword arguments, the environment, ``.env`` in the checkout,
+what ``make run`` remembered in ``DATA_DIR`` (``local.json``: the ports it chose; ``secrets.json``:
+the passwords it made up), the default. Nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from backend.errors import BackendError
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_PORT = 9090  # what Label Studio's own examples use for a backend
+
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
+
+
+class BadSettings(BackendError):
+    """Values of the environment that cannot be used: one sentence per value, a line each."""
+
+
+# ---- the forms a value may have ------------------------------------------------------------
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links
+
+
+def _host(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        if _HOST_NAME.fullmatch(host) is None:
+            raise
+        return host.lower()
+
+
+def _web_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("no http(s) address")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("a user, a query or a fragment in the address")
+    if parts.port == 0:  # reading it raises ValueError beyond 65535
+        raise ValueError("port 0")
+    return url.rstrip("/")
+
+
+def _redis_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        if not parts.path.startswith("/"):
+            raise ValueError("no socket path")
+        return url
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.port == 0:
+        raise ValueError("no Redis address")
+    return url
+
+
+def _ledger_url(url: str) -> str:
+    prefix = "sqlite:///"
+    path = url.removeprefix(prefix)
+    if path == url or not path or path.startswith((":memory:", "file:")) or "?" in path:
+        raise ValueError("not a SQLite file")
+    return prefix + str(_absolute(Path(path)))
+
+
+def _registry_url(url: str) -> str:
+    if "://" not in url:
+        return str(_absolute(Path(url)))
+    parts = urlsplit(url)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or len(parts.path) < 2:
+        raise ValueError("not a folder")
+    return str(_absolute(Path(unquote(parts.path))))
+
+
+def _names(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return value
+
+
+def _default_workers() -> int:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(4, cpus or 1))
+
+
+def _field(default: object, meaning: str, expected: str, shown: str = "", **more: Any) -> Any:
+    """A field whose refusal and whose line in the README are written in one place."""
+    extra: JsonDict = {"expected": expected, "shown": shown or str(default)}
+    return Field(default, description=meaning, json_schema_extra=extra, **more)
+
+
+_POSITIVE = "a positive integer"
+_WEB = "an http:// or https:// address without user, query or fragment"
+
+
+class Settings(BaseSettings):
+    """All that steers a process. Built once by ``load_settings``, handed down, never changed.
+
+    ``label_studio_url`` with ``label_studio_api_key``, and ``redis_url``, are None until they
+    are set or ``make run`` has started its own; ``label_studio()`` and ``redis()`` give them or
+    a sentence. The other addresses are always complete after construction.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=ROOT / ".env",
+        env_ignore_empty=True,  # docker compose hands an unset variable down as ""
+        extra="ignore",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+    data_dir: Annotated[Path, AfterValidator(_absolute)] = _field(
+        Path("data"), "The folder that holds all state.", "a folder that can be written", "./data"
+    )
+    host: Annotated[str, AfterValidator(_host)] = _field(
+        "127.0.0.1",
+        "The address the web listens on; `0.0.0.0` for every interface.",
+        "an IP address or a host name",
+    )
+    port: int = _field(
+        DEFAULT_PORT,
+        "The port of the web. A set one is obeyed or refused; the default steps aside once when "
+        "it is taken, and the choice is remembered.",
+        "an integer from 1 to 65535",
+        ge=1,
+        le=65535,
+    )
+    backend_url: Annotated[str, AfterValidator(_web_url)] = _field(
+        "", "How Label Studio reaches the web.", _WEB, "`http://HOST:PORT`"
+    )
+    label_studio_url: Annotated[str, AfterValidator(_web_url)] | None = _field(
+        None, "Your Label Studio. Unset: `make run` starts a local one.", _WEB, "a local one"
+    )
+    label_studio_api_key: SecretStr | None = _field(
+        None,
+        "A personal access token or a legacy token of that Label Studio.",
+        "one word of printable characters",
+        "the local one's",
+    )
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = _field(
+        None,
+        "Redis or Valkey, for the jobs. Unset: `make run` starts an embedded Valkey.",
+        "an address such as redis://host:6379/0",
+        "an embedded Valkey",
+        repr=False,  # it may hold a password
+    )
+    ledger_url: Annotated[str, AfterValidator(_ledger_url)] = _field(
+        "",
+        "The ledger's database; only SQLite for now.",
+        "a SQLite file, sqlite:///path (other databases are not supported yet)",
+        "`sqlite:///DATA_DIR/ledger.sqlite3`",
+    )
+    registry_url: Annotated[str, AfterValidator(_registry_url)] = _field(
+        "",
+        "The folder of the versions; a path or `file://`.",
+        "a folder, as a path or as file:///path (object stores are not supported yet)",
+        "`DATA_DIR/registry`",
+    )
+    basic_auth_user: str = _field(
+        "committee",
+        "The name that Label Studio and you give to the web.",
+        "a name of printable characters without a colon",
+        pattern=r"^[^\x00-\x1f\x7f:]+$",
+    )
+    basic_auth_pass: SecretStr = _field(
+        SecretStr(""),
+        "Its password. Unset: made up once and kept in `DATA_DIR/secrets.json`.",
+        "printable characters",
+        "made up once",
+    )
+    allowed_image_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = _field(
+        (),
+        "Hosts other than Label Studio that images may come from, with commas between.",
+        "host names or IP addresses with commas between, without http:// and paths",
+        "none",
+    )
+    retrain_every: int = _field(
+        10, "Changed annotations between two rounds of training.", _POSITIVE, ge=1
+    )
+    members: int = _field(5, "Networks in the committee.", "an integer from 1 to 20", ge=1, le=20)
+    candidates: int = _field(2000, "Images scored in a round, at most.", _POSITIVE, ge=1)
+    queue_length: int = _field(
+        500, "Images published in a round, at most; never more than are scored.", _POSITIVE, ge=1
+    )
+    workers: int = _field(
+        0,
+        "Worker processes that `make run` starts.",
+        "an integer from 1 to 64",
+        "the CPUs, at most 4",
+        ge=1,
+        le=64,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Defaults that follow from other fields."""
+        data_dir = _absolute(Path(values.get("data_dir", "data")))
+        host, port = str(values.get("host", "127.0.0.1")), values.get("port", DEFAULT_PORT)
+        return {
+            "backend_url": f"http://{_reachable(host)}:{port}",
+            "ledger_url": f"sqlite:///{data_dir / 'ledger.sqlite3'}",
+            "registry_url": str(data_dir / "registry"),
+            "workers": _default_workers(),
+            **values,
+        }
+
+    @field_validator("allowed_image_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_host(host) for host in hosts)
+
+    @field_validator("label_studio_api_key", "basic_auth_pass")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None:
+            return None
+        text = secret.get_secret_value()
+        if not text.isprintable() or (info.field_name == "label_studio_api_key" and " " in text):
+            raise ValueError("not printable")
+        return secret
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, _Remembered(settings_cls)
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger's SQLite file."""
+        return Path(self.ledger_url.removeprefix("sqlite:///"))
+
+    @property
+    def registry_path(self) -> Path:
+        """The registry's folder."""
+        return Path(self.registry_url)
+
+    def label_studio(self) -> tuple[str, str]:
+        """Label Studio's address and our key for it.
+
+        Raises:
+            BadSettings: neither is set, and no ``make run`` has started a local one.
+        """
+        if self.label_studio_url is None or self.label_studio_api_key is None:
+            raise BadSettings(
+                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY must be set, or `make run` must have "
+                f"started a local Label Studio in {self.data_dir}; neither is so."
+            )
+        return self.label_studio_url, self.label_studio_api_key.get_secret_value()
+
+    def redis(self) -> str:
+        """The address of Redis or Valkey, password included.
+
+        Raises:
+            BadSettings: it is not set, and no ``make run`` has started an embedded one.
+        """
+        if self.redis_url is None:
+            raise BadSettings(
+                "REDIS_URL must be set, or `make run` must have started an embedded Valkey in "
+                f"{self.data_dir}; neither is so."
+            )
+        return self.redis_url
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of this process; makes DATA_DIR and its passwords when they are missing.
+
+    Args:
+        overrides: fields by name, before every other source; ``_env_file=None`` reads no .env.
+
+    Raises:
+        BadSettings: a sentence for each value that cannot be used.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise BadSettings("\n".join(_sentence(e) for e in error.errors())) from error
+    if (settings.label_studio_url is None) != (settings.label_studio_api_key is None):
+        given, missing = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
+        if settings.label_studio_url is None:
+            given, missing = missing, given
+        raise BadSettings(
+            f"{missing} must be set when {given} is; set both to use your own Label Studio, "
+            "or neither to have `make run` start a local one."
+        )
+    return settings
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """``RETRAIN_EVERY must be a positive integer, got '0'.``"""
+    name = str(error["loc"][0])
+    extra = Settings.model_fields[name].json_schema_extra
+    expected = extra["expected"] if isinstance(extra, dict) else "another value"
+    return f"{name.upper()} must be {expected}, got {_shown(name, error['input'])}."
+
+
+def _shown(name: str, value: object) -> str:
+    """The refused value, without the passwords it may hold."""
+    if name in ("label_studio_api_key", "basic_auth_pass"):
+        return "something else (not shown, because it is a secret)"
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    return repr(re.sub(r"//[^/@]*@", "//***@", str(value)))
+
+
+def _reachable(host: str) -> str:
+    """The host to put into an address for something that listens on ``host``."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def settings_table() -> str:
+    """The README's table of the environment, in Markdown: name, default, meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        shown = extra["shown"] if isinstance(extra, dict) else ""
+        rows.append(f"| `{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+# ---- what DATA_DIR remembers ---------------------------------------------------------------
+
+
+class _Remembered(PydanticBaseSettingsSource):
+    """Values that ``make run`` chose, for every field that nobody set."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False  # the base class asks for it; __call__ gives all at once
+
+    def __call__(self) -> dict[str, Any]:
+        given = self.current_state
+        data_dir = _absolute(Path(given.get("data_dir", "data")))
+        prepare_data_dir(data_dir)
+        local, kept = remembered(data_dir), load_secrets(data_dir)
+        values: dict[str, Any] = {"basic_auth_pass": kept["basic_auth_pass"]}
+        if "port" in local:
+            values["port"] = local["port"]
+        if "valkey_port" in local:
+            password = kept["valkey_password"]
+            values["redis_url"] = f"redis://:{password}@127.0.0.1:{local['valkey_port']}/0"
+        # Both or neither: the local server's key must never go to another server.
+        if not {"label_studio_url", "label_studio_api_key"} & given.keys():
+            values["label_studio_url"] = local.get("label_studio_url")
+            if values["label_studio_url"] is not None:
+                values["label_studio_api_key"] = kept["label_studio_token"]
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def prepare_data_dir(data_dir: Path) -> None:
+    """Make DATA_DIR, for its owner alone: it will hold images of patients and passwords.
+
+    Raises:
+        BadSettings: it is a file, or cannot be made or written.
+    """
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSettings(
+            f"DATA_DIR must be a folder that can be written, got '{data_dir}' ({error.strerror})."
+        ) from error
+    if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
+        raise BadSettings(
+            f"DATA_DIR must be a folder that can be written, got '{data_dir}' "
+            "(this user may not write there)."
+        )
+
+
+def remembered(data_dir: Path) -> dict[str, Any]:
+    """What ``make run`` chose in this DATA_DIR, from local.json; {} before its first time.
+
+    Keys: ``port``, ``valkey_port``, ``label_studio_url``.
+    """
+    return _read_json(data_dir / "local.json", "the ports are then chosen anew") or {}
+
+
+def remember(data_dir: Path, **values: Any) -> None:
+    """Add values to local.json; a value of None is forgotten."""
+    merged = {**remembered(data_dir), **values}
+    kept = {name: value for name, value in merged.items() if value is not None}
+    _write_json(data_dir / "local.json", kept, replace=True)
+
+
+def load_secrets(data_dir: Path) -> dict[str, str]:
+    """The passwords of this DATA_DIR, from secrets.json (mode 0600), made up when missing.
+
+    Keys: ``basic_auth_pass``, ``valkey_password``, ``label_studio_password``,
+    ``label_studio_token`` (40 hex digits, as Label Studio's legacy tokens are).
+
+    Raises:
+        BadSettings: the file is damaged.
+    """
+    path = data_dir / "secrets.json"
+    found = _read_json(path, "new passwords are then made, and `connect` must be run again")
+    fresh = {
+        "basic_auth_pass": secrets.token_urlsafe(24),
+        "valkey_password": secrets.token_hex(24),
+        "label_studio_password": secrets.token_urlsafe(12),
+        "label_studio_token": secrets.token_hex(20),
+    }
+    if found is None:
+        # Two processes may start at once: the first file stays, and both read that one.
+        _write_json(path, fresh, replace=False)
+        found = _read_json(path, "new passwords are then made") or {}
+    if fresh.keys() - found.keys():
+        found = {**fresh, **found}
+        _write_json(path, found, replace=True)
+    return {name: str(value) for name, value in found.items()}
+
+
+def _read_json(path: Path, consequence: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BadSettings(
+            f"{path} must be a JSON file that this user can read ({error}); delete it "
+            f"({consequence})."
+        ) from error
+    if not isinstance(found, dict):
+        raise BadSettings(f"{path} must hold a JSON object; delete it ({consequence}).")
+    return found
+
+
+def _write_json(path: Path, values: Mapping[str, Any], *, replace: bool) -> None:
+    """Write a JSON object whole, readable by its owner alone.
+
+    Args:
+        replace: False leaves a file that is already there as it is.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
+    staging = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(values, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            staging.replace(path)
+        else:
+            path.hardlink_to(staging)
+    except FileExistsError:
+        pass
+    finally:
+        staging.unlink(missing_ok=True)
