@@ -599,7 +599,7 @@ class _Token(AuthBase):
                 studio.url + path,
                 json={"refresh": self._api_key},
                 # Without an auth of our own requests would look into .netrc.
-                auth=_no_auth,
+                auth=no_auth,
                 timeout=(CONNECT_TIMEOUT_S, studio.timeout_s),
                 allow_redirects=False,
             )
@@ -631,7 +631,8 @@ _ANNOTATION_FIELDS = (
 )
 
 
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Send no credentials: with an ``auth`` given, requests leaves the .netrc unread."""
     return request
 
 

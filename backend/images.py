@@ -1,0 +1,212 @@
+"""The bytes of a task's image, from where a task's data may name it, and from nowhere else.
+
+Whoever may import tasks writes these addresses, so each is taken as a stranger's: our token
+goes to Label Studio alone, and only to the paths behind which it keeps images; another host
+is asked only when ``ALLOWED_IMAGE_HOSTS`` names it; what is read is bounded.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import AbstractContextManager
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+import requests
+import urllib3
+
+from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
+from backend.studio import AWAY, CONNECT_TIMEOUT_S, Studio, no_auth
+
+MAX_BYTES = 64 * 2**20
+# A 64 MiB image over 10 Mbit/s takes 54 s; whoever trickles is cut off.
+MAX_SECONDS = 90.0
+# Label Studio sends one redirect, to the signed address in a cloud storage, which may send
+# one more to its region.
+MAX_REDIRECTS = 3
+CHUNK_BYTES = 64 * 2**10
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Uploads, local files, persistent storage, and cloud storage through Label Studio.
+_IMAGE_PATHS = re.compile(
+    r"/(data/(upload|local-files)/|storage-data/|(tasks|projects)/\d+/(resolve|presign)/)"
+)
+
+
+class ImageFetcher:
+    """Fetches images. Holds no state of its own, so that threads may share it.
+
+    Args:
+        studio: whose images and token.
+        allowed_hosts: other hosts that images may come from: ``name`` for the ordinary port of
+            http and https, or ``name:port``. Such a host is trusted by name, whatever address
+            the name has, one on the inner network included.
+        max_bytes: a larger image is refused while it is read.
+        max_seconds: how long one image may take in all.
+    """
+
+    def __init__(
+        self,
+        studio: Studio,
+        allowed_hosts: tuple[str, ...] = (),
+        max_bytes: int = MAX_BYTES,
+        max_seconds: float = MAX_SECONDS,
+    ) -> None:
+        self._studio = studio
+        self._origin = _origin(urlsplit(studio.url))
+        self._prefix = urlsplit(studio.url).path
+        self._allowed = frozenset(host.strip().lower() for host in allowed_hosts)
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+
+    def fetch(self, url: str) -> bytes:
+        """The bytes that ``url`` (as a task's data has it) names; they need not be an image.
+
+        Raises:
+            ImageRefused: not allowed, not there, too large, or too slow.
+            StudioUnreachable, StudioRefused: Label Studio itself is away or refuses our token,
+                which says nothing of this image.
+        """
+        deadline = time.monotonic() + self._max_seconds
+        target = url
+        for _ in range(MAX_REDIRECTS + 1):
+            with self._open(target, url) as answer:
+                if not answer.is_redirect:
+                    return self._read(answer, url, deadline)
+                target = urljoin(answer.url, answer.headers["Location"])
+        raise ImageRefused(f"{_short(url)} redirects more than {MAX_REDIRECTS} times.")
+
+    def _open(self, target: str, url: str) -> AbstractContextManager[requests.Response]:
+        """GET ``target``, which is ``url`` or what it was redirected to; the body unread."""
+        parts = _split(target)
+        if not parts.scheme and not parts.netloc:
+            return self._open_studio(parts, url)
+        if parts.scheme not in DEFAULT_PORTS:
+            raise ImageRefused(
+                f"{_short(target)} is neither a path of Label Studio nor http(s). Images in cloud "
+                "storage must be added to the project as a source storage, so that Label Studio "
+                "serves them."
+            )
+        if "@" in parts.netloc:
+            raise ImageRefused(
+                f"The image address at {parts.hostname} holds a user name or password: take it "
+                "out, we send none."
+            )
+        if _origin(parts) == self._origin:
+            return self._open_studio(parts, url)
+        return self._open_other(parts, url)
+
+    def _open_studio(self, parts: SplitResult, url: str) -> requests.Response:
+        path = parts.path
+        if self._prefix and path.startswith(f"{self._prefix}/"):
+            path = path[len(self._prefix) :]
+        decoded = unquote(path)
+        climbs = ".." in decoded.split("/") or "\\" in decoded
+        if climbs or not path.startswith("/") or not _IMAGE_PATHS.match(decoded):
+            raise ImageRefused(
+                f"{_short(parts.geturl())} is no place where Label Studio keeps images: expected "
+                "/data/upload/..., /data/local-files/?d=... or /tasks/ID/resolve/?fileuri=..."
+            )
+        try:
+            return self._studio.open_stream(f"{path}?{parts.query}" if parts.query else path)
+        except StudioRefused as error:
+            if error.studio_status in (401, *AWAY):
+                raise
+            raise ImageRefused(f"No image at {_short(url)}: {error}") from error
+
+    def _open_other(self, parts: SplitResult, url: str) -> requests.Response:
+        name, port = _host(parts)
+        wanted = [f"{name}:{port}"] + ([name] if port == DEFAULT_PORTS[parts.scheme] else [])
+        if not self._allowed.intersection(wanted):
+            raise ImageRefused(
+                f"{_short(url)} needs the host {wanted[-1]}, which is not allowed: add it to "
+                "ALLOWED_IMAGE_HOSTS if you trust it."
+            )
+        try:
+            answer = requests.get(
+                parts.geturl(),
+                # Never our token; and an auth of our own keeps out what a .netrc holds.
+                auth=no_auth,
+                headers={"Accept-Encoding": "identity"},
+                timeout=(CONNECT_TIMEOUT_S, self._studio.timeout_s),
+                allow_redirects=False,
+                stream=True,
+            )
+        except requests.RequestException as error:
+            raise ImageRefused(
+                f"No image from {wanted[-1]}: {type(error).__name__} within "
+                f"{self._studio.timeout_s:g} s."
+            ) from error
+        if answer.status_code >= 400:
+            answer.close()
+            raise ImageRefused(f"{wanted[-1]} answered {answer.status_code} for {_short(url)}.")
+        return answer
+
+    def _read(self, answer: requests.Response, url: str, deadline: float) -> bytes:
+        announced = answer.headers.get("Content-Length", "")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            raise self._too_large(url, f"{int(announced) / 2**20:.0f} MiB")
+        content = bytearray()
+        try:
+            for chunk in answer.iter_content(CHUNK_BYTES):
+                content += chunk
+                if len(content) > self._max_bytes:
+                    raise self._too_large(url, "more")
+                if time.monotonic() > deadline:
+                    raise ImageRefused(
+                        f"{_short(url)} did not come within {self._max_seconds:g} s "
+                        f"({len(content)} bytes did)."
+                    )
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            text = f"{_short(url)} broke off after {len(content)} bytes ({type(error).__name__})."
+            if _origin(urlsplit(answer.url)) == self._origin:
+                raise StudioUnreachable(f"{text} Is Label Studio being restarted?") from error
+            raise ImageRefused(text) from error
+        return bytes(content)
+
+    def _too_large(self, url: str, size: str) -> ImageRefused:
+        return ImageRefused(
+            f"{_short(url)} is too large: {size}, where {self._max_bytes / 2**20:.0f} MiB are "
+            "allowed."
+        )
+
+
+def _split(url: str) -> SplitResult:
+    """``urlsplit``, with the port checked too.
+
+    Backslashes and control characters are refused: browsers, urllib and urllib3 do not agree
+    on where the host ends in such an address.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ImageRefused(f"{_short(url)} is no address: {error}.") from error
+    if "\\" in parts.netloc or any(ord(character) < 33 for character in parts.netloc):
+        raise ImageRefused(f"{_short(url)} is no address: its host holds odd characters.")
+    if parts.netloc and not parts.hostname:
+        raise ImageRefused(f"{_short(url)} is no address: it has no host.")
+    if any(character in url for character in "\r\n\t\0"):
+        raise ImageRefused(f"{_short(url)} is no address: it holds control characters.")
+    return parts
+
+
+def _host(parts: SplitResult) -> tuple[str, int]:
+    """(name in lower case, port); an IPv6 address keeps its brackets."""
+    name = (parts.hostname or "").rstrip(".")
+    if ":" in name:
+        name = f"[{name}]"
+    return name, parts.port or DEFAULT_PORTS[parts.scheme]
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int]:
+    return (parts.scheme, *_host(parts))
+
+
+def _short(url: str) -> str:
+    """``url`` for a message: without what may be a signature or a password, and not endless."""
+    text = url.split("?")[0]
+    text = re.sub(r"//[^/]*@", "//", text)
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= 120 else f"{text[:117]}..."
