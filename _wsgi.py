@@ -1,4 +1,4 @@
-"""Read the environment, build the app; nothing else.
+"""Read the environment, build the app, say that this process lives; nothing else.
 
 gunicorn serves ``_wsgi:app``. ``label-studio-ml start .`` runs this file instead, with the
 options of its own server: Flask's then serves the same app, for development only.
@@ -7,10 +7,13 @@ options of its own server: Flask's then serves the same app, for development onl
 import argparse
 
 from backend.app import build_app
+from backend.heartbeat import Heartbeat
+from backend.ledger import Ledger
 from backend.settings import load_settings
 
 settings = load_settings()
 app = build_app(settings)
+Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url).in_background()
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Committee, served for development")

@@ -20,7 +20,6 @@ from flask import Flask, Request, Response, request
 from werkzeug.exceptions import HTTPException
 
 from backend.errors import BackendError, BadRequest
-from backend.heartbeat import Heartbeat
 from backend.labels import parse_label_config
 from backend.model import CommitteeModel, project_key, record_event
 from backend.options import parse_options
@@ -39,7 +38,7 @@ def build_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     work = Workplace(settings, busy_s=WEB_BUSY_S)
     model = CommitteeModel.bind(work)
-    Heartbeat(work.ledger, "web", settings.backend_url).in_background()
+    app.extensions["committee"] = work
 
     @app.before_request
     def _ask_for_password() -> Response | None:
