@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import scipy.ndimage
 import torch
@@ -30,6 +31,8 @@ from acquisition.uncertainty import MEASURES, uncertainty_maps
 from tests.acquisition.ensembles import random_probs
 
 Aggregate = Callable[[Tensor, Tensor], Tensor]
+Image = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.uint8]
 FUNCTIONS: dict[str, Aggregate] = {
     name: getattr(acquisition.aggregate, name) for name in AGGREGATES
 }
@@ -41,7 +44,7 @@ def drawn(rows: str) -> Tensor:
     return torch.tensor([[[int(digit) for digit in row] for row in rows.split()]]).to(torch.uint8)
 
 
-def interior_by_loop(mask: np.ndarray) -> np.ndarray:
+def interior_by_loop(mask: Mask) -> npt.NDArray[np.bool_]:
     H, W = mask.shape
     inside = np.zeros((H, W), dtype=bool)
     for h, w in np.ndindex(H, W):
@@ -50,11 +53,11 @@ def interior_by_loop(mask: np.ndarray) -> np.ndarray:
     return inside
 
 
-def mean_or_image(pixels: np.ndarray, image: np.ndarray) -> float:
+def mean_or_image(pixels: Image, image: Image) -> float:
     return float(pixels.mean() if pixels.size else image.mean())
 
 
-def object_max_by_loop(image: np.ndarray, mask: np.ndarray) -> float:
+def object_max_by_loop(image: Image, mask: Mask) -> float:
     means = []
     for label in set(np.unique(mask)) - {0}:
         numbered, count = scipy.ndimage.label(mask == label, EIGHT_NEIGHBOURS)
@@ -63,7 +66,7 @@ def object_max_by_loop(image: np.ndarray, mask: np.ndarray) -> float:
     return float(max(means, default=image.mean()))
 
 
-def max_patch_by_loop(image: np.ndarray) -> float:
+def max_patch_by_loop(image: Image) -> float:
     H, W = image.shape
     high, wide = min(10, H), min(10, W)
     return max(
@@ -72,12 +75,12 @@ def max_patch_by_loop(image: np.ndarray) -> float:
     )
 
 
-def top_quantile_by_loop(image: np.ndarray) -> float:
+def top_quantile_by_loop(image: Image) -> float:
     count = math.ceil(0.1 * image.size)
     return sum(sorted(image.ravel().tolist(), reverse=True)[:count]) / count
 
 
-ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+ORACLES: dict[str, Callable[[Image, Mask], float]] = {
     "image_mean": lambda image, mask: float(image.mean()),
     "foreground_mean": lambda image, mask: mean_or_image(image[mask > 0], image),
     "boundary_excluded_mean": lambda image, mask: mean_or_image(
