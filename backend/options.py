@@ -1,0 +1,214 @@
+"""What a project may choose, in the extra parameters of its connection in Label Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
+
+from backend.errors import BadOptions
+
+# The names of acquisition.uncertainty.MEASURES and acquisition.aggregate.AGGREGATES. Repeated
+# here because importing those imports torch, which neither the web's /setup nor the worker's
+# parent may wait for; a test holds the two equal.
+Measure = Literal[
+    "predictive_entropy",
+    "variation_ratio",
+    "mutual_information",
+    "standard_deviation",
+    "least_confidence",
+]
+Aggregate = Literal[
+    "image_mean",
+    "foreground_mean",
+    "boundary_excluded_mean",
+    "top_quantile_mean",
+    "max_patch_mean",
+    "object_max",
+]
+
+_MEASURES = (
+    '"predictive_entropy", "variation_ratio", "mutual_information", "standard_deviation" '
+    'or "least_confidence"'
+)
+_AGGREGATES = (
+    '"image_mean", "foreground_mean", "boundary_excluded_mean", "top_quantile_mean", '
+    '"max_patch_mean" or "object_max"'
+)
+_POSITIVE = "a positive integer"
+
+
+def _option(default: object, meaning: str, expected: str, shown: str = "", **limits: Any) -> Any:
+    """An option whose refusal and whose line in the README are written in one place."""
+    extra: JsonDict = {"expected": expected, "shown": shown}
+    return Field(default, description=meaning, json_schema_extra=extra, **limits)
+
+
+class ProjectOptions(BaseModel):
+    """The JSON object in "extra parameters"; what is left out has the default given here.
+
+    None means that the environment decides (``RETRAIN_EVERY`` and its like), or, for ``regions``
+    and ``steps``, the kind of label tag and the training configuration.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    image: str | None = _option(
+        None,
+        "The name of the Image tag to work on; needed when the labeling configuration has several.",
+        "the name of an Image tag",
+        "the only one",
+        min_length=1,
+    )
+    # Best overall in nnActive (2025) among the measures that we have.
+    measure: Measure = _option(
+        "predictive_entropy", "The measure of doubt that ranks the images.", _MEASURES
+    )
+    # With entropy the one that never hurt on three data sets (ACQUISITION.md's table).
+    aggregate: Aggregate = _option(
+        "top_quantile_mean",
+        "How the doubt of an image's pixels becomes one number.",
+        _AGGREGATES,
+    )
+    regions: Literal["class", "particle"] | None = _option(
+        None,
+        "Pre-annotate with one region per class or one per connected particle; "
+        "polygons are always one per particle.",
+        '"class" or "particle"',
+        "class; particle for polygons",
+    )
+    min_particle_px: int = _option(
+        12, "Smaller particles are left out of pre-annotations.", _POSITIVE, ge=1
+    )
+    unlabelled: Literal["background", "unknown"] = _option(
+        "background",
+        "What a pixel without a region is: background, or unknown and not learnt from.",
+        '"background" or "unknown"',
+    )
+    unknown_label: str | None = _option(
+        None,
+        "The label that annotators paint over what they cannot tell; not learnt from.",
+        "the name of a label",
+        "none",
+        min_length=1,
+    )
+    retrain_every: int | None = _option(
+        None, "Changed annotations between two rounds.", _POSITIVE, "RETRAIN_EVERY", ge=1
+    )
+    members: int | None = _option(
+        None, "Networks in the committee.", "an integer from 1 to 20", "MEMBERS", ge=1, le=20
+    )
+    candidates: int | None = _option(
+        None, "Images scored in a round, at most.", _POSITIVE, "CANDIDATES", ge=1
+    )
+    queue_length: int | None = _option(
+        None, "Images published in a round, at most.", _POSITIVE, "QUEUE_LENGTH", ge=1
+    )
+    steps: int | None = _option(
+        None, "Training steps per member.", _POSITIVE, "the training configuration's", ge=1
+    )
+    max_side_px: int = _option(
+        1024,
+        "Images are shrunk, never enlarged, to this long side before the networks see them.",
+        "an integer from 256 to 4096",
+        ge=256,
+        le=4096,
+    )
+    audit_fraction: float = _option(
+        0.05,
+        "Share of the pool kept for an unbiased estimate of quality, never trained on.",
+        "a number from 0 to 0.5",
+        ge=0,
+        le=0.5,
+    )
+    # torch takes 64 bits; half of 32 leave room for `seed + member` everywhere.
+    seed: int = _option(
+        0,
+        "What all of the project's randomness is drawn from.",
+        f"an integer from 0 to {2**31 - 1}",
+        ge=0,
+        le=2**31 - 1,
+    )
+    network: Literal["lite0", "unet"] = _option(
+        "lite0",
+        "The members' network: pretrained EfficientNet-Lite0, or a small U-Net from scratch.",
+        '"lite0" or "unet"',
+    )
+
+
+def parse_options(extra_params: Any) -> ProjectOptions:
+    """The options in a connection's extra parameters, as Label Studio hands them on.
+
+    Args:
+        extra_params: An object, the same as JSON text (once or twice quoted, as the form, the SDK
+            and the server's own storage make it), or None or "" for all defaults.
+
+    Raises:
+        BadOptions: a sentence for each option that is unknown or out of range.
+    """
+    given = _unquote(extra_params)
+    try:
+        return ProjectOptions.model_validate(given)
+    except ValidationError as error:
+        raise BadOptions(" ".join(_sentence(dict(e)) for e in error.errors())) from error
+
+
+def options_table() -> list[tuple[str, str, str, str]]:
+    """Name, what it may be, default and meaning of every option, for the README and --help."""
+    return [
+        (name, _expected(name), _default(name), str(field.description))
+        for name, field in ProjectOptions.model_fields.items()
+    ]
+
+
+def _unquote(extra_params: Any) -> dict[str, Any]:
+    value = extra_params
+    for _ in range(2):
+        if not isinstance(value, str):
+            break
+        if not value.strip():
+            value = None
+            break
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise BadOptions(
+                f"The extra parameters must be a JSON object, got text that is no JSON "
+                f"({error}): {_shown(value)}."
+            ) from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadOptions(f"The extra parameters must be a JSON object, got {_shown(value)}.")
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise BadOptions(f"The names of options must be text, got {_shown(odd[0])}.")
+    return value
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """``The option members must be an integer from 1 to 20, got 0.``"""
+    name = str(error["loc"][0])
+    if name not in ProjectOptions.model_fields:
+        known = ", ".join(ProjectOptions.model_fields)
+        return f"The options are {known}; got {_shown(name)}, which is none of them."
+    return f"The option {name} must be {_expected(name)}, got {_shown(error['input'])}."
+
+
+def _expected(name: str) -> str:
+    extra = ProjectOptions.model_fields[name].json_schema_extra
+    return str(extra["expected"]) if isinstance(extra, dict) else "another value"
+
+
+def _default(name: str) -> str:
+    field = ProjectOptions.model_fields[name]
+    shown = field.json_schema_extra["shown"] if isinstance(field.json_schema_extra, dict) else ""
+    return str(shown or field.default)
+
+
+def _shown(value: object) -> str:
+    """The refused value as JSON would write it, cut where a reader would stop reading."""
+    text = orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    return text if len(text) <= 80 else text[:80] + "..."
