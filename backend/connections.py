@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.connect import Connection, connect, disconnect, set_order
+from backend.connect import Connection, connect, disconnect
 from backend.labels import parse_label_config
 from backend.ledger import Row
 from backend.options import parse_options
@@ -52,7 +52,8 @@ def connect_project(
     )
     wanted = dict(known["extra_params"] if options is None else options)
     parse_label_config(project.label_config, image=parse_options(wanted).image)
-    former = known["connection"]
+    previous = known["connection"]
+    serving = ledger.serving(known["id"])
     connection = connect(
         studio,
         studio_id,
@@ -60,14 +61,13 @@ def connect_project(
         user=settings.basic_auth_user,
         password=settings.basic_auth_pass.get_secret_value(),
         options=wanted,
-        former=None if former is None else Connection.from_json(former),
+        model_version=None if serving is None else serving["name"],
+        previous=None if previous is None else Connection.from_json(previous),
     )
     row = ledger.ensure_project(work.server, studio_id, project.created, extra_params=wanted)
     ledger.update_project(
         row["id"], connection=connection.to_json(), connected=True, last_error=None
     )
-    serving = ledger.serving(row["id"])
-    set_order(studio, studio_id, None if serving is None else serving["name"])
     states = label_states(studio.stamps(studio_id))
     changed = count_changes(states, ledger.last_manifest(row["id"]))
     if changed and states:
