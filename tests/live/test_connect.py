@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +27,8 @@ from backend.connect import (
 )
 from backend.errors import StudioRefused
 from backend.studio import Studio
-from tests.live.conftest import MakeProject
-from tests.live.servers import free_port, wait_until
+from tests.live.conftest import BRUSH, MakeProject
+from tests.live.servers import free_port, start_label_studio, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -279,6 +280,28 @@ def test_an_unreachable_backend_is_refused_and_leaves_nothing(project: MakeProje
     assert studio.webhooks(made.id) == []
     assert studio.ml_backends(made.id) == []
     assert studio.project(made.id).sampling == made.sampling
+
+
+@pytest.mark.parametrize(
+    "guards",
+    [
+        {"ML_BLOCK_LOCAL_IP": "true", "SSRF_PROTECTION_ENABLED": "true"},
+        {"ML_BLOCK_LOCAL_IP": "true"},
+        {"SSRF_PROTECTION_ENABLED": "true"},
+    ],
+    ids=["both", "backends", "webhooks"],
+)
+def test_a_server_that_guards_private_addresses_says_which_settings_to_change(
+    label_studio_template: Path, tmp_path: Path, backend: Backend, guards: dict[str, str]
+):
+    server = start_label_studio(tmp_path, template=label_studio_template, environment=guards)
+    with Studio(server.url, server.api_key) as studio:
+        made = studio.create_project(title="guarded", label_config=BRUSH)
+        with pytest.raises(CannotConnect, match="ML_BLOCK_LOCAL_IP=false"):
+            join(studio, made.id, backend)
+        assert studio.webhooks(made.id) == []
+        assert studio.ml_backends(made.id) == []
+    server.stop()
 
 
 def test_a_wrong_password_is_refused(project: MakeProject, studio: Studio, backend: Backend):

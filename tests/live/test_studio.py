@@ -12,7 +12,8 @@ import pytest
 import requests
 from PIL import Image
 
-from backend.errors import StudioRefused, StudioUnreachable
+from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
+from backend.images import ImageFetcher
 from backend.studio import Stamp, Studio
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.servers import LabelStudio, free_port, log_in, start_label_studio
@@ -134,6 +135,28 @@ def test_uploaded_files_become_tasks_in_their_order(project: MakeProject, studio
         assert path.endswith(f"-{name}")
         with studio.open_stream(path) as answer:
             assert answer.content == content
+
+
+def test_images_come_from_uploads_and_local_files(
+    project: MakeProject, studio: Studio, label_studio: LabelStudio, access_token: str
+):
+    made = project()
+    studio.upload(made.id, [("a cell ä.png", png(level=1))])
+    folder = label_studio.local_files / "plate 1"
+    folder.mkdir(exist_ok=True)
+    (folder / "well ü.png").write_bytes(png(level=2))
+    storage = {"project": made.id, "path": str(folder), "use_blob_urls": True}
+    studio._send("POST", "/api/storages/localfiles", storage)
+    studio.import_tasks(made.id, [{"image": "/data/local-files/?d=plate%201/well%20ü.png"}])
+    uploaded, local = [task.data["image"] for task in studio.tasks(made.id)]
+    with Studio(label_studio.url, access_token) as second:
+        for client in (studio, second):
+            fetcher = ImageFetcher(client)
+            assert fetcher.fetch(uploaded) == png(level=1)
+            assert fetcher.fetch(local) == png(level=2)
+    for gone in ("/data/upload/1/gone.png", "/data/local-files/?d=plate 1/gone.png"):
+        with pytest.raises(ImageRefused):
+            ImageFetcher(studio).fetch(gone)
 
 
 def test_uploading_what_is_no_image_is_refused(project: MakeProject, studio: Studio):
