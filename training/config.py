@@ -1,0 +1,145 @@
+"""Every choice that alters a version's weights, saved with the version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from training.errors import TrainingError
+
+NETWORKS = ("lite0", "unet")
+
+UNKNOWN = 255
+"""The class index of a pixel about which nothing is known."""
+
+
+class BadConfig(TrainingError):
+    """A training configuration that no version could be trained or loaded with."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the members of a committee are made.
+
+    The same examples and the same configuration give the same weights; so there are steps in
+    it and never seconds, and the thread count, which decides the order of sums.
+
+    Attributes:
+        classes: names in the order of the class indices; the first is "background".
+        members: M.
+        seed: member m draws from ``seed`` and ``m``.
+        network: one of ``NETWORKS``.
+        max_side_px: images are shrunk, never enlarged, to at most this on their long side.
+        crop_px: side of a training crop, a multiple of 32.
+        batch: crops per step.
+        steps: steps per member.
+        threads: torch threads of one training.
+        encoder_lr: peak rate of pretrained parameters; "unet" has none.
+        decoder_lr: peak rate of parameters that start at random.
+        weight_decay: of AdamW, on kernels only.
+        warmup: share of the steps in which the rate rises.
+        dice_weight: of the Dice loss beside the cross-entropy's 1.
+        class_weight_bound: a class weighs at most this many times another.
+        seek: share of the crops that are put on a pixel of a class drawn evenly; the others
+            lie anywhere.
+        zoom: crops are enlarged or shrunk by up to this factor.
+        colour: largest change of the colour matrix's entries, and of gain and offset.
+        gamma: the brightness curve's exponent lies between 1 / gamma and gamma.
+        gradient: largest change of brightness from the crop's centre to its edge.
+        blur: share of the crops that are blurred.
+        blur_px: largest standard deviation of the blur.
+        noise: share of the crops that get noise.
+        noise_level: largest standard deviation of the noise; white is 1.
+    """
+
+    classes: tuple[str, ...]
+    members: int = 5
+    seed: int = 0
+    network: str = "lite0"
+    max_side_px: int = 1024
+    crop_px: int = 256
+    batch: int = 4
+    steps: int = 160
+    threads: int = 1
+    encoder_lr: float = 5e-4
+    decoder_lr: float = 5e-3
+    weight_decay: float = 1e-2
+    warmup: float = 0.2
+    dice_weight: float = 1.0
+    class_weight_bound: float = 10.0
+    seek: float = 0.6
+    zoom: float = 1.4
+    colour: float = 0.12
+    gamma: float = 1.3
+    gradient: float = 0.15
+    blur: float = 0.2
+    blur_px: float = 1.5
+    noise: float = 0.3
+    noise_level: float = 0.04
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or self.classes[0] != "background":
+            raise BadConfig(
+                f"classes must be 'background' and at least one label, got {self.classes!r}"
+            )
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) > UNKNOWN:
+            raise BadConfig(
+                f"classes must be at most {UNKNOWN} different names, got {self.classes!r}"
+            )
+        if self.network not in NETWORKS:
+            raise BadConfig(f"network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
+        if self.crop_px < 32 or self.crop_px % 32:
+            raise BadConfig(f"crop_px must be a multiple of 32, got {self.crop_px}")
+        if self.max_side_px < 32:
+            raise BadConfig(f"max_side_px must be at least 32, got {self.max_side_px}")
+        for name in ("members", "batch", "steps", "threads"):
+            if getattr(self, name) < 1:
+                raise BadConfig(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "seek", "blur", "noise", "gradient", "colour"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadConfig(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        for name in ("zoom", "gamma", "class_weight_bound"):
+            if getattr(self, name) < 1:
+                raise BadConfig(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            BadConfig: a field is unknown, missing or out of its range: the text was written by
+                another release.
+        """
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise BadConfig(f"a configuration must be a JSON object, got {type(found).__name__}")
+        return cls(**_checked(found))
+
+
+def _checked(found: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in fields(TrainConfig)}
+    unknown = sorted(found.keys() - defaults.keys())
+    missing = sorted(defaults.keys() - found.keys())
+    if unknown or missing:
+        raise BadConfig(
+            f"the configuration has unknown fields {unknown} and lacks {missing}; "
+            "it was written by another release"
+        )
+    checked: dict[str, Any] = {}
+    for name, value in found.items():
+        if name == "classes":
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise BadConfig(f"classes must be a list of names, got {value!r}")
+            checked[name] = tuple(value)
+            continue
+        kind: Any = type(defaults[name])
+        allowed = (int, float) if kind is float else (kind,)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise BadConfig(f"{name} must be of type {kind.__name__}, got {value!r}")
+        checked[name] = kind(value)
+    return checked

@@ -1,0 +1,331 @@
+"""Images: from a file's bytes to the crops that a member learns from."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from training.config import UNKNOWN as UNKNOWN
+from training.config import TrainConfig
+from training.errors import TrainingError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP")
+
+STRETCH_PERCENTILES = (0.1, 99.9)
+"""Deep images use a fraction of their range: these percentiles become black and white. One pixel
+in a thousand at each end may be dead or saturated."""
+
+SEEK_PX = 4096
+"""Places kept per image and class for crops to seek; enough that none is met twice."""
+
+BITS_PER_SAMPLE_TAG = 258
+
+Image8 = NDArray[np.uint8]
+
+
+class UnreadableImage(TrainingError):
+    """The bytes are no image, are damaged, or hold too many pixels."""
+
+
+def decode_image(data: bytes, *, max_pixels: int) -> Image8:
+    """The image as a browser shows it.
+
+    PNG, JPEG, TIFF (its first page) and WebP (its first frame); bilevel, grey, palette, RGB,
+    RGBA (laid over white) and CMYK; turned as EXIF says. What is deeper than 8 bits is
+    stretched from ``STRETCH_PERCENTILES`` of all its values to 0-255.
+
+    Args:
+        data: the file.
+        max_pixels: larger images are refused by their header, before they are decoded.
+
+    Returns:
+        [H, W, 3] uint8, RGB.
+
+    Raises:
+        UnreadableImage: says what is wrong with it.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                raise UnreadableImage(
+                    f"an image may have at most {max_pixels} pixels, this one has "
+                    f"{width} x {height} = {width * height}"
+                )
+            return _decode_opened(opened, data)
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(
+            f"expected a PNG, JPEG, TIFF or WebP image, got {len(data)} bytes "
+            f"that begin with {data[:8]!r}"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImage(f"an image may have at most {max_pixels} pixels: {error}") from error
+    # Pillow reports damage as whatever its decoder stumbled over.
+    except (OSError, SyntaxError, EOFError, ValueError, struct.error) as error:
+        raise UnreadableImage(f"the image is damaged: {error}") from error
+
+
+def _decode_opened(opened: Image.Image, data: bytes) -> Image8:
+    if _is_deep(opened, data):
+        # Pillow knows deep grey only, and drops the lower byte of deep colour.
+        deep = _decode_deep(opened, data)
+        turned = ImageOps.exif_transpose(_with_exif(Image.fromarray(_stretch(deep)), opened))
+        return np.ascontiguousarray(turned)
+    image = ImageOps.exif_transpose(opened)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return np.ascontiguousarray(image.convert("RGB"))
+
+
+def _with_exif(image: Image.Image, source: Image.Image) -> Image.Image:
+    image.getexif().update(source.getexif())
+    return image
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return True
+    if image.format == "PNG":
+        # The header chunk is always first: 8 bytes of signature, 8 of chunk, width, height.
+        return data[24] > 8
+    if image.format == "TIFF":
+        bits = cast(Any, image).tag_v2.get(BITS_PER_SAMPLE_TAG, (1,))
+        return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
+    return False
+
+
+def _decode_deep(image: Image.Image, data: bytes) -> NDArray[Any]:
+    """[H, W] or [H, W, 3], of any number type."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if not np.isfinite(grey).all():
+            raise UnreadableImage("the image holds values that are not finite")
+        return grey
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None:
+        raise UnreadableImage(f"the image is damaged or of an unknown kind of {image.format}")
+    deep = cast(NDArray[Any], decoded)
+    if deep.ndim == 2:
+        return deep
+    if deep.shape[2] == 4:
+        opacity = deep[..., 3:].astype(np.float32) / np.iinfo(deep.dtype).max
+        white = np.iinfo(deep.dtype).max
+        deep = (deep[..., :3] * opacity + white * (1 - opacity)).astype(deep.dtype)
+    return deep[..., ::-1]  # OpenCV's order is BGR
+
+
+def _stretch(deep: NDArray[Any]) -> Image8:
+    low, high = np.percentile(deep, STRETCH_PERCENTILES)
+    if high <= low:
+        low, high = float(deep.min()), float(deep.max())
+    scale = 255 / (high - low) if high > low else 0.0
+    grey = np.clip((deep.astype(np.float32) - low) * scale + 0.5, 0, 255).astype(np.uint8)
+    return grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2)
+
+
+def encode_png(image: Image8) -> bytes:
+    """PNG of [H, W, 3] RGB or [H, W] grey, both uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Example:
+    """A labelled image at the network's resolution.
+
+    Attributes:
+        key: names the labelled thing for good; it decides the fold.
+        image: [h, w, 3] uint8 RGB.
+        mask: [h, w] uint8 class indices; 255 where nothing is known.
+    """
+
+    key: str
+    image: Image8
+    mask: Image8
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(
+                f"an example's image must be [h, w, 3] uint8, "
+                f"got {self.image.shape} {self.image.dtype}"
+            )
+        if self.mask.shape != self.image.shape[:2] or self.mask.dtype != np.uint8:
+            raise ValueError(
+                f"an example's mask must be {self.image.shape[:2]} uint8, "
+                f"got {self.mask.shape} {self.mask.dtype}"
+            )
+
+
+def make_example(key: str, image: Image8, mask: Image8, max_side_px: int) -> Example:
+    """Shrink an image [H, W, 3] and its mask [H, W] to the network's resolution.
+
+    Raises:
+        ValueError: the two do not belong together.
+    """
+    if image.shape[:2] != mask.shape:
+        raise ValueError(f"image {image.shape} and mask {mask.shape} differ in size")
+    height, width = network_size(mask.shape[0], mask.shape[1], max_side_px)
+    small_mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return Example(key, shrink(image, max_side_px), small_mask.astype(np.uint8))
+
+
+def shrink(image: Image8, max_side_px: int) -> Image8:
+    """The image [H, W, 3] at the network's resolution [h, w, 3]."""
+    height, width = network_size(image.shape[0], image.shape[1], max_side_px)
+    if (height, width) == image.shape[:2]:
+        return image
+    # Averaging over the area lets no pixel count twice and none be skipped.
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def network_size(height: int, width: int, max_side_px: int) -> tuple[int, int]:
+    """Height and width after shrinking the long side to at most ``max_side_px``."""
+    factor = min(1.0, max_side_px / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+@dataclass
+class CropSource:
+    """Draws augmented crops in which rare classes are as frequent as common ones.
+
+    Attributes:
+        examples: what a member trains on.
+        config: sizes and strengths.
+        places: class -> for each example that shows it: its index and [P, 2] rows and columns.
+    """
+
+    examples: Sequence[Example]
+    config: TrainConfig
+    places: Mapping[int, list[tuple[int, NDArray[np.int32]]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.places = _find_places(self.examples, self.config)
+
+    def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], Image8]:
+        """A crop [3, crop_px, crop_px] in [0, 1] and its mask [crop_px, crop_px]."""
+        index, centre = self._aim(rng)
+        image, mask = cut(self.examples[index], centre, self.config, rng)
+        return recolour(image, self.config, rng).transpose(2, 0, 1), mask
+
+    def _aim(self, rng: np.random.Generator) -> tuple[int, tuple[float, float]]:
+        """An example and the row and column of the crop's centre."""
+        if self.places and rng.random() < self.config.seek:
+            class_index = list(self.places)[rng.integers(len(self.places))]
+            shown_in = self.places[class_index]
+            index, spots = shown_in[rng.integers(len(shown_in))]
+            row, column = spots[rng.integers(len(spots))]
+            # Off centre, or the network would learn that particles are in the middle.
+            shift = rng.uniform(-0.4, 0.4, 2) * self.config.crop_px
+            return index, (row + shift[0], column + shift[1])
+        index = int(rng.integers(len(self.examples)))
+        height, width = self.examples[index].mask.shape
+        return index, (rng.uniform(0, height), rng.uniform(0, width))
+
+
+def _find_places(
+    examples: Sequence[Example], config: TrainConfig
+) -> dict[int, list[tuple[int, NDArray[np.int32]]]]:
+    rng = np.random.default_rng(config.seed)
+    places: dict[int, list[tuple[int, NDArray[np.int32]]]] = {}
+    for index, example in enumerate(examples):
+        for class_index in range(1, len(config.classes)):
+            flat = np.flatnonzero(example.mask == class_index)
+            if not len(flat):
+                continue
+            if len(flat) > SEEK_PX:
+                flat = rng.choice(flat, SEEK_PX, replace=False)
+            spots = np.stack(np.unravel_index(flat, example.mask.shape), axis=1).astype(np.int32)
+            places.setdefault(class_index, []).append((index, spots))
+    return dict(sorted(places.items()))
+
+
+def cut(
+    example: Example, centre: tuple[float, float], config: TrainConfig, rng: np.random.Generator
+) -> tuple[Image8, Image8]:
+    """A crop about (row, column), at a drawn zoom, flipped and turned by quarter turns.
+
+    Crops stay inside the image where they fit. Where they don't, the image goes on as its
+    mirror image and the mask as unknown.
+    """
+    side = config.crop_px
+    zoom = float(np.exp(rng.uniform(-1, 1) * np.log(config.zoom)))
+    height, width = example.mask.shape
+    row = _inside(centre[0], side / zoom, height)
+    column = _inside(centre[1], side / zoom, width)
+    shift_x, shift_y = side / 2 - zoom * (column + 0.5), side / 2 - zoom * (row + 0.5)
+    # Pixel centres lie at halves.
+    matrix = np.array(
+        [[zoom, 0, shift_x + 0.5 * zoom - 0.5], [0, zoom, shift_y + 0.5 * zoom - 0.5]], np.float64
+    )
+    image = cv2.warpAffine(
+        example.image,
+        matrix,
+        (side, side),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    mask = cv2.warpAffine(
+        example.mask,
+        matrix,
+        (side, side),
+        flags=cv2.INTER_NEAREST,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(UNKNOWN,),
+    )
+    turns, flipped = int(rng.integers(4)), bool(rng.integers(2))
+    return _turn(image, turns, flipped), _turn(mask, turns, flipped)
+
+
+def _inside(centre: float, length: float, size: int) -> float:
+    """The centre moved so that a crop of this length stays in an image of this size."""
+    if length >= size:
+        return (size - 1) / 2
+    return min(max(centre, length / 2 - 0.5), size - length / 2 - 0.5)
+
+
+def _turn(array: Any, turns: int, flipped: bool) -> Image8:
+    turned = np.rot90(array, turns)
+    return np.ascontiguousarray(turned[:, ::-1] if flipped else turned, np.uint8)
+
+
+def recolour(image: Image8, config: TrainConfig, rng: np.random.Generator) -> NDArray[np.float32]:
+    """What changes from one microscope to the next: [h, w, 3] uint8 to float in [0, 1].
+
+    Lamp and camera (a colour matrix near the identity, offset, gamma), uneven illumination
+    (a gradient across the crop), focus (blur) and sensor noise.
+    """
+    mixing = np.eye(3) + rng.uniform(-1, 1, (3, 3)) * config.colour / 2
+    mixing *= 1 + rng.uniform(-1, 1) * config.colour
+    # About mid-grey, so that contrast changes and brightness does not run away.
+    offset = 0.5 - 0.5 * mixing.sum(axis=1) + rng.uniform(-1, 1, 3) * config.colour / 2
+    affine = np.column_stack((mixing / 255, offset)).astype(np.float32)
+    pixels = np.clip(cv2.transform(image.astype(np.float32), affine), 0, 1)
+    pixels = cv2.pow(pixels, float(np.exp(rng.uniform(-1, 1) * np.log(config.gamma))))
+    pixels = pixels * _illumination(pixels.shape[0], pixels.shape[1], config.gradient, rng)
+    if rng.random() < config.blur:
+        sigma = float(rng.uniform(0.3, max(0.3, config.blur_px)))
+        pixels = cv2.GaussianBlur(pixels, (0, 0), sigma)
+    if rng.random() < config.noise:
+        level = np.float32(rng.uniform(0, config.noise_level))
+        pixels = pixels + level * rng.standard_normal(pixels.shape, dtype=np.float32)
+    return np.clip(pixels, 0, 1).astype(np.float32, copy=False)
+
+
+def _illumination(
+    height: int, width: int, strength: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Brightness [h, w, 1] about 1, falling off in a drawn direction."""
+    rows, columns = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
+    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, strength)
+    plane = np.sin(angle) * rows[:, None] + np.cos(angle) * columns[None, :]
+    brightness: NDArray[np.float32] = (1 + slope * plane)[..., None].astype(np.float32)
+    return brightness
