@@ -13,6 +13,7 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +37,12 @@ PREDICT_TIMEOUT_S = 120.0
 RETRY_AFTER_S = (0.3, 1.0, 4.0)
 # Statuses by which a proxy says that the server behind it is away for the moment.
 AWAY = (502, 503, 504)
+# Refused, dropped, silent, or broken off in the middle of the answer.
+NO_ANSWER = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+)
 # An access token lives 300 s; a call that starts now may wait this long before it is checked.
 REFRESH_BEFORE_S = 60.0
 # Rows per page. More is hardly faster (500 tasks: 290 ms in one page, 5 x 71 ms in five) and
@@ -118,7 +125,8 @@ class Studio:
         self.timeout_s = timeout_s
         self._token = _Token(self, api_key.strip())
         self._local = threading.local()
-        self._sessions: list[requests.Session] = []
+        # Weak: a thread that ends takes its session along.
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
         return self
@@ -133,8 +141,8 @@ class Studio:
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        while self._sessions:
-            self._sessions.pop().close()
+        for session in list(self._sessions):
+            session.close()
 
     # Server and user
 
@@ -511,8 +519,10 @@ class Studio:
                     stream=stream,
                     allow_redirects=False,
                 )
-            except (requests.ConnectionError, requests.Timeout) as error:
-                wait = next(waits, None)
+            except NO_ANSWER as error:
+                # A server that takes its time is not helped by being asked again.
+                slow = isinstance(error, requests.ReadTimeout)
+                wait = None if slow else next(waits, None)
                 if wait is None:
                     raise StudioUnreachable(
                         f"Label Studio at {self.url} did not answer {method} {path} within "
@@ -539,7 +549,7 @@ class Studio:
         if getattr(self._local, "process", None) != os.getpid():
             self._local.session = requests.Session()
             self._local.process = os.getpid()
-            self._sessions.append(self._local.session)
+            self._sessions.add(self._local.session)
         return cast(requests.Session, self._local.session)
 
     def _refusal(self, method: str, path: str, answer: requests.Response) -> StudioRefused:
@@ -603,7 +613,7 @@ class _Token(AuthBase):
                 timeout=(CONNECT_TIMEOUT_S, studio.timeout_s),
                 allow_redirects=False,
             )
-        except (requests.ConnectionError, requests.Timeout) as error:
+        except NO_ANSWER as error:
             raise StudioUnreachable(
                 f"Label Studio at {studio.url} did not answer {path} ({type(error).__name__}): "
                 "is it running, and is LABEL_STUDIO_URL right?"

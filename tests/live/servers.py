@@ -346,12 +346,13 @@ def log_in(url: str, user: StudioUser) -> requests.Session:
 def personal_access_token(url: str, user: StudioUser) -> str:
     """A new personal access token (a JWT refresh token) of ``user``, as the account page makes it.
 
-    Only one may be valid at a time: an older one is revoked first.
+    Raises:
+        ServerFailed: the user holds one already; Label Studio grants one at a time.
     """
     session = log_in(url, user)
     answer = session.post(f"{url}/api/token/", timeout=30)
     if answer.status_code == 409:
-        raise ServerFailed(f"{user.email} holds a personal access token already; make it once")
+        raise ServerFailed(f"{user.email} holds a personal access token already: share that one")
     answer.raise_for_status()
     token: str = answer.json()["token"]
     return token
