@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from training.config import UNKNOWN
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-UNKNOWN = 255
-"""The index of a pixel whose class nobody knows."""
-
 HELD_BACK = 5
 """One image in so many is kept for testing: enough to see a curve, and most still teach."""
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 
 _EXIF_ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # orientations that swap width and height
