@@ -174,7 +174,8 @@ def predict_rest(project_id: int, task_ids: list[int]) -> None:
         publication = work.ledger.serving(project_id)
         if publication is None:
             return
-        tasks = [work.studio.task(task_id) for task_id in task_ids]
+        # Listed, not opened: Label Studio would ask us for an opened task's prediction.
+        tasks = list(work.studio.tasks(row["studio_id"], ids=task_ids))
         rows = [
             {"task": task.id, **prediction}
             for task, predictions in zip(

@@ -19,7 +19,12 @@ import orjson
 
 from acquisition.select import order_queue
 from backend.connect import set_order
-from backend.errors import BackendError, NotEnoughLabels, StudioRefused, StudioUnreachable
+from backend.errors import (
+    BadRequest,
+    ImageRefused,
+    NotEnoughLabels,
+    StudioRefused,
+)
 from backend.labels import LabelConfig
 from backend.ledger import Row
 from backend.options import ProjectOptions
@@ -28,8 +33,8 @@ from backend.regions import merge_masks, to_mask
 from backend.rounds import is_audit, stamp_digest
 from backend.studio import Stamp, Task
 from backend.workplace import Workplace
-from training.config import TrainConfig
-from training.data import UNKNOWN, Example, make_example
+from training.config import IGNORE, TrainConfig
+from training.data import Example, make_example
 from training.ensemble import assess, compare
 from training.fit import fit_member
 from training.registry import load_weights, save_weights
@@ -84,13 +89,20 @@ def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
         for task_id, task_stamps in work.studio.stamps(project.id).items()
         if stamp_digest(task_stamps) is not None
     }
-    manifest: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for done, (task_id, task_stamps) in enumerate(sorted(stamps.items())):
-        entry, said = _collect_task(work, row, task_id, task_stamps, config, options, classes)
-        manifest.append(entry)
-        problems += said
-        tick((done + 1) / len(stamps))
+    recipe = Recipe(config, classes, options)
+    manifest, problems = _list_examples(work, row, stamps, recipe)
+    missing = {
+        entry["task"]: entry
+        for entry in manifest
+        if entry["digest"] is not None
+        and not work.registry.has_example(row["slug"], entry["digest"])
+    }
+    bodies = work.studio.annotations_of(project.id, missing)
+    for entry in missing.values():
+        entry["digest"] = None  # until its example is made: the task may be gone by then
+    for done, (task_id, bodies_of_task) in enumerate(bodies):
+        problems += _make_example(work, row["slug"], missing[task_id], bodies_of_task, recipe)
+        tick((done + 1) / len(missing))
     teaching = [e for e in manifest if e["digest"] is not None and not e["audit"]]
     if len(teaching) < FEWEST_TASKS:
         raise NotEnoughLabels(
@@ -127,66 +139,84 @@ def train_config(classes: tuple[str, ...], members: int, options: ProjectOptions
     return TrainConfig(**chosen)
 
 
-def _collect_task(
+@dataclass(frozen=True)
+class Recipe:
+    """All that makes a task's example of its image and annotations."""
+
+    config: LabelConfig
+    classes: tuple[str, ...]
+    options: ProjectOptions
+
+    def digest(self, entry: Mapping[str, Any]) -> str:
+        """A name for an example by all that it is made of."""
+        parts = (
+            entry["annotations"],
+            entry["url"],
+            self.classes,
+            self.options.unlabelled,
+            self.options.unknown_label,
+            self.options.max_side_px,
+        )
+        return hashlib.sha256(orjson.dumps([str(part) for part in parts])).hexdigest()[:32]
+
+
+def _list_examples(
+    work: Workplace, row: Row, stamps: Mapping[int, Sequence[Stamp]], recipe: Recipe
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The manifest: an entry for each labelled task; ``digest`` None where it cannot teach."""
+    tasks = {task.id: task for task in work.studio.tasks(row["studio_id"], ids=stamps)}
+    manifest: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for task_id, task_stamps in sorted(stamps.items()):
+        entry: dict[str, Any] = {
+            "task": task_id,
+            "stamp": stamp_digest(task_stamps),
+            "annotations": [[s.annotation_id, s.updated_at] for s in task_stamps if not s.skipped],
+            "audit": is_audit(row["slug"], task_id, recipe.options.audit_fraction),
+            "url": None,
+            "digest": None,
+        }
+        try:
+            if task_id in tasks:  # else deleted since the listing
+                entry["url"] = image_url(tasks[task_id].data, recipe.config)
+                entry["digest"] = recipe.digest(entry)
+        except BadRequest as error:
+            problems.append(f"Task {task_id}: {error}")
+        manifest.append(entry)
+    return manifest, problems
+
+
+def _make_example(
     work: Workplace,
-    row: Row,
-    task_id: int,
-    stamps: Sequence[Stamp],
-    config: LabelConfig,
-    options: ProjectOptions,
-    classes: tuple[str, ...],
-) -> tuple[dict[str, Any], list[str]]:
-    """One task's manifest entry and what was wrong with it; its example goes to the registry."""
-    entry: dict[str, Any] = {
-        "task": task_id,
-        "stamp": stamp_digest(stamps),
-        "annotations": [[s.annotation_id, s.updated_at] for s in stamps if not s.skipped],
-        "audit": is_audit(row["slug"], task_id, options.audit_fraction),
-        "digest": None,
-    }
+    slug: str,
+    entry: dict[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    recipe: Recipe,
+) -> list[str]:
+    """Put a task's example into the registry; says what was wrong with it.
+
+    A broken region costs that region, a broken image that task, and neither the round.
+    """
+    task_id, options = entry["task"], recipe.options
+    teaching = [a for a in annotations if not a["was_cancelled"]]
+    # Edited since the listing: what is read now is what teaches, and the manifest says so.
+    entry["annotations"] = [[a["id"], a["updated_at"]] for a in teaching]
+    entry["stamp"] = stamp_digest([Stamp(a["id"], a["updated_at"], False) for a in teaching])
+    if not teaching:
+        return []
     try:
-        task = work.studio.task(task_id)
-        url = image_url(task.data, config)
-        entry["digest"] = digest = _example_digest(entry, url, classes, options)
-        if work.registry.has_example(row["slug"], digest):
-            return entry, []
-        image = read_image(work.images, url)
-        annotations = [a for a in work.studio.annotations(task_id) if not a.get("was_cancelled")]
-        # Edited since the listing: what is read now is what teaches, and the manifest says so.
-        entry["annotations"] = [[a["id"], a["updated_at"]] for a in annotations]
-        entry["stamp"] = stamp_digest([Stamp(a["id"], a["updated_at"], False) for a in annotations])
-        entry["digest"] = digest = _example_digest(entry, url, classes, options)
-        mask, problems = _mask_of(annotations, image, config, options, classes)
-    except (StudioUnreachable, StudioRefused) as error:
-        if isinstance(error, StudioRefused) and error.studio_status == 404:
-            entry["digest"] = None
-            return entry, [f"Task {task_id} is gone."]
-        raise
-    except BackendError as error:
-        # This task's image or data is at fault, and costs this task only.
-        entry["digest"] = None
-        return entry, [f"Task {task_id}: {error}"]
-    if (mask == UNKNOWN).all():
-        entry["digest"] = None
-        return entry, [*problems, f"Task {task_id} holds nothing known: every pixel is unknown."]
-    example = make_example(str(task_id), image, mask, options.max_side_px)
-    work.registry.put_example(row["slug"], digest, example)
-    return entry, [f"Task {task_id}: {problem}" for problem in problems]
-
-
-def _example_digest(
-    entry: Mapping[str, Any], url: str, classes: tuple[str, ...], options: ProjectOptions
-) -> str:
-    """A name for an example by all that it is made of."""
-    parts = (
-        entry["annotations"],
-        url,
-        classes,
-        options.unlabelled,
-        options.unknown_label,
-        options.max_side_px,
-    )
-    return hashlib.sha256(orjson.dumps([str(part) for part in parts])).hexdigest()[:32]
+        image = read_image(work.images, entry["url"])
+    except ImageRefused as error:
+        return [f"Task {task_id}: {error}"]
+    mask, problems = _mask_of(teaching, image, recipe.config, options, recipe.classes)
+    if (mask == IGNORE).all():
+        problems.append("nothing on it is known, every pixel is unknown.")
+    else:
+        example = make_example(str(task_id), image, mask, options.max_side_px)
+        digest = recipe.digest(entry)
+        work.registry.put_example(slug, digest, example)
+        entry["digest"] = digest
+    return [f"Task {task_id}: {problem}" for problem in problems]
 
 
 def _mask_of(
@@ -205,7 +235,7 @@ def _mask_of(
             config,
             classes,
             (height, width),
-            unlabelled=UNKNOWN if options.unlabelled == "unknown" else 0,
+            unlabelled=IGNORE if options.unlabelled == "unknown" else 0,
             unknown_label=options.unknown_label,
         )
         masks.append(mask)
@@ -329,7 +359,7 @@ def _add_candidate(
 ) -> None:
     try:
         pool[task.id] = image_url(task.data, config)
-    except BackendError as error:
+    except BadRequest as error:
         problems.append(f"Task {task.id}: {error}")
 
 
@@ -367,9 +397,7 @@ def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
     for done, (task_id, url) in enumerate(payload["tasks"]):
         try:
             result, look = pre_annotate(committee, read_image(work.images, url), config, options)
-        except BackendError as error:
-            if isinstance(error, StudioUnreachable):
-                raise
+        except ImageRefused as error:
             problems.append(f"Task {task_id}: {error}")
         else:
             scored.append({"task": task_id, "arms": look.arms, "result": result})
