@@ -41,37 +41,70 @@ BLOCK_BYTES = 2**16
 LONGEST_RUN = 1 << LENGTH_BITS[-1]
 
 
-def encode(mask: npt.NDArray[np.bool_]) -> list[int]:
+def encode(
+    mask: npt.NDArray[np.bool_],
+    *,
+    at: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
+) -> list[int]:
     """The mask as Label Studio's ``rle``: RGBA, 255 in all four channels where it is set.
 
     Args:
-        mask: [H, W] bool, at least one pixel, at most ``MAX_PIXELS``.
+        mask: [h, w] bool, at least one pixel: the image, or the only part of it that is set.
+        at: (top, left) of that part in the image, in pixels.
+        size: (H, W) of the image in pixels, at most ``MAX_PIXELS``; by default the mask's own.
 
     Returns:
         Bytes as integers 0..255, the very ones of ``label_studio_sdk.converter.brush.mask2rle``.
 
     Raises:
-        ValueError: ``mask`` is not a 2-d bool array, is empty, or is too large.
+        ValueError: ``mask`` is not a 2-d bool array, is empty, too large, or leaves the image.
     """
     if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise ValueError(f"mask must be bool [H, W], got {mask.dtype} of shape {mask.shape}")
-    if not 0 < mask.size <= MAX_PIXELS:
-        raise ValueError(f"mask must hold 1 to {MAX_PIXELS} pixels, got shape {mask.shape}")
-    codes, widths = _records(*_runs(mask))
-    rle: list[int] = _pack(codes, widths, words=mask.size * CHANNELS).tolist()
+        raise ValueError(f"mask must be bool [h, w], got {mask.dtype} of shape {mask.shape}")
+    (top, left), (height, width) = at, size or mask.shape
+    if not (0 <= top <= height - mask.shape[0] and 0 <= left <= width - mask.shape[1]):
+        raise ValueError(f"mask {mask.shape} at {at} must lie within {(height, width)}")
+    if mask.size == 0 or height * width > MAX_PIXELS:
+        raise ValueError(f"mask must hold 1 to {MAX_PIXELS} pixels, got {(height, width)}")
+    if mask.shape[1] == width:
+        changes = _changes(mask) + top * width
+    else:
+        changes = _changes_of_part(mask, top, left, width)
+    codes, widths = _records(*_runs(changes, height * width))
+    rle: list[int] = _pack(codes, widths, words=height * width * CHANNELS).tolist()
     return rle
 
 
+def _changes(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Flat positions where runs of set pixels begin and end, in turn; the end may be the size."""
+    flat = np.ascontiguousarray(mask).reshape(-1)
+    inner = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    first = np.zeros(int(flat[0]), dtype=np.int64)
+    last = np.full(int(flat[-1]), flat.size, dtype=np.int64)
+    return np.concatenate((first, inner, last))
+
+
+def _changes_of_part(
+    mask: npt.NDArray[np.bool_], top: int, left: int, width: int
+) -> npt.NDArray[np.int64]:
+    """The same positions in an image of which the mask is a narrower part."""
+    # A column that is never set keeps the runs of neighbouring rows apart.
+    framed = np.pad(mask, ((0, 0), (0, 1)))
+    row, column = np.divmod(_changes(framed), framed.shape[1])
+    changes: npt.NDArray[np.int64] = (row + top) * width + column + left
+    return changes
+
+
 def _runs(
-    mask: npt.NDArray[np.bool_],
+    changes: npt.NDArray[np.int64], pixels: int
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Value (0 or 255) and length in words of every run of equal pixels, in reading order."""
-    flat = np.ascontiguousarray(mask).reshape(-1)
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = np.concatenate(([0], changes, [flat.size]))
-    # Neighbouring runs differ, so the first pixel tells them all.
-    is_set = (np.arange(len(edges) - 1) & 1) ^ int(flat[0])
-    return (is_set * 255).astype(np.uint64), np.diff(edges) * CHANNELS
+    lengths = np.diff(changes, prepend=0, append=pixels)
+    values = (np.arange(len(lengths), dtype=np.uint64) & np.uint64(1)) * np.uint64(255)
+    # Nothing precedes a set first pixel, and nothing follows a set last one.
+    some = lengths > 0
+    return values[some], lengths[some] * CHANNELS
 
 
 def _records(
