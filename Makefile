@@ -1,0 +1,44 @@
+# Every target sets itself up; what is there already is not made again (backend/environment.py).
+
+.PHONY: help run test check bench runtime development label-studio
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.NOTPARALLEL:
+
+# The oldest that fits: compiled packages appear last for the newest Python.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+ENSURE = @"$(or $(PYTHON),python3)" backend/environment.py
+RUNTIME = .venv requirements.txt --no-deps requirements-nodeps.txt
+
+help:
+	@echo 'make run                  start everything: the backend, and a local Label Studio with a'
+	@echo '                          demo project unless LABEL_STUDIO_URL is set; Ctrl-C stops it'
+	@echo 'make run IMAGES=folder    the same, the demo project filled with your own images'
+	@echo 'make test                 every test, with the real servers and a browser'
+	@echo 'make check                lint, format, types'
+	@echo 'make bench                measure, print the table, write bench.json'
+
+runtime:
+	$(ENSURE) $(RUNTIME)
+
+# Our own pins come first: what development adds is resolved together with them.
+development: runtime
+	$(ENSURE) .venv requirements.txt requirements-dev.txt
+
+label-studio:
+	$(ENSURE) .venv-label-studio requirements-label-studio.txt
+
+# exec: signals reach the supervisor itself, and no shell is left to complain after Ctrl-C.
+run: runtime
+	@exec .venv/bin/python -m backend run $${IMAGES:+--images "$$IMAGES"}
+
+test: development label-studio
+	@exec .venv/bin/python -m pytest $(ARGS)
+
+check: development
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: development label-studio
+	@exec .venv/bin/python -m tests.bench $(ARGS)
