@@ -53,8 +53,8 @@ def versions_in_words(found: Sequence[Json]) -> str:
     lines = []
     for version in found:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version["created"]))
-        dice = version["metrics"].get("dice")
-        quality = "" if dice is None else f"out-of-fold Dice {dice:.3f}, "
+        dice = version["metrics"].get("foreground_dice")
+        quality = "" if dice is None else f"out-of-fold foreground Dice {dice:.3f}, "
         lines.append(
             f"project {version['project']}  v{version['version']}  {version['state']:9} {made}  "
             f"{quality}{version['members']} members, "

@@ -64,8 +64,8 @@ def check_is_due(project: Row, pending: Sequence[Row], active: bool, now: float)
         return False
     if pending:
         first, last = pending[0]["received_at"], pending[-1]["received_at"]
-        return now - last >= QUIET_S or now - first >= PATIENCE_S
-    return now - max(asked, checked) >= RECONCILE_S
+        return bool(now - last >= QUIET_S or now - first >= PATIENCE_S)
+    return bool(now - max(asked, checked) >= RECONCILE_S)
 
 
 def stamp_digest(stamps: Sequence[Stamp]) -> str | None:

@@ -33,7 +33,7 @@ from backend.regions import merge_masks, to_mask
 from backend.rounds import is_audit, stamp_digest
 from backend.studio import Stamp, Task
 from backend.workplace import Workplace
-from training.config import IGNORE, TrainConfig
+from training.config import UNKNOWN, TrainConfig
 from training.data import Example, make_example
 from training.ensemble import assess, compare
 from training.fit import fit_member
@@ -209,7 +209,7 @@ def _make_example(
     except ImageRefused as error:
         return [f"Task {task_id}: {error}"]
     mask, problems = _mask_of(teaching, image, recipe.config, options, recipe.classes)
-    if (mask == IGNORE).all():
+    if (mask == UNKNOWN).all():
         problems.append("nothing on it is known, every pixel is unknown.")
     else:
         example = make_example(str(task_id), image, mask, options.max_side_px)
@@ -235,7 +235,7 @@ def _mask_of(
             config,
             classes,
             (height, width),
-            unlabelled=IGNORE if options.unlabelled == "unknown" else 0,
+            unlabelled=UNKNOWN if options.unlabelled == "unknown" else 0,
             unknown_label=options.unknown_label,
         )
         masks.append(mask)
@@ -255,7 +255,7 @@ def fit(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress
     if not work.registry.has_round(slug, round_["id"], name):
         examples = load_examples(work, slug, round_["manifest"], audits=False)
         weights, history = fit_member(
-            examples, config, member, None, progress=lambda done, of: tick(done / of)
+            examples, config, member, progress=lambda done, of: tick(done / of)
         )
         work.registry.put_round(slug, round_["id"], name, save_weights(weights))
         log.info("member %d of round %d: %s", member, round_["id"], history)

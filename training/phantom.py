@@ -10,7 +10,7 @@ own outline. Two laboratories draw the same kinds of particle with different mic
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from scipy import fft
 
 CLASSES = ("background", "Red cell", "White cell", "Epithelial cell", "Crystal", "Cast")
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]  # float32 in fact
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 
@@ -143,7 +143,6 @@ def draw_field(seed: int, laboratory: str = "A", size: tuple[int, int] = (512, 5
     specimen = _specimen(rng, size, lab)
     focus = lab.focus_um + rng.normal(0, 0.5)
     light = np.ones((*size, 3), np.float32)
-    mask = np.zeros(size, np.uint8)
     labels = np.zeros(size, np.int32)  # which particle shows where
     classes = [0]
     _add_debris(light, specimen, rng, lab, focus)
@@ -199,7 +198,7 @@ def _check(seed: int, laboratory: str, size: tuple[int, int]) -> None:
         raise ValueError(f"size must be (height, width) of 16 px or more, got {size}")
 
 
-def _write_png(path: Path, pixels: NDArray[np.generic]) -> None:
+def _write_png(path: Path, pixels: NDArray[Any]) -> None:
     ok, data = cv2.imencode(".png", pixels)
     if not ok:
         raise ValueError(f"{path.name} could not be encoded as PNG")
@@ -343,8 +342,12 @@ def _granules(
     """Blurred points of random brightness, each about 1 high, ``width_um`` wide (sigma)."""
     sigma = width_um / um
     points = (rng.random(shape, np.float32) < per_um2 * um**2).astype(np.float32)
-    points *= rng.uniform(0.4, 1.4, shape).astype(np.float32)
-    return cv2.GaussianBlur(points, (0, 0), sigma) * np.float32(2 * np.pi * sigma**2 + 0.5)
+    points *= rng.gamma(2.5, 0.36, shape).astype(np.float32)
+    return _blur(points, sigma) * np.float32(2 * np.pi * sigma**2 + 0.5)
+
+
+def _blur(a: NDArray[Any], sigma_px: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(a, (0, 0), sigma_px), np.float32)
 
 
 def _dome(distance: Floats) -> Floats:
@@ -355,7 +358,8 @@ def _dome(distance: Floats) -> Floats:
 def _rise(depth: Floats) -> Floats:
     """0 outside, 1 inside, smooth over depths 0 to 1."""
     t = np.clip(depth, 0, 1)
-    return t * t * (3 - 2 * t)
+    smooth: Floats = t * t * (3 - 2 * t)
+    return smooth
 
 
 def _red_cell(rng: np.random.Generator, um: float) -> Particle:
@@ -468,7 +472,10 @@ def _epithelial_cell(rng: np.random.Generator, um: float) -> Particle:
     u, v = _grid(rng, 1.45 * radius, um)
     depth = _angular_depth(rng, u, v, radius)
     cover = _rise(depth / np.float32(0.9))
-    phase = 0.45 * cover + 0.5 * np.exp(-((depth / 0.7 - 1) ** 2)) * (depth > 0)
+    # The rim is thick where it is rolled up and thin where it lies flat.
+    rolled = 0.3 + 4 * np.abs(_outline(rng, np.arctan2(v, u), 1.0, 0.25, waves=8) - 1)
+    rim = np.clip(rolled, 0, 1.6) * np.exp(-((depth / 0.7 - 1) ** 2)) * (depth > 0)
+    phase = 0.42 * cover + 0.45 * rim
     phase += _flap(rng, u, v, depth, radius) + cover * _folds(rng, u, v, radius)
     near = np.exp(-((np.hypot(u, v) / (0.55 * radius)) ** 2))
     granules = _granules(rng, u.shape, 0.35, 0.26, um) * (0.35 + 0.65 * near)
@@ -565,12 +572,12 @@ def _envelope(rng: np.random.Generator, um: float) -> Particle:
     side = rng.choice([rng.uniform(2.4, 4.5), rng.uniform(4.5, 8.0)])
     u, v = _grid(rng, 1.6 * side, um)
     other = side * rng.uniform(0.85, 1.0)
-    planes = [(0.0, side, 1.0), (np.pi / 2, other, 1.0)]
-    planes += [(np.pi, side, 1.0), (-np.pi / 2, other, 1.0)]
+    # It never lies quite flat, so its four faces differ in slope and the cross is off centre.
+    slopes = rng.uniform(0.75, 1.25, 4)
+    planes = [(0.0, side, slopes[0]), (np.pi, side, slopes[1])]
+    planes += [(np.pi / 2, other, slopes[2]), (-np.pi / 2, other, slopes[3])]
     height = _facets(u, v, planes)
-    ridge = np.exp(-(((np.abs(u) - side + other - np.abs(v)) / 0.45) ** 2)) * (height > 0)
-    crystal = _glass(height, 5.5 / side + 0.35, 0.55, 0.012, CLEAR)
-    return crystal._replace(phase=crystal.phase + 0.8 * ridge)
+    return _glass(height, 5.5 / side + 0.35, 0.55, 0.012, CLEAR)
 
 
 def _rhomb(rng: np.random.Generator, um: float) -> Particle:
@@ -654,11 +661,13 @@ def _end(rng: np.random.Generator, u: Floats, half: float, width: float) -> Floa
 
 def _streaks(rng: np.random.Generator, u: Floats, across: Floats, um: float) -> Floats:
     total = np.zeros_like(u)
-    for _ in range(4):
-        far, bend = rng.uniform(-6, 6), rng.uniform(0.3, 1.2)
-        wave = np.float32(2 * np.pi / rng.uniform(25, 60))
-        path = np.float32(far) + np.float32(bend) * np.sin(wave * u)
-        total += np.exp(-(((across - path) / 0.5) ** 2))
+    for _ in range(int(rng.integers(0, 5))):
+        far, bend = rng.uniform(-7, 7), rng.uniform(0.2, 1.6)
+        wave = np.float32(2 * np.pi / rng.uniform(20, 70))
+        path = np.float32(far) + np.float32(bend) * np.sin(wave * u + np.float32(far))
+        middle, length = rng.uniform(-30, 30), rng.uniform(6, 22)
+        fade = np.exp(-(((u - np.float32(middle)) / np.float32(length)) ** 2))
+        total += fade * np.exp(-(((across - path) / 0.6) ** 2))
     return total
 
 
@@ -682,55 +691,56 @@ def _add_debris(
     light: Floats, specimen: Specimen, rng: np.random.Generator, lab: Laboratory, focus: float
 ) -> None:
     """What nobody labels, in two depths of the slide: one near focus, one far from it."""
-    size = light.shape[:2]
-    near = np.zeros(size, np.float32)
-    _add_bacteria(near, specimen, rng, lab)
-    _add_mucus(near, rng, lab)
+    size = (light.shape[0], light.shape[1])
+    near = _bacteria(rng, size, specimen.bacteria * 2 // 3, specimen.cocci, lab)
+    far = _bacteria(rng, size, specimen.bacteria // 3, specimen.cocci, lab)
+    near += _mucus(rng, size, lab)
     area = size[0] * size[1] * lab.um_per_px**2
     specks = _granules(rng, size, rng.gamma(1.5, 8) / area, 0.32, lab.um_per_px)
     grit = _granules(rng, size, rng.gamma(1.0, 3) / area, 0.7, lab.um_per_px)
     near += 0.7 * specks + 1.3 * grit
-    haze = _granules(rng, size, rng.gamma(1.0, 60) / area, 0.5, lab.um_per_px)
-    for phase, density, defocus in ((near, 0.12, focus), (0.35 * haze, 0.0, focus + 7)):
+    haze = _granules(rng, size, rng.gamma(1.0, 30) / area, 0.6, lab.um_per_px)
+    far += 0.28 * haze
+    for phase, density, defocus in ((near, 0.12, focus), (far, 0.05, focus + rng.uniform(3, 8))):
         carried = _carry(phase, density * phase, defocus, REFERENCE_UM, lab)
         light *= carried[:, :, None]
     _add_dust(light, rng)
 
 
-def _add_bacteria(
-    phase: Floats, specimen: Specimen, rng: np.random.Generator, lab: Laboratory
-) -> None:
-    """Rods, or cocci in chains and clumps, drawn 8 times finer than a pixel."""
+def _bacteria(
+    rng: np.random.Generator, size: tuple[int, int], count: int, cocci: bool, lab: Laboratory
+) -> Floats:
+    """Phase [H, W] of rods, or cocci in chains and clumps, drawn 8 times finer than a pixel."""
     um, shift = lab.um_per_px, 3
-    canvas = np.zeros(phase.shape, np.uint8)
-    for _ in range(specimen.bacteria):
-        y, x = rng.uniform(0, phase.shape[0]), rng.uniform(0, phase.shape[1])
+    canvas = np.zeros(size, np.uint8)
+    for _ in range(count):
+        y, x = rng.uniform(0, size[0]), rng.uniform(0, size[1])
         angle = rng.uniform(0, 2 * np.pi)
-        if specimen.cocci:
+        if cocci:
             for _ in range(int(rng.integers(2, 9))):
                 centre = (round(x * 2**shift), round(y * 2**shift))
                 cv2.circle(canvas, centre, round(0.4 / um * 2**shift), 255, -1, cv2.LINE_AA, shift)
                 angle += rng.normal(0, 0.6)
                 y, x = y + 0.9 / um * np.sin(angle), x + 0.9 / um * np.cos(angle)
             continue
-        length = rng.uniform(1.6, 4.0) / um
+        length = min(4.5, rng.lognormal(0.8, 0.3)) / um
         ends = [
             (x + s * length / 2 * np.cos(angle), y + s * length / 2 * np.sin(angle))
             for s in (-1, 1)
         ]
         a, b = [(round(px * 2**shift), round(py * 2**shift)) for px, py in ends]
         cv2.line(
-            canvas, a, b, int(rng.integers(140, 256)), max(1, round(0.6 / um)), cv2.LINE_AA, shift
+            canvas, a, b, int(rng.integers(70, 256)), max(1, round(0.6 / um)), cv2.LINE_AA, shift
         )
-    phase += 0.5 * cv2.GaussianBlur(canvas, (0, 0), 0.25 / um).astype(np.float32) / 255
+    return 0.55 * _blur(canvas, 0.28 / um) / 255
 
 
-def _add_mucus(phase: Floats, rng: np.random.Generator, lab: Laboratory) -> None:
-    """Long faint threads, in few fields."""
+def _mucus(rng: np.random.Generator, size: tuple[int, int], lab: Laboratory) -> Floats:
+    """Phase [H, W] of long faint threads, which few fields have."""
+    H, W = size
+    canvas = np.zeros(size, np.uint8)
     if rng.random() > 0.3:
-        return
-    H, W = phase.shape
-    canvas = np.zeros(phase.shape, np.uint8)
+        return np.zeros(size, np.float32)
     steps = np.linspace(0, 1, 60)
     for _ in range(int(rng.integers(1, 5))):
         start, angle = rng.uniform(0, 1, 2) * (W, H), rng.uniform(0, 2 * np.pi)
@@ -739,7 +749,7 @@ def _add_mucus(phase: Floats, rng: np.random.Generator, lab: Laboratory) -> None
         path = start + np.cumsum(np.stack([np.cos(turn), np.sin(turn)], 1) * step, 0)
         points = np.round(path * 8).astype(np.int32)[:, None]
         cv2.polylines(canvas, [points], False, int(rng.integers(60, 160)), 1, cv2.LINE_AA, 3)
-    phase += 0.45 * cv2.GaussianBlur(canvas, (0, 0), 0.3 / lab.um_per_px).astype(np.float32) / 255
+    return 0.45 * _blur(canvas, 0.3 / lab.um_per_px) / 255
 
 
 def _add_dust(light: Floats, rng: np.random.Generator) -> None:
@@ -796,20 +806,20 @@ def _carry(
     behind = fft.ifft2(fft.fft2(wave - 1) * lens) + 1
     intensity = (behind.real**2 + behind.imag**2).astype(np.float32)
     blur = abs(defocus_um) * lab.condenser / 2 / lab.um_per_px + 0.35
-    return cv2.GaussianBlur(intensity, (0, 0), blur)
+    return _blur(intensity, blur)
 
 
 def _photograph(light: Floats, rng: np.random.Generator, lab: Laboratory) -> Bytes:
     """The camera's picture, uint8 [H, W, 3] RGB, of relative light [H, W, 3]."""
-    size = light.shape[:2]
+    size = (light.shape[0], light.shape[1])
     picture = light ** np.float32(lab.contrast) * _illumination(rng, size, lab)
-    picture = cv2.GaussianBlur(picture, (0, 0), lab.softness_px)
-    picture += np.float32(lab.sharpening) * (picture - cv2.GaussianBlur(picture, (0, 0), 1.3))
+    picture = _blur(picture, lab.softness_px)
+    picture += np.float32(lab.sharpening) * (picture - _blur(picture, 1.3))
     shot = np.sqrt(np.clip(picture, 1, None) / 180) * np.float32(lab.noise)
     grain = rng.standard_normal(picture.shape, np.float32) * np.float32(0.6)
     grain += rng.standard_normal((*size, 1), np.float32) * np.float32(0.8)
     # The camera interpolates its colour filters, so its grain spans more than a pixel.
-    picture += shot * cv2.GaussianBlur(grain, (0, 0), 0.6) * np.float32(1.8)
+    picture += shot * _blur(grain, 0.6) * np.float32(1.8)
     pixels = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
     return _as_jpeg(pixels, lab.jpeg_quality)
 
@@ -826,7 +836,7 @@ def _illumination(rng: np.random.Generator, size: tuple[int, int], lab: Laborato
     mottle = np.zeros((H, W), np.float32)
     for cells, height in ((6, 1.0), (24, 0.8), (96, 0.6)):
         coarse = rng.standard_normal((cells, cells), np.float32) * np.float32(height * lab.haze)
-        mottle += cv2.resize(coarse, (W, H), interpolation=cv2.INTER_CUBIC)
+        mottle += np.asarray(cv2.resize(coarse, (W, H), interpolation=cv2.INTER_CUBIC), np.float32)
     return colour * np.float32(rng.normal(1, 0.03)) * shade + mottle[:, :, None]
 
 
@@ -835,4 +845,7 @@ def _as_jpeg(pixels: Bytes, quality: int) -> Bytes:
     ok, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise ValueError("the drawn field could not be encoded as JPEG")
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    back = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if back is None:
+        raise ValueError("the drawn field could not be decoded from JPEG")
+    return np.ascontiguousarray(back[:, :, ::-1]).astype(np.uint8, copy=False)
