@@ -106,12 +106,12 @@ def fill_ellipse(
     a = (c / radius_x) ** 2 + (s / radius_y) ** 2
     b = c * s * (radius_x**-2 - radius_y**-2) * dy
     k = ((s / radius_x) ** 2 + (c / radius_y) ** 2) * dy**2 - 1
-    root = b**2 - a * k
-    meets = root > 0
-    rows, b, root = rows[meets], b[meets], np.sqrt(root[meets])
-    ends = np.concatenate((x + (-b - root) / a, x + (-b + root) / a))
-    winding = np.repeat(np.array([1, -1]), len(rows))
-    return _fill(np.concatenate((rows, rows)), ends, winding, size)
+    discriminant = b**2 - a * k
+    meets = discriminant > 0
+    middle, reach_x = x - b[meets] / a, np.sqrt(discriminant[meets]) / a
+    ends = np.concatenate((middle - reach_x, middle + reach_x))
+    winding = np.repeat(np.array([1, -1]), len(middle))
+    return _fill(np.tile(rows[meets], 2), ends, winding, size)
 
 
 def _fill(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -210,5 +212,7 @@ def _default(name: str) -> str:
 
 def _shown(value: object) -> str:
     """The refused value as JSON would write it, cut where a reader would stop reading."""
-    text = orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    scalar = value is None or isinstance(value, str | bool | int | float)
+    # What is no scalar may be nested deeper than json can follow; reprlib stops early.
+    text = json.dumps(value) if scalar else reprlib.repr(value)
     return text if len(text) <= 80 else text[:80] + "..."

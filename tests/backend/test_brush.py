@@ -86,6 +86,24 @@ def test_degenerate_masks_go_both_ways(shape: tuple[int, int], value: bool) -> N
     np.testing.assert_array_equal(brush.decode(rle, *shape) > 127, mask)
 
 
+@given(
+    SIDES.flatmap(lambda shape: arrays(np.bool_, shape)),
+    *[st.integers(0, 3) for _ in range(4)],
+)
+@settings(deadline=None, derandomize=True)
+def test_a_part_encodes_like_the_image_that_it_is_the_only_part_of(
+    part: npt.NDArray[np.bool_], top: int, bottom: int, left: int, right: int
+) -> None:
+    image = np.pad(part, ((top, bottom), (left, right)))
+    assert brush.encode(part, at=(top, left), size=image.shape) == sdk_encode(image)
+
+
+@pytest.mark.parametrize("at", [(-1, 0), (0, -1), (3, 0), (0, 4)])
+def test_a_part_that_leaves_the_image_is_not_encoded(at: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="must lie within"):
+        brush.encode(np.ones((2, 3), dtype=bool), at=at, size=(4, 6))
+
+
 def test_a_mask_that_is_a_strided_view_encodes_like_its_copy() -> None:
     mask = discs(64)[::2, ::-1].T
     assert brush.encode(mask) == brush.encode(mask.copy())

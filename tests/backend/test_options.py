@@ -1,0 +1,142 @@
+"""The extra parameters of a connection."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acquisition.aggregate import AGGREGATES
+from acquisition.uncertainty import MEASURES
+from backend.errors import BadOptions
+from backend.options import ProjectOptions, options_table, parse_options
+from training.config import NETWORKS
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  ", {}, "{}", '"{}"', "null", '""'])
+def test_without_extra_parameters_all_is_default(nothing: Any) -> None:
+    assert parse_options(nothing) == ProjectOptions()
+
+
+CHOSEN = {"measure": "mutual_information", "members": 3, "audit_fraction": 0, "regions": "particle"}
+
+
+@pytest.mark.parametrize("given", [CHOSEN, json.dumps(CHOSEN), json.dumps(json.dumps(CHOSEN))])
+def test_an_object_may_come_quoted_once_or_twice(given: Any) -> None:
+    options = parse_options(given)
+    assert (options.measure, options.members, options.regions) == (
+        "mutual_information",
+        3,
+        "particle",
+    )
+    assert options.audit_fraction == 0
+    assert options.min_particle_px == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"members": 0}, "The option members must be an integer from 1 to 20, got 0."),
+        ({"members": "5"}, 'The option members must be an integer from 1 to 20, got "5".'),
+        ({"members": True}, "The option members must be an integer from 1 to 20, got true."),
+        ({"steps": 1.5}, "The option steps must be a positive integer, got 1.5."),
+        (
+            {"unlabelled": "ignore"},
+            'The option unlabelled must be "background" or "unknown", got "ignore".',
+        ),
+        (
+            {"audit_fraction": 0.6},
+            "The option audit_fraction must be a number from 0 to 0.5, got 0.6.",
+        ),
+        (
+            {"max_side_px": 128},
+            "The option max_side_px must be an integer from 256 to 4096, got 128.",
+        ),
+        ({"unknown_label": ""}, 'The option unknown_label must be the name of a label, got "".'),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_sentence(given: Any, says: str) -> None:
+    with pytest.raises(BadOptions) as refusal:
+        parse_options(given)
+    assert str(refusal.value) == says
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"arch": "unet"}, 'The options are image, measure, .*; got "arch"'),
+        ("{", "must be a JSON object, got text that is no JSON"),
+        ("[1]", r"must be a JSON object, got \[1\]"),
+        (7, "must be a JSON object, got 7"),
+        ({1: 2}, "names of options must be text, got 1"),
+        ('{"audit_fraction": NaN}', "no JSON"),
+        ({"audit_fraction": float("nan")}, "audit_fraction must be a number from 0 to 0.5"),
+        ("[" * 100_000, "no JSON"),
+        ({"image": "x" * 500, "seed": -1}, "The option seed must be an integer from 0"),
+        ({"measure": "x" * 500}, r'got "x{79}\.\.\.\.$'),
+    ],
+)
+def test_what_is_no_set_of_options_is_refused(given: Any, says: str) -> None:
+    with pytest.raises(BadOptions, match=says):
+        parse_options(given)
+
+
+def test_each_of_several_wrong_values_has_its_sentence() -> None:
+    with pytest.raises(BadOptions) as refusal:
+        parse_options({"members": 0, "steps": -1})
+    assert str(refusal.value).count("The option ") == 2
+
+
+def refusal_of(value: Any) -> str | None:
+    """What is said against a value, or None if it is taken."""
+    try:
+        parse_options(value)
+    except BadOptions as error:
+        return str(error)
+    return None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+@settings(derandomize=True)
+def test_anything_is_read_or_refused(value: Any) -> None:
+    said = refusal_of(value)
+    assert said is None or said.endswith(".")
+
+
+@given(st.sampled_from(sorted(ProjectOptions.model_fields)), st.integers() | st.floats())
+@settings(derandomize=True)
+def test_any_number_for_any_option_is_taken_or_refused(name: str, value: float) -> None:
+    said = refusal_of({name: value})
+    if said is None:
+        assert getattr(parse_options({name: value}), name) == value
+    else:
+        assert f"The option {name} must be" in said
+
+
+def test_the_names_are_those_of_the_parts_that_use_them() -> None:
+    for field, names in (("measure", MEASURES), ("aggregate", AGGREGATES), ("network", NETWORKS)):
+        for name in names:
+            assert getattr(parse_options({field: name}), field) == name
+        row = next(row for row in options_table() if row[0] == field)
+        assert [part.strip(', "') for part in row[1].replace(" or ", ", ").split(",")] == list(
+            names
+        )
+
+
+def test_the_table_tells_all_of_every_option() -> None:
+    table = options_table()
+    assert [row[0] for row in table] == list(ProjectOptions.model_fields)
+    assert all(part and part != "None" for row in table for part in row)
+
+
+def test_options_labels_and_regions_import_without_torch() -> None:
+    code = "import sys, backend.options, backend.regions; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
