@@ -192,13 +192,13 @@ class Settings(BaseSettings):
     basic_auth_user: str = _field(
         "committee",
         "The name that Label Studio and you give to the web.",
-        "a name of printable characters without a colon",
-        pattern=r"^[^\x00-\x1f\x7f:]+$",
+        # Label Studio encodes other letters in two ways, and strips blanks in one of two places.
+        "printable ASCII without a colon and without blanks around it",
     )
     basic_auth_pass: SecretStr = _field(
         SecretStr(""),
         "Its password. Unset: made up once and kept in `DATA_DIR/secrets.json`.",
-        "printable characters",
+        "printable ASCII without blanks around it",
         "made up once",
     )
     allowed_image_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = _field(
@@ -231,7 +231,7 @@ class Settings(BaseSettings):
         data_dir = _absolute(Path(values.get("data_dir", "data")))
         host, port = str(values.get("host", "127.0.0.1")), values.get("port", DEFAULT_PORT)
         return {
-            "backend_url": f"http://{_reachable(host)}:{port}",
+            "backend_url": f"http://{reachable(host)}:{port}",
             "ledger_url": f"sqlite:///{data_dir / 'ledger.sqlite3'}",
             "registry_url": str(data_dir / "registry"),
             "workers": _default_workers(),
@@ -243,15 +243,21 @@ class Settings(BaseSettings):
     def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_host(host) for host in hosts)
 
-    @field_validator("label_studio_api_key", "basic_auth_pass")
+    @field_validator("basic_auth_user", "basic_auth_pass", "label_studio_api_key")
     @classmethod
-    def _check_secret(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if secret is None:
+    def _check_header(
+        cls, value: str | SecretStr | None, info: ValidationInfo
+    ) -> str | SecretStr | None:
+        """What travels in an Authorization header."""
+        if value is None:
             return None
-        text = secret.get_secret_value()
-        if not text.isprintable() or (info.field_name == "label_studio_api_key" and " " in text):
-            raise ValueError("not printable")
-        return secret
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        wrong = {"basic_auth_user": ":", "label_studio_api_key": " "}.get(info.field_name or "")
+        if not text or not text.isascii() or not text.isprintable() or text != text.strip():
+            raise ValueError("not printable ASCII")
+        if wrong is not None and wrong in text:
+            raise ValueError("a character that cannot be there")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -342,7 +348,7 @@ def _shown(name: str, value: object) -> str:
     return repr(re.sub(r"//[^/@]*@", "//***@", str(value)))
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """The host to put into an address for something that listens on ``host``."""
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return "127.0.0.1"
