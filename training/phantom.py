@@ -30,6 +30,8 @@ WAVELENGTHS_UM = (0.61, 0.54, 0.46)
 REFERENCE_UM = 0.54
 # Rings farther out than this are below the sensor's noise at every focus we draw.
 HALO_UM = 5.0
+# Out of focus by this much, the faintest hyaline cast stands out of the noise.
+SHOWING_UM = 0.8
 # Fewer pixels than this is a particle's edge at the frame: nothing an annotator would mark.
 SMALLEST_PX = 12
 
@@ -69,7 +71,7 @@ LABORATORIES = {
         condenser=0.13,
         tilt=(0.05, -0.06),
         vignetting=0.07,
-        noise=1.9,
+        noise=3.8,
         haze=1.3,
         sharpening=0.55,
         softness_px=0.55,
@@ -86,7 +88,7 @@ LABORATORIES = {
         condenser=0.17,
         tilt=(-0.07, -0.02),
         vignetting=0.26,
-        noise=3.1,
+        noise=5.2,
         haze=2.2,
         sharpening=0.15,
         softness_px=0.9,
@@ -148,6 +150,8 @@ def draw_field(seed: int, laboratory: str = "A", size: tuple[int, int] = (512, 5
     _add_debris(light, specimen, rng, lab, focus)
     for index, particle, (y, x) in _scatter(specimen, rng, size, lab):
         defocus = focus + float(np.clip(rng.normal(0, lab.focus_spread_um), -3, 3))
+        # In exact focus a clear particle vanishes; whoever takes the picture turns until it shows.
+        defocus = float(np.copysign(max(abs(defocus), SHOWING_UM), defocus))
         to, of = _overlap(size, particle.phase.shape, y, x)
         if to is None:
             continue
@@ -177,6 +181,8 @@ def write_folder(
         raise ValueError(f"count must be 1 or more, got {count}")
     if not laboratories:
         raise ValueError("laboratories must name at least one laboratory, got none")
+    for laboratory in laboratories:
+        _check(seed, laboratory, (512, 512))
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     lines = [f"{index} {name}\n" for index, name in enumerate(CLASSES)]
@@ -386,7 +392,8 @@ def _spikes(rng: np.random.Generator, theta: Floats) -> Floats:
     count, start = int(rng.integers(9, 15)), rng.uniform(0, 2 * np.pi)
     wave = 0.5 + 0.5 * np.cos(count * theta + np.float32(start))
     uneven = 1 + 0.4 * np.cos(2 * theta + np.float32(rng.uniform(0, 6)))
-    return 1 + np.float32(rng.uniform(0.10, 0.2)) * uneven * wave**2
+    reach: Floats = 1 + np.float32(rng.uniform(0.10, 0.2)) * uneven * wave**2
+    return reach
 
 
 def _disc(rng: np.random.Generator, rho: Floats, across: Floats, um: float) -> Floats:
@@ -406,7 +413,8 @@ def _cup(rng: np.random.Generator, rho: Floats, across: Floats, um: float) -> Fl
 
 def _ghost(rng: np.random.Generator, rho: Floats, across: Floats, um: float) -> Floats:
     wall = 2.6 * np.exp(-(((rho - 0.93) / 0.07) ** 2)) * (rho <= 1)
-    return wall + 1.4 * _dome(rho)
+    thickness: Floats = wall + 1.4 * _dome(rho)
+    return thickness
 
 
 def _crenated(rng: np.random.Generator, rho: Floats, across: Floats, um: float) -> Floats:
@@ -498,7 +506,8 @@ def _angular_depth(rng: np.random.Generator, u: Floats, v: Floats, radius: float
         # A sum of exponentials is the greatest side with its corners rounded off.
         sides += np.exp((reach - np.float32(side)) / np.float32(1.4))
     inner = -1.4 * np.log(sides + np.float32(1e-30))
-    return inner + np.float32(radius) * wave
+    depth: Floats = inner + np.float32(radius) * wave
+    return depth
 
 
 def _flap(rng: np.random.Generator, u: Floats, v: Floats, depth: Floats, radius: float) -> Floats:
@@ -534,7 +543,8 @@ def _nucleus(rng: np.random.Generator, u: Floats, v: Floats, radius: float, um: 
     r, theta = np.hypot(du, dv), np.arctan2(dv, du)
     rho = r / _outline(rng, theta, rng.uniform(3.2, 4.4), 0.08)
     chromatin = _granules(rng, u.shape, 0.5, 0.35, um)
-    return (1.1 * _dome(rho) ** np.float32(0.6)) + 0.3 * chromatin * (rho < 0.9)
+    height: Floats = (1.1 * _dome(rho) ** np.float32(0.6)) + 0.3 * chromatin * (rho < 0.9)
+    return height
 
 
 def _facets(u: Floats, v: Floats, planes: Sequence[tuple[float, float, float]]) -> Floats:
@@ -638,8 +648,8 @@ def _cast(rng: np.random.Generator, um: float) -> Particle:
     streaks = _streaks(rng, u, across, um) * inside
     if kind == "hyaline":
         few = _granules(rng, u.shape, 0.05, 0.3, um) * inside
-        phase = 0.75 * tube + 0.3 * wall + 0.18 * streaks + 0.35 * few
-        return Particle(phase, 0.025 * tube, (0.9, 0.8, 1.0), inside)
+        phase = 0.95 * tube + 0.5 * wall + 0.18 * streaks + 0.35 * few
+        return Particle(phase, 0.035 * tube, (0.9, 0.8, 1.0), inside)
     fill = _rise(depth / 1.2) * inside
     fine = _granules(rng, u.shape, rng.uniform(0.6, 1.6), rng.uniform(0.26, 0.42), um)
     coarse = _granules(rng, u.shape, 0.12, 0.7, um)
@@ -656,7 +666,8 @@ def _end(rng: np.random.Generator, u: Floats, half: float, width: float) -> Floa
     kind = rng.choice(["round", "taper", "broken"], p=[0.55, 0.2, 0.25])
     length = width * {"round": 1.0, "taper": 2.6, "broken": 0.35}[str(kind)]
     into = np.clip((np.float32(half) - u) / np.float32(length), 0, 1)
-    return np.sqrt(np.clip(1 - (1 - into) ** 2, 0, None))
+    share: Floats = np.sqrt(np.clip(1 - (1 - into) ** 2, 0, None))
+    return share
 
 
 def _streaks(rng: np.random.Generator, u: Floats, across: Floats, um: float) -> Floats:
@@ -812,14 +823,17 @@ def _carry(
 def _photograph(light: Floats, rng: np.random.Generator, lab: Laboratory) -> Bytes:
     """The camera's picture, uint8 [H, W, 3] RGB, of relative light [H, W, 3]."""
     size = (light.shape[0], light.shape[1])
-    picture = light ** np.float32(lab.contrast) * _illumination(rng, size, lab)
-    picture = _blur(picture, lab.softness_px)
+    lit = light ** np.float32(lab.contrast) * _illumination(rng, size, lab)
+    picture = _blur(lit, lab.softness_px)
     picture += np.float32(lab.sharpening) * (picture - _blur(picture, 1.3))
     shot = np.sqrt(np.clip(picture, 1, None) / 180) * np.float32(lab.noise)
     grain = rng.standard_normal(picture.shape, np.float32) * np.float32(0.6)
     grain += rng.standard_normal((*size, 1), np.float32) * np.float32(0.8)
     # The camera interpolates its colour filters, so its grain spans more than a pixel.
     picture += shot * _blur(grain, 0.6) * np.float32(1.8)
+    # Compression leaves colour grain in blotches of a few pixels, as it stores colour coarsely.
+    blotches = rng.standard_normal(picture.shape, np.float32)
+    picture += shot * _blur(blotches, 1.6) * np.float32(2.0)
     pixels = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
     return _as_jpeg(pixels, lab.jpeg_quality)
 
@@ -837,7 +851,8 @@ def _illumination(rng: np.random.Generator, size: tuple[int, int], lab: Laborato
     for cells, height in ((6, 1.0), (24, 0.8), (96, 0.6)):
         coarse = rng.standard_normal((cells, cells), np.float32) * np.float32(height * lab.haze)
         mottle += np.asarray(cv2.resize(coarse, (W, H), interpolation=cv2.INTER_CUBIC), np.float32)
-    return colour * np.float32(rng.normal(1, 0.03)) * shade + mottle[:, :, None]
+    lit: Floats = colour * np.float32(rng.normal(1, 0.03)) * shade + mottle[:, :, None]
+    return lit
 
 
 def _as_jpeg(pixels: Bytes, quality: int) -> Bytes:
