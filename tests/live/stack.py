@@ -1,0 +1,251 @@
+"""Our own web and worker as processes of their own, against real servers, and tiny projects."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import requests
+from PIL import Image
+
+from backend.connections import connect_project
+from backend.ledger import Row
+from backend.replay import label_config, strokes
+from backend.settings import Settings, load_settings
+from backend.workplace import Workplace
+from tests.live.servers import (
+    ROOT,
+    LabelStudio,
+    Process,
+    ServerFailed,
+    ValkeyServer,
+    free_port,
+    start_valkey,
+    wait_until,
+)
+
+T = TypeVar("T")
+Mask = npt.NDArray[np.uint8]
+
+CLASSES = ("background", "dark cell", "bright cell")
+UNKNOWN = "Unknown"
+SIDE_PX = 96
+
+TINY: Mapping[str, Any] = {"members": 2, "steps": 15, "unknown_label": UNKNOWN, "audit_fraction": 0}
+"""Options of a committee that is trained in seconds and good for nothing but tests."""
+
+START_LIMIT_S = 120.0
+ROUND_LIMIT_S = 240.0
+"""A tiny round takes some 30 s on two idle cores; others may be using them."""
+
+
+@dataclass
+class Stack:
+    """A running system. ``work`` is the test's own door to its ledger and Label Studio."""
+
+    settings: Settings
+    work: Workplace
+    label_studio: LabelStudio
+    valkey: ValkeyServer
+    web: Process
+    worker: Process
+
+    @property
+    def url(self) -> str:
+        return self.settings.backend_url
+
+    @property
+    def auth(self) -> tuple[str, str]:
+        return self.settings.basic_auth_user, self.settings.basic_auth_pass.get_secret_value()
+
+    def stop(self) -> None:
+        """End everything that was started here."""
+        for process in (self.worker, self.web):
+            process.stop()
+        self.work.close()
+        self.work.studio.close()
+        self.work.redis.close()
+        self.valkey.stop()
+
+    def wait(
+        self, condition: Callable[[], T | None], what: str, limit_s: float = ROUND_LIMIT_S
+    ) -> T:
+        """``wait_until``, with the ends of our logs where it was in vain."""
+        try:
+            found = wait_until(condition, limit_s, what, every_s=0.25)
+        except TimeoutError as error:
+            logs = f"web:\n{self.web.tail()}\nworker:\n{self.worker.tail()}"
+            raise TimeoutError(f"{error}\n{logs}") from None
+        assert found is not None  # wait_until gives what is truthy
+        return found
+
+    def post(self, path: str, body: object) -> requests.Response:
+        """POST to our web over a connection of its own, as Label Studio does."""
+        return requests.post(f"{self.url}{path}", json=body, auth=self.auth, timeout=30)
+
+    def horses(self) -> list[psutil.Process]:
+        """The processes that do a job right now: children of the workers' children."""
+        try:
+            single = psutil.Process(self.worker.pid).children()
+            return [horse for worker in single for horse in worker.children()]
+        except psutil.NoSuchProcess:
+            return []
+
+    def last_train(self, project: TinyProject) -> Row | None:
+        return self.work.ledger.last_round(project.row_id, kind="train")
+
+    def await_round(self, project: TinyProject, number: int = 1) -> Row:
+        """The project's training round of that count, once it has ended, however."""
+
+        def ended() -> Row | None:
+            row = self.last_train(project)
+            if row is None or row["version"] < number or row["state"] == "active":
+                return None
+            return row
+
+        return self.wait(ended, f"training round {number} of project {project.id} to end")
+
+
+@dataclass
+class TinyProject:
+    """A connected project of drawn images. ``masks`` by task id, ``tasks`` in upload order."""
+
+    stack: Stack
+    id: int
+    row_id: int
+    tasks: tuple[int, ...]
+    masks: Mapping[int, Mask]
+
+    def result(self, task_id: int, prediction: Mapping[str, Any] | None = None) -> list[Any]:
+        """The task's true mask as an annotation's regions."""
+        return strokes(self.masks[task_id], CLASSES, UNKNOWN, prediction)
+
+    def label(self, *task_ids: int) -> None:
+        for task_id in task_ids:
+            self.stack.work.studio.annotate(task_id, self.result(task_id))
+
+    def serving(self) -> Row | None:
+        return self.stack.work.ledger.serving(self.row_id)
+
+    def ranking(self) -> list[int]:
+        serving = self.serving()
+        if serving is None:
+            return []
+        return [row["task_id"] for row in self.stack.work.ledger.ranking(serving["id"])]
+
+
+def start_stack(folder: Path, label_studio: LabelStudio, **settings: Any) -> Stack:
+    """Start Valkey, web and worker on free ports, all state in ``folder``; wait until healthy.
+
+    Raises:
+        ServerFailed: one of them did not come up; the ends of the logs are in the message.
+    """
+    valkey = start_valkey(_made(folder / "valkey"))
+    port = free_port()
+    given: dict[str, Any] = {
+        "data_dir": folder / "data",
+        "host": "127.0.0.1",
+        "port": port,
+        "backend_url": f"http://127.0.0.1:{port}",
+        "label_studio_url": label_studio.url,
+        "label_studio_api_key": label_studio.api_key,
+        "redis_url": valkey.url,
+        "ledger_url": f"sqlite:///{folder / 'data' / 'ledger.sqlite3'}",
+        "registry_url": str(folder / "data" / "registry"),
+        "basic_auth_user": "committee",
+        "basic_auth_pass": "throwaway-3",
+        "allowed_image_hosts": "",
+        "members": 2,
+        "workers": 2,
+        "retrain_every": 1000,
+        **settings,
+    }
+    environment = {name.upper(): str(value) for name, value in given.items()}
+    loaded = load_settings(_env_file=None, **given)
+    processes: list[Process] = []
+    try:
+        for role in ("serve", "worker"):
+            command = [sys.executable, "-m", "backend", role]
+            processes.append(Process(command, folder / f"{role}.log", environment, cwd=ROOT))
+        stack = Stack(loaded, Workplace(loaded), label_studio, valkey, *processes)
+        wait_until(lambda: _healthy(stack), START_LIMIT_S, "web and worker to be healthy")
+    except BaseException as error:
+        tails = "\n".join(process.tail() for process in processes)
+        for process in processes:
+            process.stop()
+        valkey.stop()
+        if isinstance(error, TimeoutError):
+            raise ServerFailed(f"{error}\n{tails}") from error
+        raise
+    return stack
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _healthy(stack: Stack) -> bool:
+    for process in (stack.web, stack.worker):
+        if not process.alive():
+            raise ServerFailed(f"{process.log.stem} ended while starting:\n{process.tail()}")
+    try:
+        answer = requests.get(f"{stack.url}/health", timeout=5)
+    except (requests.ConnectionError, requests.Timeout):
+        return False
+    if answer.status_code != 200 or not stack.settings.ledger_path.exists():
+        return False
+    roles = {row["role"] for row in stack.work.ledger.processes()}
+    return roles == {"web", "worker"}
+
+
+def make_project(stack: Stack, title: str, images: int, **options: Any) -> TinyProject:
+    """A connected project of drawn fields, with ``TINY`` options unless others are given."""
+    studio = stack.work.studio
+    created = studio.create_project(
+        title=title, label_config=label_config(CLASSES, UNKNOWN), maximum_annotations=1
+    )
+    fields = [draw_field(seed) for seed in range(images)]
+    files = [(f"field-{seed}.png", png) for seed, (png, _) in enumerate(fields)]
+    tasks = tuple(studio.upload(created.id, files))
+    connected = connect_project(stack.work, created.id, {**TINY, **options})
+    masks = {task_id: mask for task_id, (_, mask) in zip(tasks, fields, strict=True)}
+    return TinyProject(stack, created.id, connected.project["id"], tasks, masks)
+
+
+def draw_field(seed: int) -> tuple[bytes, Mask]:
+    """(PNG, class indices): dark and bright discs on a grey that is uneven, with noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIDE_PX, :SIDE_PX]
+    grey = 128 + 0.2 * (x - SIDE_PX / 2) + rng.normal(0, 4, (SIDE_PX, SIDE_PX))
+    mask = np.zeros((SIDE_PX, SIDE_PX), dtype=np.uint8)
+    for index in (1, 2, 1, 2, 1):
+        cy, cx, radius = *rng.uniform(12, SIDE_PX - 12, 2), rng.uniform(7, 12)
+        mask[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] = index
+    # How well a disc shows differs from field to field, so that some are hard.
+    contrast = rng.uniform(15, 70)
+    grey += np.choose(mask, [0, -contrast, contrast])
+    image = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue(), mask
+
+
+def write_folder(root: Path, images: int) -> Path:
+    """A labelled folder of drawn fields, for ``replay``; a corner of each mask is unknown."""
+    for name in ("images", "masks"):
+        _made(root / name)
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    for seed in range(images):
+        png, mask = draw_field(seed)
+        mask[:8, :8] = 255
+        (root / "images" / f"field-{seed}.png").write_bytes(png)
+        Image.fromarray(mask).save(root / "masks" / f"field-{seed}.png")
+    return root

@@ -1,0 +1,302 @@
+"""The loop, end to end: real Label Studio, Valkey, web and workers, a tiny committee.
+
+The tests of one project follow each other: a round costs half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from backend.ledger import Row
+from backend.rounds import check_project
+from backend.studio import Studio
+from backend.worker import NICE
+from tests.live.servers import LabelStudio
+from tests.live.stack import Stack, TinyProject, make_project, start_stack
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+
+INITIAL = 6
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Stack]:
+    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def trained(stack: Stack) -> TinyProject:
+    """A project whose first labels have started a round and whose publication serves."""
+    project = make_project(stack, "loop trained", 16, retrain_every=INITIAL)
+    project.label(*project.tasks[:INITIAL])
+    row = stack.await_round(project)
+    assert (row["state"], row["error"]) == ("succeeded", None)
+    return project
+
+
+@pytest.fixture
+def bea(second_studio: Studio) -> Studio:
+    return second_studio
+
+
+def current(studio: Studio, project: TinyProject, task_id: int) -> dict[str, Any]:
+    """The task's prediction of the publication that serves now."""
+    serving = project.serving()
+    assert serving is not None
+    found = [p for p in studio.predictions(task_id) if p["model_version"] == serving["name"]]
+    assert len(found) == 1
+    return found[0]
+
+
+def start_training(stack: Stack, project: TinyProject) -> requests.Response:
+    """Press "Start training", as the browser does."""
+    backend = stack.work.studio.ml_backends(project.id)[0]
+    return requests.post(
+        f"{stack.label_studio.url}/api/ml/{backend['id']}/train",
+        headers={"Authorization": f"Token {stack.label_studio.api_key}"},
+        json={},
+        timeout=120,
+    )
+
+
+def ended(row: Row | None) -> bool:
+    return row is not None and row["state"] != "active"
+
+
+class TestTheFirstRound:
+    def test_labels_start_it_by_webhook(self, stack: Stack, trained: TinyProject) -> None:
+        row = stack.last_train(trained)
+        assert row is not None
+        assert row["reason"].startswith(f"{INITIAL} labels changed")
+        assert {entry["task"] for entry in row["manifest"]} == set(trained.tasks[:INITIAL])
+        assert row["problems"] == []
+        # Later than the labels by the quiet that a burst needs, sooner than any reconcile.
+        last = stack.work.ledger.last_event_at(trained.row_id)
+        assert last is not None
+        assert row["started_at"] < last + 60
+
+    def test_its_publication_ranks_all_that_is_left_and_label_studio_follows_it(
+        self, stack: Stack, trained: TinyProject, studio: Studio
+    ) -> None:
+        serving = trained.serving()
+        assert serving is not None
+        assert (serving["name"], serving["length"], serving["stored"]) == ("committee-v1.1", 10, 10)
+        assert set(trained.ranking()) == set(trained.tasks[INITIAL:])
+        settings = studio.project(trained.id)
+        assert (settings.model_version, settings.sampling) == (
+            "committee-v1.1",
+            "Uncertainty sampling",
+        )
+
+    def test_it_is_followed_by_no_other(self, stack: Stack, trained: TinyProject) -> None:
+        """The states that the round read and the ones that a check reads are the same."""
+        assert check_project(stack.work, trained.row_id) is None
+        assert stack.work.ledger.project(trained.row_id)["changed"] == 0
+
+
+class TestTheQueue:
+    def test_two_users_at_once_are_served_the_ranking(
+        self, trained: TinyProject, studio: Studio, bea: Studio
+    ) -> None:
+        ranking = trained.ranking()
+        held: list[tuple[Studio, int]] = []
+        served: list[int] = []
+        for user in (studio, bea, studio, bea):
+            # Each submits what they hold before they ask again; the other's stays locked.
+            for holder, task_id in [pair for pair in held if pair[0] is user]:
+                prediction = current(user, trained, task_id)
+                holder.annotate(
+                    task_id,
+                    trained.result(task_id, prediction),
+                    parent_prediction=prediction["id"],
+                )
+            row = user.next_task(trained.id)
+            assert row is not None
+            held = [pair for pair in held if pair[0] is not user] + [(user, row["id"])]
+            served.append(row["id"])
+        assert served == ranking[:4]
+
+    def test_a_task_that_was_open_while_a_new_publication_came_can_be_submitted(
+        self, stack: Stack, trained: TinyProject, studio: Studio, bea: Studio
+    ) -> None:
+        opened = bea.next_task(trained.id)  # the one that bea holds: it is locked for her
+        assert opened is not None
+        before = trained.serving()
+        shown = current(bea, trained, opened["id"])
+        stack.work.ledger.add_event(trained.row_id, "RETRAIN")
+        row = stack.await_round(trained, 2)
+        assert (row["state"], row["error"]) == ("succeeded", None)
+        after = trained.serving()
+        assert before is not None
+        assert after is not None
+        assert after["name"] != before["name"]
+
+        made = bea.annotate(
+            opened["id"],
+            trained.result(opened["id"], shown),
+            parent_prediction=shown["id"],
+        )
+        assert made["parent_prediction"] == shown["id"]
+
+    def test_the_new_order_is_served_from_then_on(
+        self, trained: TinyProject, studio: Studio, bea: Studio
+    ) -> None:
+        # The owner still holds a task of the old order, which Label Studio keeps for them.
+        held = studio.next_task(trained.id)
+        assert held is not None
+        studio.annotate(held["id"], trained.result(held["id"]))
+        labelled = {task.id for task in studio.tasks(trained.id) if task.annotations}
+        left = [task_id for task_id in trained.ranking() if task_id not in labelled]
+        row = studio.next_task(trained.id)
+        assert row is not None
+        assert row["id"] == left[0]
+
+    def test_setup_says_the_new_name_on_every_web_worker(
+        self, stack: Stack, trained: TinyProject
+    ) -> None:
+        serving = trained.serving()
+        assert serving is not None
+        key = stack.work.studio.project(trained.id).key
+        body = {
+            "project": key,
+            "schema": stack.work.studio.project(trained.id).label_config,
+            "extra_params": stack.work.ledger.project(trained.row_id)["extra_params"],
+        }
+        answers = [stack.post("/setup", body).json() for _ in range(40)]
+        assert {answer["model_version"] for answer in answers} == {serving["name"]}
+
+    def test_label_studio_lists_our_version_and_asks_for_nothing_twice(
+        self, trained: TinyProject, studio: Studio
+    ) -> None:
+        """Opening a ranked task adds no second prediction of the same version."""
+        task_id = trained.ranking()[-1]
+        studio.task(task_id)
+        current(studio, trained, task_id)
+
+
+class TestWithoutAModel:
+    def test_every_task_gets_an_empty_answer_and_the_order_is_uniform(
+        self, stack: Stack, studio: Studio
+    ) -> None:
+        project = make_project(stack, "loop untrained", 3)
+        settings = studio.project(project.id)
+        assert (settings.sampling, settings.model_version) == ("Uniform sampling", "")
+        tasks = [{"id": task.id, "data": task.data} for task in studio.tasks(project.id)]
+        answer = stack.post("/predict", {"tasks": tasks, "project": settings.key})
+        assert (answer.status_code, answer.json()) == (200, {"results": [[], [], []]})
+        # Opened in the browser, Label Studio asks by itself, and saves nothing.
+        served = studio.next_task(project.id)
+        assert served is not None
+        assert served["id"] in project.tasks
+        assert studio.predictions(served["id"]) == []
+
+
+class TestStartingByHand:
+    def test_start_training_starts_a_round_that_survives_a_killed_horse(self, stack: Stack) -> None:
+        """kill -9 in mid-fit: the part is done again, and the round ends well."""
+        project = make_project(stack, "loop started", 6, steps=60)
+        project.label(*project.tasks[:3])
+        answer = start_training(stack, project)
+        assert answer.status_code == 200
+
+        def fitting() -> list[psutil.Process]:
+            row = stack.last_train(project)
+            if row is None or row["stage"] != "fit":
+                return []
+            parts = stack.work.ledger.parts(row["id"], "fit")
+            # Past its start, so that the horse dies with the weights half made.
+            if not any(part["state"] == "leased" and part["progress"] > 0 for part in parts):
+                return []
+            return [horse for horse in stack.horses() if horse.nice() == NICE]
+
+        for horse in stack.wait(fitting, "a horse in the middle of its training"):
+            os.kill(horse.pid, signal.SIGKILL)
+        row = stack.await_round(project)
+        assert (row["state"], row["error"]) == ("succeeded", None)
+        attempts = [part["attempts"] for part in stack.work.ledger.parts(row["id"], "fit")]
+        assert max(attempts) >= 2
+        assert project.serving() is not None
+
+
+class TestLostEvents:
+    def test_labels_whose_webhook_is_gone_are_found_by_the_reconcile(
+        self, stack: Stack, studio: Studio
+    ) -> None:
+        project = make_project(stack, "loop deaf", 6, retrain_every=4)
+        for hook in studio.webhooks(project.id):
+            studio.delete_webhook(hook["id"])
+        project.label(*project.tasks[:4])
+        assert stack.work.ledger.pending_events(project.row_id) == []
+        check_project(stack.work, project.row_id)
+        row = stack.last_train(project)
+        assert row is not None
+        assert row["reason"].startswith("4 labels changed")
+        assert stack.await_round(project)["state"] == "succeeded"
+
+
+class TestAFailedRound:
+    def test_it_leaves_the_old_publication_serving_and_says_why(
+        self, stack: Stack, trained: TinyProject, studio: Studio, label_studio: LabelStudio
+    ) -> None:
+        before = trained.serving()
+        number = _last_number(stack, trained)
+        uploads = label_studio.data_dir / "media" / "upload" / str(trained.id)
+        away = uploads.with_name("away")
+        uploads.rename(away)
+        try:
+            _touch_every_annotation(studio, trained)
+            stack.work.ledger.add_event(trained.row_id, "RETRAIN")
+            row = stack.await_round(trained, number + 1)
+        finally:
+            _give_back(away, uploads)
+        assert row["state"] == "failed"
+        assert "A round needs labels on at least 2 images, got 0" in row["error"]
+        after = trained.serving()
+        assert before is not None
+        assert after is not None
+        assert after["name"] == before["name"]
+        assert studio.project(trained.id).model_version == before["name"]
+        project = stack.work.ledger.project(trained.row_id)
+        assert project["last_error"] == row["error"]
+        assert project["not_before"] > row["ended_at"]
+
+    def test_the_button_does_not_wait_and_mends_it(
+        self, stack: Stack, trained: TinyProject
+    ) -> None:
+        number = _last_number(stack, trained)
+        assert start_training(stack, trained).status_code == 200
+        row = stack.await_round(trained, number + 1)
+        assert (row["state"], row["error"]) == ("succeeded", None)
+        assert stack.work.ledger.project(trained.row_id)["last_error"] is None
+
+
+def _last_number(stack: Stack, project: TinyProject) -> int:
+    row = stack.last_train(project)
+    assert row is not None
+    assert ended(row)
+    number: int = row["version"]
+    return number
+
+
+def _touch_every_annotation(studio: Studio, project: TinyProject) -> None:
+    """Edit each, so that no example can come from the cache."""
+    for task in studio.tasks(project.id):
+        for annotation in studio.annotations(task.id):
+            studio.update_annotation(annotation["id"], result=project.result(task.id))
+
+
+def _give_back(away: Path, uploads: Path) -> None:
+    # Label Studio may have made an empty folder of that name meanwhile.
+    if uploads.exists():
+        uploads.rmdir()
+    away.rename(uploads)

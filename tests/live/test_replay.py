@@ -1,0 +1,54 @@
+"""Replay of a small folder through the whole system, in both orders."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.replay import ReplayPlan, replay
+from backend.studio import Studio
+from tests.live.servers import LabelStudio
+from tests.live.stack import CLASSES, Stack, start_stack, write_folder
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Stack]:
+    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
+    yield started
+    started.stop()
+
+
+def test_a_folder_is_played_in_both_orders_and_purged(
+    stack: Stack, studio: Studio, tmp_path: Path
+) -> None:
+    plan = ReplayPlan(
+        write_folder(tmp_path / "fields", 14),
+        rounds=2,
+        per_round=4,
+        order="both",
+        steps=15,
+        members=2,
+        round_limit_s=300,
+        purge=True,
+    )
+    said: list[str] = []
+    result = replay(stack.work, plan, said.append)
+
+    assert (result.training, result.held_back) == (11, 3)
+    assert [curve.order for curve in result.curves] == ["queue", "random"]
+    for curve in result.curves:
+        assert [point.labels for point in curve.points] == [4, 8]
+        assert [point.made for point in curve.points] == [1, 2]
+        assert all(set(point.iou) == set(CLASSES[1:]) for point in curve.points)
+        assert all(point.seconds["fit"] > 0 for point in curve.points)
+        assert all(point.publication is not None for point in curve.points)
+    queue, chance = result.curves
+    assert [(point.served, point.mismatches) for point in queue.points] == [(0, 0), (4, 0)]
+    assert [point.served for point in chance.points] == [0, 0]
+    assert any("assemble" in line for line in said)
+
+    left = {project.id for project in studio.projects()}
+    assert not left & {curve.project for curve in result.curves}
+    assert stack.work.ledger.projects() == []
