@@ -26,7 +26,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
@@ -216,7 +215,7 @@ class Settings(BaseSettings):
         500, "Images published in a round, at most; never more than are scored.", _POSITIVE, ge=1
     )
     workers: int = _field(
-        0,
+        _default_workers(),
         "Worker processes that `make run` starts.",
         "an integer from 1 to 64",
         "the CPUs, at most 4",
@@ -224,19 +223,19 @@ class Settings(BaseSettings):
         le=64,
     )
 
-    @model_validator(mode="before")
+    @field_validator("backend_url", "ledger_url", "registry_url", mode="before")
     @classmethod
-    def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Defaults that follow from other fields."""
-        data_dir = _absolute(Path(values.get("data_dir", "data")))
-        host, port = str(values.get("host", "127.0.0.1")), values.get("port", DEFAULT_PORT)
+    def _follow(cls, value: object, info: ValidationInfo) -> object:
+        """Defaults that follow from fields above; a refused one of those is complained of once."""
+        if value != "":
+            return value
+        data_dir = info.data.get("data_dir", ROOT)
+        host, port = info.data.get("host", "127.0.0.1"), info.data.get("port", DEFAULT_PORT)
         return {
             "backend_url": f"http://{reachable(host)}:{port}",
             "ledger_url": f"sqlite:///{data_dir / 'ledger.sqlite3'}",
             "registry_url": str(data_dir / "registry"),
-            "workers": _default_workers(),
-            **values,
-        }
+        }[info.field_name or ""]
 
     @field_validator("allowed_image_hosts")
     @classmethod

@@ -1,0 +1,259 @@
+"""Each setting: where it comes from, and the sentence that refuses a wrong one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.settings import (
+    ROOT,
+    BadSettings,
+    Settings,
+    load_secrets,
+    load_settings,
+    remember,
+    remembered,
+    settings_table,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def load(tmp_path: Path, **overrides: object) -> Settings:
+    return load_settings(_env_file=None, data_dir=tmp_path, **overrides)
+
+
+def refusal(tmp_path: Path, **overrides: object) -> str:
+    with pytest.raises(BadSettings) as refused:
+        load(tmp_path, **overrides)
+    return str(refused.value)
+
+
+def test_the_defaults_follow_from_the_data_folder(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert settings.port == 9090
+    assert settings.backend_url == "http://127.0.0.1:9090"
+    assert settings.ledger_path == tmp_path / "ledger.sqlite3"
+    assert settings.registry_path == tmp_path / "registry"
+    assert (settings.retrain_every, settings.members) == (10, 5)
+    assert (settings.candidates, settings.queue_length) == (2000, 500)
+    assert 1 <= settings.workers <= 4
+
+
+def test_a_wrong_number_is_refused_with_the_sentence_of_the_style_guide(tmp_path: Path) -> None:
+    assert refusal(tmp_path, retrain_every="0") == (
+        "RETRAIN_EVERY must be a positive integer, got '0'."
+    )
+
+
+WRONG = {
+    "host": ["a b", "http://x", "-x"],
+    "port": ["0", "65536", "x", "9090.5"],
+    "backend_url": ["localhost:9090", "ftp://x", "http://u:p@x", "http://x/?q", "http://x:99999"],
+    "label_studio_url": ["x", "http://", "http://x#y"],
+    "label_studio_api_key": ["two words", "ключ"],
+    "redis_url": ["http://x", "redis://", "unix://", "redis://h:99999"],
+    "ledger_url": ["postgresql://u:p@h/db", "sqlite://", "sqlite:///:memory:", "ledger.db"],
+    "registry_url": ["s3://bucket", "file://", "file://host/x"],
+    "basic_auth_user": ["a:b", " a", "a\n", "é"],
+    "basic_auth_pass": ["\n", " x", "é"],
+    "allowed_image_hosts": ["http://x", "a b", "x/y"],
+    "retrain_every": ["-1", "ten", "1.5"],
+    "members": ["0", "21"],
+    "candidates": ["0"],
+    "queue_length": ["0"],
+    "workers": ["0", "65"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_a_wrong_value_is_refused_with_one_sentence_that_names_it(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    sentence = refusal(tmp_path)
+    assert sentence.startswith(f"{name.upper()} must be ")
+    assert sentence.endswith(".")
+    assert sentence.count("\n") == 0
+
+
+def test_every_setting_but_the_folder_has_wrong_values_tested_here() -> None:
+    assert {*WRONG, "data_dir"} == set(Settings.model_fields)
+
+
+def test_each_wrong_value_gets_a_line_of_its_own(tmp_path: Path) -> None:
+    sentences = refusal(tmp_path, port="x", members="0").splitlines()
+    assert [sentence.split()[0] for sentence in sentences] == ["PORT", "MEMBERS"]
+
+
+def test_a_refusal_holds_no_password(tmp_path: Path) -> None:
+    text = refusal(
+        tmp_path,
+        redis_url="http://:sesame@h",
+        ledger_url="postgresql://u:sesame@h/x",
+        label_studio_api_key="sesame street",
+        basic_auth_pass=" sesame",
+    )
+    assert "sesame" not in text
+
+
+def test_settings_print_no_password(tmp_path: Path) -> None:
+    settings = load(tmp_path, redis_url="redis://:sesame@h:1/0", basic_auth_pass="sesame")
+    assert "sesame" not in repr(settings) + str(settings)
+
+
+def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert refusal(tmp_path / "file").startswith("DATA_DIR must be a folder")
+    assert refusal(tmp_path / "file" / "below").startswith("DATA_DIR must be a folder")
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("label_studio_url", "LABEL_STUDIO_API_KEY"), ("label_studio_api_key", "LABEL_STUDIO_URL")],
+)
+def test_a_label_studio_needs_both_its_address_and_its_key(
+    given: str, missing: str, tmp_path: Path
+) -> None:
+    remember(tmp_path, label_studio_url="http://127.0.0.1:8080")
+    sentence = refusal(tmp_path, **{given: "http://studio"})
+    assert sentence.startswith(f"{missing} must be set when {given.upper()} is")
+
+
+def test_the_local_key_never_goes_to_another_server(tmp_path: Path) -> None:
+    remember(tmp_path, label_studio_url="http://127.0.0.1:8080")
+    own = load(tmp_path)
+    assert own.label_studio()[1] == load_secrets(tmp_path)["label_studio_token"]
+    other = load(tmp_path, label_studio_url="http://studio/", label_studio_api_key="k")
+    assert other.label_studio() == ("http://studio", "k")
+
+
+def test_what_run_chose_is_read_until_somebody_sets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(tmp_path, port=9099, valkey_port=7001)
+    settings = load(tmp_path)
+    assert settings.port == 9099
+    assert settings.backend_url == "http://127.0.0.1:9099"
+    password = load_secrets(tmp_path)["valkey_password"]
+    assert settings.redis() == f"redis://:{password}@127.0.0.1:7001/0"
+    monkeypatch.setenv("PORT", "9100")
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere:6379/0")
+    settings = load(tmp_path)
+    assert (settings.port, settings.redis()) == (9100, "redis://elsewhere:6379/0")
+
+
+def test_the_dotenv_file_steers_and_the_environment_steers_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("MEMBERS=3\nCANDIDATES=70\n# a comment\nALLOWED_IMAGE_HOSTS=a.org, B.org\n")
+    monkeypatch.setenv("MEMBERS", "4")
+    settings = load_settings(_env_file=dotenv, data_dir=tmp_path / "data")
+    assert (settings.members, settings.candidates) == (4, 70)
+    assert settings.allowed_image_hosts == ("a.org", "b.org")
+
+
+def test_an_empty_variable_is_an_unset_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        if name != "data_dir":
+            monkeypatch.setenv(name.upper(), "")
+    assert load(tmp_path).members == 5
+
+
+def test_the_password_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    first = load(tmp_path).basic_auth_pass.get_secret_value()
+    assert len(first) >= 20
+    assert load(tmp_path).basic_auth_pass.get_secret_value() == first
+    assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_new_data_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
+    load(tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_two_processes_that_start_at_once_make_up_the_same_passwords(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(load_secrets, [tmp_path] * 24))
+    assert all(one == found[0] for one in found)
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets.json"]
+
+
+def test_damaged_secrets_are_named_and_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "secrets.json").write_text("{")
+    assert "secrets.json" in refusal(tmp_path)
+    assert (tmp_path / "secrets.json").read_text() == "{"
+
+
+def test_secrets_of_an_older_release_keep_what_they_have(tmp_path: Path) -> None:
+    (tmp_path / "secrets.json").write_text(json.dumps({"basic_auth_pass": "old-one"}))
+    assert load_secrets(tmp_path)["basic_auth_pass"] == "old-one"
+    assert (
+        load_secrets(tmp_path)["label_studio_token"] == load_secrets(tmp_path)["label_studio_token"]
+    )
+
+
+def test_remembering_nothing_forgets(tmp_path: Path) -> None:
+    remember(tmp_path, port=1, valkey_port=2)
+    remember(tmp_path, port=None)
+    assert remembered(tmp_path) == {"valkey_port": 2}
+
+
+def test_missing_doors_are_sentences(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    with pytest.raises(BadSettings, match="REDIS_URL must be set"):
+        settings.redis()
+    with pytest.raises(BadSettings, match="LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY must be set"):
+        settings.label_studio()
+
+
+def test_every_interface_is_reached_over_the_loopback(tmp_path: Path) -> None:
+    everywhere = "0.0.0.0"  # noqa: S104 - nothing is bound here
+    assert load(tmp_path, host=everywhere).backend_url == "http://127.0.0.1:9090"
+    assert load(tmp_path, host="::1").backend_url == "http://[::1]:9090"
+
+
+@given(port=st.integers(), members=st.integers())
+def test_a_number_is_taken_as_it_is_or_refused(
+    port: int, members: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    right = 1 <= port <= 65535 and 1 <= members <= 20
+    try:
+        settings = load(folder, port=str(port), members=str(members))
+    except BadSettings:
+        assert not right
+    else:
+        assert right
+        assert (settings.port, settings.members) == (port, members)
+
+
+def test_reading_the_settings_imports_no_torch() -> None:
+    code = "import sys, backend.settings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_readme_holds_the_line_of_every_setting() -> None:
+    readme = (ROOT / "README.md").read_text().splitlines()
+    missing = [row for row in settings_table().splitlines() if row not in readme]
+    assert missing == [], "copy these lines into README.md's table of the environment"
+
+
+def test_the_example_file_names_every_setting() -> None:
+    example = (ROOT / ".env.example").read_text().splitlines()
+    named = {line.lstrip("# ").split("=")[0] for line in example if "=" in line}
+    assert named == {name.upper() for name in Settings.model_fields}
