@@ -569,7 +569,7 @@ def _glass(
     """A refractile solid: its height bends light, its upright walls send it past the lens."""
     inside = height > 0
     steep = np.exp(-((height / np.float32(0.6)) ** 2)) * inside
-    phase = np.float32(radians_per_um) * height + 0.9 * inside
+    phase = np.float32(radians_per_um) * height + np.float32(0.9) * inside
     return Particle(phase, density * height + wall * steep, tint, inside)
 
 
