@@ -59,11 +59,11 @@ class TrainConfig:
     seed: int = 0
     network: str = "lite0"
     max_side_px: int = 1024
-    crop_px: int = 256
-    batch: int = 4
-    steps: int = 160
+    crop_px: int = 128
+    batch: int = 8
+    steps: int = 200
     threads: int = 1
-    encoder_lr: float = 5e-4
+    encoder_lr: float = 1e-3
     decoder_lr: float = 5e-3
     weight_decay: float = 1e-2
     warmup: float = 0.2

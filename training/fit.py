@@ -96,7 +96,7 @@ def fit_member(
         torch.manual_seed(_seed(config, member))
         rng = np.random.default_rng([config.seed, member])
         network = build_network(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(parameter_groups(network, config))
+        optimizer = torch.optim.AdamW(parameter_groups(network, config), fused=True)
         weights_C = class_weights(mine, config).to(device)
         source = CropSource(mine, config)
 
