@@ -141,5 +141,5 @@ class TestWhatIsWrong:
             read_labelled_folder(root)
 
     def test_one_image_is_too_few(self, tmp_path: Path) -> None:
-        with pytest.raises(BadFolder, match="one to test with .*got 1"):
+        with pytest.raises(BadFolder, match=r"one to test with .*got 1"):
             read_labelled_folder(make_folder(tmp_path / "f", 1))
