@@ -645,12 +645,12 @@ def _sample(urls: Sequence[str]) -> list[str]:
 
 
 def _place(url: str) -> str:
-    """Host and first folder: what decides how an image is fetched."""
+    """Host and first two folders: what decides how an image is fetched."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return "no address"
-    return f"{parts.scheme}://{parts.netloc}/" + "/".join(parts.path.split("/")[1:3][:2])
+    return f"{parts.scheme}://{parts.netloc}/" + "/".join(parts.path.split("/")[1:-1][:2])
 
 
 def _image_problem(work: Workplace, url: str) -> tuple[str, str] | None:
