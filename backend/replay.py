@@ -29,6 +29,7 @@ from backend.connections import connect_project, disconnect_project
 from backend.curves import Curve, Point, ReplayResult, in_words, quality, write_csv
 from backend.errors import BackendError, BadRequest
 from backend.ledger import Row
+from backend.options import parse_options
 from backend.settings import load_settings
 from backend.status import SILENT_AFTER_S
 from backend.workplace import Workplace
@@ -92,6 +93,7 @@ class ReplayPlan:
         limit: use at most this many images for learning.
         seed: of the initial set, the random order and the networks.
         steps, members: project options, the environment's if None.
+        options: more project options, such as the measure; those above go before them.
         round_limit_s: longest wait for one round.
         purge: delete the projects, and what we hold of them, at the end.
     """
@@ -105,6 +107,7 @@ class ReplayPlan:
     seed: int = 0
     steps: int | None = None
     members: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     round_limit_s: float = 3600.0
     purge: bool = False
 
@@ -138,6 +141,7 @@ def replay(work: Workplace, plan: ReplayPlan, say: Say) -> ReplayResult:
     training, held_back = folder.split()
     training = training[: plan.limit]
     _check_plan(plan, training)
+    project_options(plan, unknown_label(folder.classes))
     _check_alive(work)
     say(
         f"{len(training)} images to learn from, {len(held_back)} held back, "
@@ -281,8 +285,13 @@ def label_config(classes: Sequence[str], unknown: str) -> str:
 
 
 def project_options(plan: ReplayPlan, unknown: str) -> Json:
-    """The connection's extra parameters."""
+    """The connection's extra parameters.
+
+    Raises:
+        BadOptions: the plan holds one that is unknown or out of range.
+    """
     options: Json = {
+        **plan.options,
         "unknown_label": unknown,
         "retrain_every": plan.per_round,
         "seed": plan.seed,
@@ -292,6 +301,7 @@ def project_options(plan: ReplayPlan, unknown: str) -> Json:
         for name, value in (("steps", plan.steps), ("members", plan.members))
         if value is not None
     }
+    parse_options(options)
     return options
 
 
@@ -660,6 +670,12 @@ def judge(committee: Looks, folder: LabelledFolder, items: Sequence[Labelled]) -
 )
 @click.option("--members", type=click.IntRange(1, 20), default=None, help="Networks.")
 @click.option(
+    "--options",
+    "options_json",
+    default=None,
+    help="More project options, a JSON object (README.md).",
+)
+@click.option(
     "--round-limit",
     "round_limit_min",
     type=click.FloatRange(0, min_open=True),
@@ -677,14 +693,20 @@ def judge(committee: Looks, folder: LabelledFolder, items: Sequence[Labelled]) -
     help="Write the curves to this file as well.",
 )
 def replay_command(
-    as_json: bool, csv_path: Path | None, round_limit_min: float, **choices: Any
+    as_json: bool,
+    csv_path: Path | None,
+    round_limit_min: float,
+    options_json: str | None,
+    **choices: Any,
 ) -> None:
     """Play a labelled folder through the live system and print the learning curve.
 
     Needs Label Studio, web and worker running (`make run`). Makes a project for each order and
     labels it by Label Studio's own API; a fixed fifth of the images is held back for testing.
     """
-    plan = ReplayPlan(**choices, round_limit_s=60 * round_limit_min)
+    plan = ReplayPlan(
+        **choices, options=read_options(options_json), round_limit_s=60 * round_limit_min
+    )
     work = Workplace(load_settings())
     try:
         work.ledger.check_schema()
@@ -696,3 +718,18 @@ def replay_command(
     if csv_path is not None:
         write_csv(result, csv_path)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else in_words(result))
+
+
+def read_options(text: str | None) -> Json:
+    """The value of --options; {} if it was not given.
+
+    Raises:
+        BadRequest: it is no JSON object.
+    """
+    try:
+        value = {} if text is None else json.loads(text)
+    except ValueError as error:
+        raise BadRequest(f"--options must be a JSON object: {error}.") from error
+    if not isinstance(value, dict):
+        raise BadRequest(f"--options must be a JSON object, got a {type(value).__name__}.")
+    return value

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from backend.errors import BadRequest
+from backend.errors import BadOptions, BadRequest
 from backend.labels import parse_label_config
 from backend.ledger import Ledger, upgrade
 from backend.options import parse_options
@@ -22,6 +22,7 @@ from backend.replay import (
     order_fault,
     project_options,
     project_title,
+    read_options,
     replay,
     replay_command,
     strokes,
@@ -81,6 +82,13 @@ class TestTheProject:
     def test_what_the_plan_leaves_open_the_environment_decides(self) -> None:
         options = parse_options(project_options(ReplayPlan(Path("f")), UNKNOWN))
         assert (options.steps, options.members) == (None, None)
+
+    def test_more_options_may_be_given_but_not_unknown_ones(self) -> None:
+        plan = ReplayPlan(Path("f"), options={"network": "unet", "seed": 9}, seed=3)
+        options = parse_options(project_options(plan, UNKNOWN))
+        assert (options.network, options.seed) == ("unet", 3)
+        with pytest.raises(BadOptions, match="none of them"):
+            project_options(ReplayPlan(Path("f"), options={"colour": 1}), UNKNOWN)
 
     def test_its_title_fits_label_studio_and_keeps_order_and_date(self) -> None:
         now = datetime(2026, 11, 24, 4, 5, tzinfo=UTC)
@@ -204,6 +212,18 @@ class TestWhatIsRefused:
         plan = ReplayPlan(folder, rounds=1, per_round=3)
         with pytest.raises(BadRequest, match="No worker of ours is alive"):
             replay(work, plan, self.say)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("{", "must be a JSON object: "), ("[1]", "got a list")]
+)
+def test_options_that_are_no_object_are_refused(text: str, says: str) -> None:
+    with pytest.raises(BadRequest, match=says):
+        read_options(text)
+
+
+def test_no_options_are_none() -> None:
+    assert read_options(None) == {}
 
 
 def test_every_option_of_the_command_has_a_help_text() -> None:

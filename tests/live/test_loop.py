@@ -38,7 +38,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -
 def trained(stack: Stack) -> TinyProject:
     """A project whose first labels have started a round and whose publication serves."""
     project = make_project(stack, "loop trained", 16, retrain_every=INITIAL)
-    project.label(*project.tasks[:INITIAL])
+    project.label(*project.few(INITIAL))
     row = stack.await_round(project)
     assert (row["state"], row["error"]) == ("succeeded", None)
     return project
@@ -78,7 +78,7 @@ class TestTheFirstRound:
         row = stack.last_train(trained)
         assert row is not None
         assert row["reason"].startswith(f"{INITIAL} labels changed")
-        assert {entry["task"] for entry in row["manifest"]} == set(trained.tasks[:INITIAL])
+        assert {entry["task"] for entry in row["manifest"]} == set(trained.few(INITIAL))
         assert row["problems"] == []
         # Later than the labels by the quiet that a burst needs, sooner than any reconcile.
         last = stack.work.ledger.last_event_at(trained.row_id)
@@ -91,7 +91,7 @@ class TestTheFirstRound:
         serving = trained.serving()
         assert serving is not None
         assert (serving["name"], serving["length"], serving["stored"]) == ("committee-v1.1", 10, 10)
-        assert set(trained.ranking()) == set(trained.tasks[INITIAL:])
+        assert set(trained.ranking()) == set(trained.tasks) - set(trained.few(INITIAL))
         settings = studio.project(trained.id)
         assert (settings.model_version, settings.sampling) == (
             "committee-v1.1",
@@ -204,8 +204,8 @@ class TestWithoutAModel:
 class TestStartingByHand:
     def test_start_training_starts_a_round_that_survives_a_killed_horse(self, stack: Stack) -> None:
         """kill -9 in mid-fit: the part is done again, and the round ends well."""
-        project = make_project(stack, "loop started", 6, steps=60)
-        project.label(*project.tasks[:3])
+        project = make_project(stack, "loop started", 12, steps=60)
+        project.label(*project.few(3))
         answer = start_training(stack, project)
         assert answer.status_code == 200
 
@@ -232,10 +232,10 @@ class TestLostEvents:
     def test_labels_whose_webhook_is_gone_are_found_by_the_reconcile(
         self, stack: Stack, studio: Studio
     ) -> None:
-        project = make_project(stack, "loop deaf", 6, retrain_every=4)
+        project = make_project(stack, "loop deaf", 12, retrain_every=4)
         for hook in studio.webhooks(project.id):
             studio.delete_webhook(hook["id"])
-        project.label(*project.tasks[:4])
+        project.label(*project.few(4))
         assert stack.work.ledger.pending_events(project.row_id) == []
         check_project(stack.work, project.row_id)
         row = stack.last_train(project)
