@@ -11,7 +11,7 @@ from backend.connect import Connection, connect, disconnect
 from backend.labels import parse_label_config
 from backend.ledger import Row
 from backend.options import parse_options
-from backend.rounds import count_changes, label_states
+from backend.rounds import CONNECTED, count_changes, label_states
 from backend.workplace import Workplace
 
 
@@ -71,7 +71,7 @@ def connect_project(
     states = label_states(studio.stamps(studio_id))
     changed = count_changes(states, ledger.last_manifest(row["id"]))
     if changed and states:
-        ledger.add_event(row["id"], "RETRAIN")
+        ledger.add_event(row["id"], CONNECTED)
     return Connected(ledger.project(row["id"]), len(states), bool(changed and states))
 
 

@@ -32,6 +32,9 @@ RECONCILE_S = 120.0
 ASK_AGAIN_S = 60.0
 """A check that was asked for and never came is asked for again after this."""
 
+CONNECTED = "CONNECTED"
+"""Event: a project with labels was connected; they start a round at once, unless one has them."""
+
 FORCING = frozenset({"START_TRAINING", "RETRAIN"})
 """Events that start a training round at once, however few the labels."""
 
@@ -58,7 +61,7 @@ def check_is_due(project: Row, pending: Sequence[Row], active: bool, now: float)
     asked, checked = project["check_asked_at"] or 0.0, project["checked_at"] or 0.0
     if asked > checked and now - asked < ASK_AGAIN_S:
         return False
-    if any(event["action"] in FORCING for event in pending):
+    if any(event["action"] in FORCING or event["action"] == CONNECTED for event in pending):
         return True
     if project["paused"] or now < project["not_before"]:
         return False
@@ -156,9 +159,11 @@ def _start_due(
     project: Project,
 ) -> Row | None:
     ledger, project_id = work.ledger, row["id"]
-    if any(event["action"] in FORCING for event in pending):
+    actions = {event["action"] for event in pending}
+    if actions & FORCING or (CONNECTED in actions and changed):
+        reason = "asked for" if actions & FORCING else "connected"
         return ledger.start_round(
-            project_id, "train", f"asked for; {changed} labels changed", "collect", {}
+            project_id, "train", f"{reason}; {changed} labels changed", "collect", {}
         )
     if row["paused"] or time.time() < row["not_before"]:
         return None

@@ -258,7 +258,13 @@ def fit(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress
             examples, config, member, progress=lambda done, of: tick(done / of)
         )
         work.registry.put_round(slug, round_["id"], name, save_weights(weights))
-        log.info("member %d of round %d: %s", member, round_["id"], history)
+        log.info(
+            "member %d of round %d: loss %.3f at the end, after %.0f s",
+            member,
+            round_["id"],
+            history.loss[-1],
+            history.seconds,
+        )
     return Outcome(result={"member": member})
 
 

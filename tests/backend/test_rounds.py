@@ -55,7 +55,7 @@ def test_a_steady_stream_of_labels_does_not_put_a_check_off_for_ever() -> None:
     assert due(project(), event(PATIENCE_S), event(1))
 
 
-@pytest.mark.parametrize("action", ["START_TRAINING", "RETRAIN"])
+@pytest.mark.parametrize("action", ["START_TRAINING", "RETRAIN", "CONNECTED"])
 def test_the_button_does_not_wait(action: str) -> None:
     assert due(project(paused=True, not_before=NOW + 900), event(0, action))
 
