@@ -61,6 +61,9 @@ def check_label_studio(work: Workplace) -> list[Finding]:
     except BadSettings as error:
         return [_error("studio-unset", "No Label Studio is set.", str(error))]
     try:
+        token = _token(work, studio)
+        if token.severity == "error":
+            return [token]  # a personal access token is needed for every other question
         began = time.time()
         with studio.open_stream("/health") as answer:
             date = answer.headers.get("Date", "")
@@ -68,7 +71,7 @@ def check_label_studio(work: Workplace) -> list[Finding]:
         findings = [
             check_version(studio.version(), studio.url),
             *check_clock(date, ours),
-            _token(work, studio),
+            token,
         ]
     except StudioUnreachable as error:
         return [

@@ -506,7 +506,7 @@ def test_images_that_cannot_be_used_are_told_by_kind(
         rows=[
             {"image": "https://images.test/1.png"},
             {"image": "/data/upload/0/none.png"},
-            {"text": "no image"},
+            {"image": ""},
         ]
     )
     studio.upload(made.id, [("field.png", draw_field(0)[0]), ("text.png", b"this is no image")])
@@ -537,7 +537,9 @@ def test_no_project_at_all_is_a_warning(place: Place):
 @pytest.mark.parametrize("kind", ["legacy token", "personal access token"])
 def test_a_dead_token_is_told_by_its_kind(place: Place, access_token: str, kind: str):
     dead = "f" * 40 if kind == "legacy token" else access_token[:-4] + "AAAA"
-    found = [f for f in doctor.examine(place(label_studio_api_key=dead)) if f.code == "token-dead"]
+    every = doctor.examine(place(label_studio_api_key=dead))
+    found = [f for f in every if f.code == "token-dead"]
+    assert found, every
     assert [f.severity for f in found] == ["error"]
     assert kind in found[0].what
     assert "LABEL_STUDIO_API_KEY" in found[0].mend
