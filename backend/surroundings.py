@@ -22,7 +22,7 @@ from backend.finding import Finding
 from backend.jobs import open_queue
 from backend.settings import BadSettings, Settings
 from backend.status import SILENT_AFTER_S
-from backend.studio import no_auth
+from backend.studio import Studio, no_auth
 from backend.workplace import Workplace
 
 KNOWN_VERSION = (1, 23)
@@ -82,10 +82,6 @@ def check_label_studio(work: Workplace) -> list[Finding]:
             )
         ]
     except StudioRefused as error:
-        # A personal access token is exchanged before anything else is asked.
-        if error.studio_status in (401, 403):
-            what = f"Label Studio refuses our {_kind(work)} ({error.studio_status})."
-            return [_error("token-dead", what, str(error))]
         return [
             _error(
                 "studio-refused",
@@ -138,10 +134,18 @@ def check_clock(date: str, ours: float) -> Iterator[Finding]:
         )
 
 
-def _kind(work: Workplace) -> str:
+def _token(work: Workplace, studio: Studio) -> Finding:
     api_key = work.settings.label_studio()[1]
     # A personal access token is a JWT: three parts with dots between.
-    return "personal access token" if api_key.count(".") == 2 else "legacy token"
+    kind = "personal access token" if api_key.count(".") == 2 else "legacy token"
+    try:
+        user = studio.whoami()
+    except StudioRefused as error:
+        if error.studio_status not in (401, 403):
+            raise
+        what = f"Label Studio refuses our {kind} ({error.studio_status})."
+        return _error("token-dead", what, str(error))
+    return _ok("token", f"Our {kind} is that of {user.get('email', 'a user')}.")
 
 
 # The web
