@@ -408,18 +408,53 @@ def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
         else:
             scored.append({"task": task_id, "arms": look.arms, "result": result})
         tick((done + 1) / len(payload["tasks"]))
-    name = shard_file(payload)
-    work.registry.put_round(
-        row["slug"], round_["id"], name, gzip.compress(orjson.dumps(scored), compresslevel=1)
-    )
+    name = write_shard(work, row["slug"], round_["id"], payload, scored)
     return Outcome(
         result={"file": name, "scored": len(scored), "refused": len(problems)}, problems=problems
     )
 
 
-def shard_file(payload: Mapping[str, Any]) -> str:
-    """A name by what the shard holds, so that a repeat writes the same file."""
-    return f"shard-{hashlib.sha256(orjson.dumps(payload)).hexdigest()[:16]}.json.gz"
+def write_shard(
+    work: Workplace,
+    slug: str,
+    round_id: int,
+    payload: Mapping[str, Any],
+    scored: Sequence[Mapping[str, Any]],
+) -> str:
+    """Keep what was scored for publishing; its name, by what was asked, so that repeats agree.
+
+    A line for each task, {task, arms} and its result with a tab between: the masks are most of
+    it, and publishing hands them on without reading them.
+    """
+    name = f"shard-{hashlib.sha256(orjson.dumps(payload)).hexdigest()[:16]}.gz"
+    lines = [
+        orjson.dumps({"task": entry["task"], "arms": entry["arms"]})
+        + b"\t"  # within JSON's strings it is escaped
+        + orjson.dumps(entry["result"])
+        for entry in scored
+    ]
+    work.registry.put_round(slug, round_id, name, gzip.compress(b"\n".join(lines), 1))
+    return name
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the scoring of one task left: the score of each arm, and the regions as JSON text."""
+
+    arms: Mapping[str, float]
+    result: bytes
+
+
+def read_shards(work: Workplace, slug: str, round_id: int) -> dict[int, Scored]:
+    """All that the round scored, by task id."""
+    scored: dict[int, Scored] = {}
+    for part in work.ledger.parts(round_id, "score"):
+        data = gzip.decompress(work.registry.get_round(slug, round_id, part["result"]["file"]))
+        for line in data.splitlines():
+            head, result = line.split(b"\t", 1)
+            entry = orjson.loads(head)
+            scored[entry["task"]] = Scored(entry["arms"], result)
+    return scored
 
 
 # publish
@@ -431,7 +466,8 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     row = work.ledger.project(project_id)
     options = work.options(row)
     arm = f"{options.measure}/{options.aggregate}"
-    arms = _read_arms(work, row["slug"], round_["id"])
+    scored = read_shards(work, row["slug"], round_["id"])
+    arms = {task_id: entry.arms for task_id, entry in scored.items()}
     chosen = next(p["result"] for p in work.ledger.parts(round_["id"], "choose"))
     head = rank(arms, arm, row["slug"], options, seed=options.seed + round_["id"])
     queue_length = options.queue_length or work.settings.queue_length
@@ -442,7 +478,17 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     version = int(work.ledger.parts(round_["id"], "score")[0]["payload"]["version"])
     problems: list[str] = []
     if head:
-        problems = _publish_head(work, row, round_, version, head, arms, arm, options, tick)
+        publication = _stored_already(work, row, round_)
+        stored = len(head)
+        if publication is None:
+            publication, stored = _store_head(work, row, round_, version, head, scored, arm)
+        if stored < len(head):
+            problems.append(
+                f"Label Studio dropped {len(head) - stored} of {len(head)} predictions silently."
+            )
+        tick(0.8)
+        set_order(work.studio, row["studio_id"], publication["name"])
+        work.ledger.serve_publication(publication["id"], stored)
     work.ledger.update_project(
         project_id, pool=chosen["pool"], left_out=left_out, ranked_left=len(head)
     )
@@ -487,64 +533,63 @@ def score_between(doubt: float, quantiles: Sequence[float]) -> float:
     return more / len(quantiles) if quantiles else 0.5
 
 
-def _publish_head(
+def _store_head(
     work: Workplace,
     row: Row,
     round_: Row,
     version: int,
     head: Sequence[int],
-    arms: Mapping[int, Mapping[str, float]],
+    scored: Mapping[int, Scored],
     arm: str,
-    options: ProjectOptions,
-    tick: Progress,
-) -> list[str]:
-    ledger, studio = work.ledger, work.studio
-    publication = _stored_already(work, row, round_)
-    problems: list[str] = []
-    if publication is None:
-        doubts = sorted((arms[task_id][arm] for task_id in head), reverse=True)
-        publication = ledger.prepare_publication(
-            row["id"],
-            version,
-            round_["id"],
-            arm=arm,
-            quantiles=[
-                doubts[round(i * (len(doubts) - 1) / (QUANTILES - 1))] for i in range(QUANTILES)
-            ],
-            rows=[
-                {
-                    "task_id": task_id,
-                    "position": position,
-                    "doubt": arms[task_id][arm],
-                    "audit": is_audit(row["slug"], task_id, options.audit_fraction),
-                    "arms": arms[task_id],
-                }
-                for position, task_id in enumerate(head)
-            ],
+) -> tuple[Row, int]:
+    """Write the publication to the ledger and its predictions to Label Studio, in one POST.
+
+    Returns:
+        The publication, and how many predictions Label Studio stored.
+    """
+    audit_fraction = work.options(row).audit_fraction
+    doubts = sorted((scored[task_id].arms[arm] for task_id in head), reverse=True)
+    publication = work.ledger.prepare_publication(
+        row["id"],
+        version,
+        round_["id"],
+        arm=arm,
+        quantiles=[
+            doubts[round(i * (len(doubts) - 1) / (QUANTILES - 1))] for i in range(QUANTILES)
+        ],
+        rows=[
+            {
+                "task_id": task_id,
+                "position": position,
+                "doubt": scored[task_id].arms[arm],
+                "audit": is_audit(row["slug"], task_id, audit_fraction),
+                "arms": scored[task_id].arms,
+            }
+            for position, task_id in enumerate(head)
+        ],
+    )
+    predictions = [
+        {
+            "task": task_id,
+            "result": orjson.Fragment(scored[task_id].result),
+            "score": place_score(position, len(head)),
+            "model_version": publication["name"],
+        }
+        for position, task_id in enumerate(head)
+    ]
+    try:
+        stored = work.studio.import_predictions(row["studio_id"], predictions)
+    except StudioRefused:
+        work.ledger.set_publication_state(publication["id"], "failed")
+        raise
+    if stored == 0:
+        work.ledger.set_publication_state(publication["id"], "failed")
+        raise StudioRefused(
+            f"Label Studio stored none of {len(predictions)} predictions and said no reason: "
+            "run `python -m backend doctor`.",
+            422,
         )
-        rows = _prediction_rows(work, row["slug"], round_["id"], head, publication["name"])
-        try:
-            stored = studio.import_predictions(row["studio_id"], rows)
-        except StudioRefused:
-            ledger.set_publication_state(publication["id"], "failed")
-            raise
-        if stored == 0:
-            ledger.set_publication_state(publication["id"], "failed")
-            raise StudioRefused(
-                f"Label Studio stored none of {len(rows)} predictions and said no reason: "
-                "run `python -m backend doctor`.",
-                422,
-            )
-        if stored < len(rows):
-            problems.append(
-                f"Label Studio dropped {len(rows) - stored} of {len(rows)} predictions silently."
-            )
-    else:
-        stored = publication["length"]
-    tick(0.8)
-    set_order(studio, row["studio_id"], publication["name"])
-    ledger.serve_publication(publication["id"], stored)
-    return problems
+    return publication, stored
 
 
 def _stored_already(work: Workplace, row: Row, round_: Row) -> Row | None:
@@ -560,33 +605,6 @@ def _stored_already(work: Workplace, row: Row, round_: Row) -> Row | None:
         elif publication["state"] == "prepared":
             work.ledger.set_publication_state(publication["id"], "failed")
     return found
-
-
-def _prediction_rows(
-    work: Workplace, slug: str, round_id: int, head: Sequence[int], name: str
-) -> list[dict[str, Any]]:
-    places = {task_id: position for position, task_id in enumerate(head)}
-    rows = [
-        {
-            "task": entry["task"],
-            "result": entry["result"],
-            "score": place_score(places[entry["task"]], len(head)),
-            "model_version": name,
-        }
-        for entry in _shards(work, slug, round_id)
-        if entry["task"] in places
-    ]
-    return sorted(rows, key=lambda row: row["score"])
-
-
-def _shards(work: Workplace, slug: str, round_id: int) -> Iterable[dict[str, Any]]:
-    for part in work.ledger.parts(round_id, "score"):
-        data = work.registry.get_round(slug, round_id, part["result"]["file"])
-        yield from orjson.loads(gzip.decompress(data))
-
-
-def _read_arms(work: Workplace, slug: str, round_id: int) -> dict[int, dict[str, float]]:
-    return {entry["task"]: entry["arms"] for entry in _shards(work, slug, round_id)}
 
 
 KEEP_MANIFESTS = 3
