@@ -36,7 +36,7 @@ from backend.workplace import Workplace
 from training.config import UNKNOWN, TrainConfig
 from training.data import Example, make_example
 from training.ensemble import assess, compare
-from training.fit import fit_member
+from training.fit import fit_member, training_keys
 from training.registry import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -112,12 +112,27 @@ def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
             + (f"First problem: {problems[0]}" if problems else "Label some more.")
         )
     members = options.members or work.settings.members
+    check_folds([str(entry["task"]) for entry in teaching], members)
     train = train_config(classes, members, options)
     return Outcome(
         result={"labelled": len(manifest)},
         next_payloads=[{"member": member} for member in range(members)],
         round_values={"manifest": manifest, "config": train.to_json()},
         problems=problems,
+    )
+
+
+def check_folds(keys: Sequence[str], members: int) -> None:
+    """Refuse, before anything is trained, labels that leave a member nothing to learn from.
+
+    Raises:
+        NotEnoughLabels: all keys are in the fold that one member never sees.
+    """
+    if all(training_keys(keys, members, member) for member in range(members)):
+        return
+    raise NotEnoughLabels(
+        f"Each of the {members} members leaves a fixed share of the images out to be tested on, "
+        f"and all {len(keys)} labelled ones fall into the same share: label one or two more."
     )
 
 

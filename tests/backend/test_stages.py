@@ -9,9 +9,11 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from backend.errors import NotEnoughLabels
 from backend.options import parse_options
 from backend.rounds import is_audit
 from backend.stages import (
+    check_folds,
     choose_candidates,
     place_score,
     rank,
@@ -20,6 +22,7 @@ from backend.stages import (
     write_shard,
 )
 from backend.workplace import Workplace
+from training.fit import fold
 from training.registry import Registry
 
 SLUG = "server-1-2"
@@ -60,6 +63,15 @@ def test_a_repeated_shard_replaces_itself(work: SimpleNamespace) -> None:
     place = stored(work, [[entry(1, [])]])
     again = write_shard(place, SLUG, 7, {"version": 1, "shard": 0}, [entry(1, [])])
     assert [path.name for path in work.registry.round_path(SLUG, 7).iterdir()] == [again]
+
+
+def test_labels_that_leave_a_member_nothing_are_refused_before_training() -> None:
+    together = [str(key) for key in range(200) if fold(str(key), 5) == 2][:3]
+    with pytest.raises(NotEnoughLabels, match="all 3 labelled ones fall into the same share"):
+        check_folds(together, 5)
+    apart = next(str(key) for key in range(200) if fold(str(key), 5) == 4)
+    check_folds([*together, apart], 5)
+    check_folds(together[:1], 1)  # a lone member trains on all
 
 
 class TestCandidates:
