@@ -1,0 +1,179 @@
+"""Every kind of region and of image, through a real Label Studio; and the other server of ours."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import requests
+from PIL import Image
+
+from backend.connections import connect_project
+from backend.labels import parse_label_config
+from backend.regions import to_mask, to_regions
+from backend.studio import Studio
+from tests.live.servers import ROOT, LabelStudio, Process, free_port, wait_until
+from tests.live.stack import CLASSES, TINY, Stack, TinyProject, draw_field, start_stack
+from training.fit import fold
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+
+Pixels = npt.NDArray[Any]
+LABELLED = 6
+
+
+def file_of(pixels: Pixels, form: str, mode: str | None = None) -> bytes:
+    image = Image.fromarray(pixels)
+    file = io.BytesIO()
+    (image if mode is None else image.convert(mode)).save(file, form)
+    return file.getvalue()
+
+
+def stretched(pixels: Pixels) -> Pixels:
+    """The same picture as a 12-bit camera stores it."""
+    return pixels[..., 0].astype(np.uint16) * 16
+
+
+# name: how a field [H, W, 3] uint8 becomes a file
+FORMS: dict[str, Callable[[Pixels], bytes]] = {
+    "rgb.png": lambda pixels: file_of(pixels, "PNG"),
+    "rgba.png": lambda pixels: file_of(pixels, "PNG", "RGBA"),
+    "grey.png": lambda pixels: file_of(pixels[..., 0], "PNG"),
+    "deep.png": lambda pixels: file_of(stretched(pixels), "PNG"),
+    "deep.tif": lambda pixels: file_of(stretched(pixels), "TIFF"),
+    "rgb.tif": lambda pixels: file_of(pixels, "TIFF"),
+    "rgb.jpg": lambda pixels: file_of(pixels, "JPEG"),
+    "rgb.webp": lambda pixels: file_of(pixels, "WEBP"),
+    "small.png": lambda pixels: file_of(pixels[:64, :64], "PNG"),
+    "wide.png": lambda pixels: file_of(np.tile(pixels, (1, 43, 1))[:, :4096], "PNG"),
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Stack]:
+    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
+    yield started
+    started.stop()
+
+
+def config_of(control: str) -> str:
+    labels = "".join(f'<Label value="{name}"/>' for name in CLASSES[1:])
+    return (
+        '<View><Image name="image" value="$image"/>'
+        f'<{control} name="tag" toName="image">{labels}</{control}></View>'
+    )
+
+
+def serve(stack: Stack, project_id: int, files: list[tuple[str, bytes]]) -> list[int]:
+    """Tasks on a folder of the server's: as an upload it refuses TIFF."""
+    folder = stack.label_studio.local_files / f"kinds-{project_id}"
+    folder.mkdir()
+    for name, data in files:
+        (folder / name).write_bytes(data)
+    storage = {"project": project_id, "path": str(folder), "use_blob_urls": True}
+    requests.post(
+        f"{stack.label_studio.url}/api/storages/localfiles",
+        json=storage,
+        headers={"Authorization": f"Token {stack.label_studio.api_key}"},
+        timeout=30,
+    ).raise_for_status()
+    urls = [f"/data/local-files/?d={folder.name}/{name}" for name, _ in files]
+    return stack.work.studio.import_tasks(project_id, [{"image": url} for url in urls])
+
+
+@pytest.mark.parametrize(
+    ("control", "shape"),
+    [("PolygonLabels", "polygonlabels"), ("BitmaskLabels", "bitmasklabels")],
+)
+def test_images_of_every_form_are_pre_annotated_in_their_own_size(
+    stack: Stack, studio: Studio, control: str, shape: str
+) -> None:
+    text = config_of(control)
+    created = studio.create_project(title=f"kinds {control}", label_config=text)
+    fields = [draw_field(seed) for seed in range(LABELLED + len(FORMS))]
+    pictures = [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png, _ in fields]
+    teaching = [(f"field-{seed}.png", fields[seed][0]) for seed in range(LABELLED)]
+    asked = [
+        (name, form(picture))
+        for (name, form), picture in zip(FORMS.items(), pictures[LABELLED:], strict=True)
+    ]
+    tasks = studio.upload(created.id, teaching) + serve(stack, created.id, asked)
+    connected = connect_project(stack.work, created.id, {**TINY, "unknown_label": None})
+    project = TinyProject(stack, created.id, connected.project["id"], tuple(tasks), {})
+    assert {fold(str(task_id), TINY["members"]) for task_id in tasks[:LABELLED]} == {0, 1}
+    config = parse_label_config(text)
+    for task_id, (_, mask) in zip(tasks, fields[:LABELLED], strict=False):
+        sure = np.ones(mask.shape)
+        drawn = to_regions(mask, sure, config, CLASSES, per="particle", min_particle_px=1)
+        studio.annotate(task_id, drawn)
+
+    stack.work.ledger.add_event(project.row_id, "RETRAIN")
+    row = stack.await_round(project)
+    assert (row["state"], row["error"], row["problems"]) == ("succeeded", None, [])
+
+    drawn_on = 0
+    for task_id, (name, data) in zip(tasks[LABELLED:], asked, strict=True):
+        [prediction] = studio.predictions(task_id)
+        width, height = Image.open(io.BytesIO(data)).size
+        for region in prediction["result"]:
+            assert region["type"] == shape, name
+            assert (region["original_width"], region["original_height"]) == (width, height), name
+            assert 0 < region["score"] <= 1
+        mask, problems = to_mask(
+            prediction["result"], config, CLASSES, (height, width), unlabelled=0, unknown_label=None
+        )
+        assert problems == []
+        drawn_on += bool(mask.any())
+    # A barely trained committee may miss a field, and never all of them.
+    assert drawn_on >= len(FORMS) // 2
+
+
+def test_the_librarys_own_command_serves_the_folder_too(
+    stack: Stack, studio: Studio, tmp_path: Path
+) -> None:
+    """`label-studio-ml start .`, of label-studio-ml 1.0.9."""
+    port = free_port()
+    settings = stack.settings
+    url, api_key = settings.label_studio()
+    environment = {
+        **os.environ,
+        # It runs `python _wsgi.py`: the environment must be activated.
+        "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "DATA_DIR": str(settings.data_dir),
+        "LABEL_STUDIO_URL": url,
+        "LABEL_STUDIO_API_KEY": api_key,
+        "REDIS_URL": settings.redis(),
+        "LEDGER_URL": settings.ledger_url,
+        "REGISTRY_URL": str(settings.registry_path),
+        "BASIC_AUTH_USER": stack.auth[0],
+        "BASIC_AUTH_PASS": stack.auth[1],
+    }
+    command = ["/usr/bin/env", "label-studio-ml", "start", str(ROOT), "-p", str(port)]
+    server = Process(command, tmp_path / "log", environment, cwd=tmp_path)
+
+    def healthy() -> bool:
+        assert server.alive(), server.tail()
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    try:
+        wait_until(healthy, 90, "label-studio-ml's server")
+        created = studio.create_project(title="library", label_config=config_of("BrushLabels"))
+        task = {"id": 1, "data": {"image": "/data/upload/1/none.png"}}
+        answer = requests.post(
+            f"http://127.0.0.1:{port}/predict",
+            json={"tasks": [task], "project": created.key},
+            auth=stack.auth,
+            timeout=30,
+        )
+        assert (answer.status_code, answer.json()) == (200, {"results": [[]]})
+    finally:
+        server.stop()
