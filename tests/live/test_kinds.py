@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,4 +177,6 @@ def test_the_librarys_own_command_serves_the_folder_too(
         )
         assert (answer.status_code, answer.json()) == (200, {"results": [[]]})
     finally:
+        # Its command starts the server as a child, which does not die with it.
+        os.killpg(server.pid, signal.SIGKILL)
         server.stop()
