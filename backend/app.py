@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 from backend.errors import BackendError, BadRequest
 from backend.labels import parse_label_config
 from backend.model import CommitteeModel, project_key, record_event
-from backend.options import parse_options
+from backend.options import check_labels, parse_options
 from backend.settings import Settings
 from backend.workplace import WEB_BUSY_S, Workplace
 
@@ -61,7 +61,8 @@ def build_app(settings: Settings) -> Flask:
         schema = body.get("schema")
         if not isinstance(schema, str):
             raise BadRequest("setup expects the labeling configuration as 'schema'.")
-        parse_label_config(schema, image=options.image)  # an unusable one is refused here
+        # What cannot be used is refused here, where Label Studio shows the sentence.
+        check_labels(options, parse_label_config(schema, image=options.image).labels)
         project = work.ledger.ensure_project(
             work.server, studio_id, created, label_config=schema, extra_params=extra_params
         )

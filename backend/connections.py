@@ -10,7 +10,7 @@ from typing import Any
 from backend.connect import Connection, connect, disconnect
 from backend.labels import parse_label_config
 from backend.ledger import Row
-from backend.options import parse_options
+from backend.options import check_labels, parse_options
 from backend.rounds import CONNECTED, count_changes, label_states
 from backend.workplace import Workplace
 
@@ -51,7 +51,8 @@ def connect_project(
         label_config=project.label_config,
     )
     wanted = dict(known["extra_params"] if options is None else options)
-    parse_label_config(project.label_config, image=parse_options(wanted).image)
+    parsed = parse_options(wanted)
+    check_labels(parsed, parse_label_config(project.label_config, image=parsed.image).labels)
     previous = known["connection"]
     serving = ledger.serving(known["id"])
     connection = connect(

@@ -76,6 +76,11 @@ def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> int
         BadRequest: there is none such, or a round is under way.
     """
     row = work.ledger.project_of_studio(work.server, studio_id)
+    if not row["connected"]:
+        raise BadRequest(
+            f"Project {studio_id} is not connected: "
+            f"run `python -m backend connect --project {studio_id}` first."
+        )
     all_versions = work.ledger.versions(row["id"])
     promoted = [v["number"] for v in all_versions if v["state"] == "promoted"]
     if number is None:

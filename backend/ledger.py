@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -710,12 +710,14 @@ class Ledger:
         arm: str,
         quantiles: Sequence[float],
         rows: Sequence[Mapping[str, Any]],
+        taken: Collection[str] = (),
     ) -> Row:
         """A new publication, not yet serving, with its ranking.
 
         Args:
             quantiles: doubt at the queue's evenly spaced places, most doubtful first.
             rows: task_id, position, doubt, audit, arms of each ranked task.
+            taken: names that Label Studio holds already, a purged ledger's among them.
         """
         with self._write() as db:
             highest = db.execute(
@@ -724,12 +726,14 @@ class Ledger:
                 )
             ).scalar()
             n = (highest or 0) + 1
+            while publication_name(version, n) in taken:
+                n += 1
             made = db.execute(
                 insert(publications).values(
                     project_id=project_id,
                     version=version,
                     n=n,
-                    name=f"committee-v{version}.{n}",
+                    name=publication_name(version, n),
                     round_id=round_id,
                     state="prepared",
                     arm=arm,
@@ -872,6 +876,11 @@ def _new_id(result: CursorResult[Any]) -> int:
     return int(key[0])
 
 
+def publication_name(version: int, n: int) -> str:
+    """What Label Studio calls the publication: its model_version."""
+    return f"committee-v{version}.{n}"
+
+
 def project_slug(server: str, studio_id: int, created: int) -> str:
     """A folder name for a project: its numbers and a hash of the server's URL."""
     digest = hashlib.sha256(server.encode()).hexdigest()[:8]
@@ -923,4 +932,11 @@ def _as_sentence() -> Iterator[None]:
         raise LedgerUnavailable(
             f"The ledger cannot be read or written now: {error.orig}. "
             "Is its disk full, or another process holding it?"
+        ) from error
+    except IntegrityError:
+        raise  # a rule of ours, which the caller knows
+    except DatabaseError as error:
+        raise LedgerUnavailable(
+            f"The ledger is no database that SQLite can read: {error.orig}. "
+            "Restore it, or let LEDGER_URL name another file."
         ) from error

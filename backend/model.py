@@ -220,10 +220,14 @@ def project_key(project: Any) -> tuple[int, int]:
     try:
         if isinstance(project, str):
             number, created = project.split(".")
-            return int(number), int(created)
-        if isinstance(project, Mapping):
+            key = int(number), int(created)
+        elif isinstance(project, Mapping):
             stamp = datetime.fromisoformat(project["created_at"])
-            return int(project["id"]), int(stamp.timestamp())
+            key = int(project["id"]), int(stamp.timestamp())
+        else:
+            raise TypeError
+        if 0 < key[0] < 2**63 and 0 <= key[1] < 2**63:  # what the ledger's columns hold
+            return key
     except (ValueError, KeyError, TypeError, OverflowError):
         pass
     raise BadRequest(

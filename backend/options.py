@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -197,6 +197,19 @@ def _sentence(error: Mapping[str, Any]) -> str:
         known = ", ".join(ProjectOptions.model_fields)
         return f"The options are {known}; got {_shown(name)}, which is none of them."
     return f"The option {name} must be {_expected(name)}, got {_shown(error['input'])}."
+
+
+def check_labels(options: ProjectOptions, labels: Collection[str]) -> None:
+    """Refuse options that name a label which the labeling configuration does not have.
+
+    Raises:
+        BadOptions: a sentence for the user.
+    """
+    if options.unknown_label is not None and options.unknown_label not in labels:
+        raise BadOptions(
+            f"The option unknown_label names {_shown(options.unknown_label)}, and the labels are "
+            f"{', '.join(labels)}."
+        )
 
 
 def _expected(name: str) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from backend.errors import StudioRefused
-from backend.ledger import Row
+from backend.ledger import Ledger, Row
 from backend.options import ProjectOptions
 from backend.studio import Project, Stamp
 from backend.workplace import Workplace
@@ -171,14 +171,33 @@ def _start_due(
     if changed >= retrain_every:
         reason = f"{changed} labels changed since the last round ({retrain_every} start one)"
         return ledger.start_round(project_id, "train", reason, "collect", {})
-    if ledger.promoted_version(project_id) is None:
+    why = _why_rank(ledger, row, actions, retrain_every, left, project)
+    return None if why is None else ledger.start_round(project_id, "rank", why, "choose", {})
+
+
+def _why_rank(
+    ledger: Ledger,
+    row: Row,
+    actions: Collection[str],
+    retrain_every: int,
+    left: int,
+    project: Project,
+) -> str | None:
+    """Why the present version should rank the pool anew; None if nothing could come of it."""
+    promoted = ledger.promoted_version(row["id"])
+    if promoted is None:
         return None
-    if ledger.serving(project_id) is None or project.task_number > row["pool"]:
-        reason = f"{max(project.task_number - row['pool'], 0)} new tasks"
-        return ledger.start_round(project_id, "rank", reason, "choose", {})
-    if left < retrain_every and row["left_out"] > 0:
-        reason = f"only {left} ranked tasks left"
-        return ledger.start_round(project_id, "rank", reason, "choose", {})
+    if project.task_number > row["pool"] or "TASKS_CREATED" in actions:
+        return f"{max(project.task_number - row['pool'], 0)} more tasks"
+    serving, last = ledger.serving(row["id"]), ledger.last_round(row["id"])
+    behind = serving is None or serving["version"] != promoted["number"]
+    # A round that succeeded without publishing found nothing to rank, and would again.
+    if behind and last is not None and last["state"] == "failed":
+        return f"version {promoted['number']} is not published yet"
+    # As many as were published are all there can be, however few.
+    fewest = min(retrain_every, 0 if serving is None else serving["length"])
+    if left < fewest and row["left_out"] > 0:
+        return f"only {left} ranked tasks left"
     return None
 
 

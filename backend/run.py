@@ -41,6 +41,7 @@ from backend.settings import (
     remember,
     remembered,
 )
+from backend.studio import Studio
 
 LABEL_STUDIO_ENV = ROOT / ".venv-label-studio"
 LABEL_STUDIO_USER = "admin@committee.local"
@@ -287,6 +288,7 @@ class _Supervisor:
                 "IMAGES fills the demo project of the local Label Studio, and LABEL_STUDIO_URL "
                 "names another one: unset it, or import the images there."
             )
+        self._check_given()
         self._choose_port()
         if self._own_studio:
             with self._narrator.step("Label Studio's environment") as report:
@@ -309,6 +311,23 @@ class _Supervisor:
         self._wait_for(waiting)
         project = self._make_demo(images) if self._own_studio else None
         self._narrator.say(self._welcome(project))
+
+    def _check_given(self) -> None:
+        """Refuse servers that were named and do not answer, before anything is started."""
+        if not self._own_valkey and not _pongs(self._settings.redis()):
+            raise CannotRun(
+                "No Redis or Valkey answers at REDIS_URL: start it, mend the address or its "
+                "password, or unset it for an embedded one."
+            )
+        if not self._own_studio:
+            with Studio(*self._settings.label_studio()) as studio:
+                studio.whoami()
+        try:
+            self._settings.registry_path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotRun(
+                f"REGISTRY_URL must name a folder that can be written: {error}."
+            ) from error
 
     def watch(self) -> None:
         """Until a signal comes."""
@@ -584,7 +603,7 @@ def _pongs(url: str) -> bool:
     try:
         with redis.Redis.from_url(url, socket_timeout=2) as client:
             return bool(client.ping())
-    except redis.ConnectionError:  # also while it still reads its file
+    except (redis.ConnectionError, redis.TimeoutError):  # also while it still reads its file
         return False
 
 

@@ -64,6 +64,16 @@ def _host(host: str) -> str:
         return host.lower()
 
 
+def _host_and_port(text: str) -> str:
+    """``name`` or ``name:port``, as ``ImageFetcher`` compares them."""
+    name, colon, port = text.rpartition(":")
+    if not colon or ":" in name:  # none, or an IPv6 address
+        return _host(text)
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("no port")
+    return f"{_host(name)}:{int(port)}"
+
+
 def _web_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -202,8 +212,10 @@ class Settings(BaseSettings):
     )
     allowed_image_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = _field(
         (),
-        "Hosts other than Label Studio that images may come from, with commas between.",
-        "host names or IP addresses with commas between, without http:// and paths",
+        "Hosts other than Label Studio that images may come from, with commas between; "
+        "`name:port` for another port than 80 or 443.",
+        "host names or IP addresses, with :port where it is not 80 or 443, with commas between, "
+        "without http:// and paths",
         "none",
     )
     retrain_every: int = _field(
@@ -240,7 +252,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_image_hosts")
     @classmethod
     def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_host(host) for host in hosts)
+        return tuple(_host_and_port(host) for host in hosts)
 
     @field_validator("basic_auth_user", "basic_auth_pass", "label_studio_api_key")
     @classmethod

@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -493,10 +493,13 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     version = int(work.ledger.parts(round_["id"], "score")[0]["payload"]["version"])
     problems: list[str] = []
     if head:
-        publication = _stored_already(work, row, round_)
+        held = work.studio.model_versions(row["studio_id"])
+        publication = _stored_already(work, row, round_, held)
         stored = len(head)
         if publication is None:
-            publication, stored = _store_head(work, row, round_, version, head, scored, arm)
+            head, publication, stored = _store_what_is_there(
+                work, row, round_, version, head, scored, arm, held
+            )
         if stored < len(head):
             problems.append(
                 f"Label Studio dropped {len(head) - stored} of {len(head)} predictions silently."
@@ -548,6 +551,34 @@ def score_between(doubt: float, quantiles: Sequence[float]) -> float:
     return more / len(quantiles) if quantiles else 0.5
 
 
+def _store_what_is_there(
+    work: Workplace,
+    row: Row,
+    round_: Row,
+    version: int,
+    head: list[int],
+    scored: Mapping[int, Scored],
+    arm: str,
+    held: Collection[str],
+) -> tuple[list[int], Row, int]:
+    """``_store_head``, again without the tasks that were deleted since they were scored.
+
+    Label Studio refuses all predictions when one names a task that is gone. Asking first which
+    are there would cost every publication of 10,000 tasks some seconds.
+    """
+    try:
+        return head, *_store_head(work, row, round_, version, head, scored, arm, held)
+    except StudioRefused as error:
+        if error.studio_status != 400:
+            raise
+        there = {task.id for task in work.studio.tasks(row["studio_id"], ids=head)}
+        left = [task_id for task_id in head if task_id in there]
+        if not left or len(left) == len(head):
+            raise
+        log.info("%d ranked tasks were deleted meanwhile", len(head) - len(left))
+        return left, *_store_head(work, row, round_, version, left, scored, arm, held)
+
+
 def _store_head(
     work: Workplace,
     row: Row,
@@ -556,6 +587,7 @@ def _store_head(
     head: Sequence[int],
     scored: Mapping[int, Scored],
     arm: str,
+    held: Collection[str],
 ) -> tuple[Row, int]:
     """Write the publication to the ledger and its predictions to Label Studio, in one POST.
 
@@ -582,6 +614,7 @@ def _store_head(
             }
             for position, task_id in enumerate(head)
         ],
+        taken=held,
     )
     predictions = [
         {
@@ -607,9 +640,8 @@ def _store_head(
     return publication, stored
 
 
-def _stored_already(work: Workplace, row: Row, round_: Row) -> Row | None:
+def _stored_already(work: Workplace, row: Row, round_: Row, held: Mapping[str, int]) -> Row | None:
     """A publication that an earlier attempt of this round had stored whole before it died."""
-    held = work.studio.model_versions(row["studio_id"])
     found = None
     for publication in work.ledger.publications(row["id"]):
         if publication["round_id"] != round_["id"]:

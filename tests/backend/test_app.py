@@ -197,11 +197,20 @@ def test_a_body_that_is_no_object_is_refused_in_a_sentence(
     assert answer.json["error"].endswith(".")  # type: ignore[index]
 
 
-@pytest.mark.parametrize("project", [None, 1, "1", "x.y", "1.2.3", {}, {"id": 1}, [1]])
+@pytest.mark.parametrize(
+    "project",
+    [None, 1, "1", "x.y", "1.2.3", "-1.5", f"{10**22}.1", f"1.{10**22}", {}, {"id": 1}, [1]],
+)
 def test_a_project_that_cannot_be_read_is_named(client: FlaskClient, project: Any) -> None:
     answer = post(client, "/webhook", {"action": "START_TRAINING", "project": project})
     assert answer.status_code == 400
     assert "<id>.<created>" in answer.json["error"]  # type: ignore[index]
+
+
+def test_an_unknown_label_that_is_no_label_is_refused_by_name(client: FlaskClient) -> None:
+    answer = post(client, "/setup", setup_body() | {"extra_params": {"unknown_label": "Unknwon"}})
+    assert answer.status_code == 400
+    assert 'unknown_label names "Unknwon", and the labels are' in answer.json["error"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("tasks", [None, {}, [1], [{"id": "1", "data": {}}], [{"id": 1}]])

@@ -299,3 +299,27 @@ def test_a_forgotten_project_leaves_no_row(ledger: Ledger, project: Row, tmp_pat
         for table in ("projects", "events", "rounds", "parts", "publications", "ranking"):
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
     db.close()
+
+
+def test_a_file_that_is_no_database_is_named_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").write_text("not a database, whatever its name says" * 100)
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    with pytest.raises(LedgerUnavailable, match="no database that SQLite can read"):
+        ledger.projects()
+    ledger.close()
+
+
+def test_a_publication_never_takes_a_name_that_is_taken(ledger: Ledger) -> None:
+    project = ledger.ensure_project("http://ls", 77, 5)
+    opened = ledger.start_round(project["id"], "train", "test", "collect", {})
+    assert opened is not None
+    made = ledger.prepare_publication(
+        project["id"],
+        1,
+        opened["id"],
+        arm="a/b",
+        quantiles=[],
+        rows=[],
+        taken={"committee-v1.1", "committee-v1.2", "committee-v2.3"},
+    )
+    assert (made["name"], made["n"]) == ("committee-v1.3", 3)

@@ -68,7 +68,7 @@ WRONG = {
     "registry_url": ["s3://bucket", "file://", "file://host/x"],
     "basic_auth_user": ["a:b", " a", "a\n", "é"],
     "basic_auth_pass": ["\n", " x", "é"],
-    "allowed_image_hosts": ["http://x", "a b", "x/y"],
+    "allowed_image_hosts": ["http://x", "a b", "x/y", "x:", "x:0", "x:99999"],
     "retrain_every": ["-1", "ten", "1.5"],
     "members": ["0", "21"],
     "candidates": ["0"],
@@ -160,11 +160,13 @@ def test_the_dotenv_file_steers_and_the_environment_steers_over_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dotenv = tmp_path / ".env"
-    dotenv.write_text("MEMBERS=3\nCANDIDATES=70\n# a comment\nALLOWED_IMAGE_HOSTS=a.org, B.org\n")
+    dotenv.write_text(
+        "MEMBERS=3\nCANDIDATES=70\n# a comment\nALLOWED_IMAGE_HOSTS=a.org, B.org:9000\n"
+    )
     monkeypatch.setenv("MEMBERS", "4")
     settings = load_settings(_env_file=dotenv, data_dir=tmp_path / "data")
     assert (settings.members, settings.candidates) == (4, 70)
-    assert settings.allowed_image_hosts == ("a.org", "b.org")
+    assert settings.allowed_image_hosts == ("a.org", "b.org:9000")
 
 
 def test_an_empty_variable_is_an_unset_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
