@@ -75,7 +75,7 @@ class ImageFetcher:
                 if not answer.is_redirect:
                     return self._read(answer, url, deadline)
                 target = urljoin(answer.url, answer.headers["Location"])
-        raise ImageRefused(f"{_short(url)} redirects more than {MAX_REDIRECTS} times.")
+        raise ImageRefused(f"{short_url(url)} redirects more than {MAX_REDIRECTS} times.")
 
     def _open(self, target: str, url: str) -> AbstractContextManager[requests.Response]:
         """GET ``target``, which is ``url`` or what it was redirected to; the body unread."""
@@ -84,9 +84,9 @@ class ImageFetcher:
             return self._open_studio(parts, url)
         if parts.scheme not in DEFAULT_PORTS:
             raise ImageRefused(
-                f"{_short(target)} is neither a path of Label Studio nor http(s). Images in cloud "
-                "storage must be added to the project as a source storage, so that Label Studio "
-                "serves them."
+                f"{short_url(target)} is neither a path of Label Studio nor http(s). Images in "
+                "cloud storage must be added to the project as a source storage, so that "
+                "Label Studio serves them."
             )
         if "@" in parts.netloc:
             raise ImageRefused(
@@ -105,22 +105,23 @@ class ImageFetcher:
         climbs = ".." in decoded.split("/") or "\\" in decoded
         if climbs or not path.startswith("/") or not _IMAGE_PATHS.match(decoded):
             raise ImageRefused(
-                f"{_short(parts.geturl())} is no place where Label Studio keeps images: expected "
-                "/data/upload/..., /data/local-files/?d=... or /tasks/ID/resolve/?fileuri=..."
+                f"{short_url(parts.geturl())} is no place where Label Studio keeps images: "
+                "expected /data/upload/..., /data/local-files/?d=... or "
+                "/tasks/ID/resolve/?fileuri=..."
             )
         try:
             return self._studio.open_stream(f"{path}?{parts.query}" if parts.query else path)
         except StudioRefused as error:
             if error.studio_status in (401, *AWAY):
                 raise
-            raise ImageRefused(f"No image at {_short(url)}: {error}") from error
+            raise ImageRefused(f"No image at {short_url(url)}: {error}") from error
 
     def _open_other(self, parts: SplitResult, url: str) -> requests.Response:
         name, port = _host(parts)
         wanted = [f"{name}:{port}"] + ([name] if port == DEFAULT_PORTS[parts.scheme] else [])
         if not self._allowed.intersection(wanted):
             raise ImageRefused(
-                f"{_short(url)} needs the host {wanted[-1]}, which is not allowed: add it to "
+                f"{short_url(url)} needs the host {wanted[-1]}, which is not allowed: add it to "
                 "ALLOWED_IMAGE_HOSTS if you trust it."
             )
         try:
@@ -140,7 +141,7 @@ class ImageFetcher:
             ) from error
         if answer.status_code >= 400:
             answer.close()
-            raise ImageRefused(f"{wanted[-1]} answered {answer.status_code} for {_short(url)}.")
+            raise ImageRefused(f"{wanted[-1]} answered {answer.status_code} for {short_url(url)}.")
         return answer
 
     def _read(self, answer: requests.Response, url: str, deadline: float) -> bytes:
@@ -155,11 +156,13 @@ class ImageFetcher:
                     raise self._too_large(url, "more")
                 if time.monotonic() > deadline:
                     raise ImageRefused(
-                        f"{_short(url)} did not come within {self._max_seconds:g} s "
+                        f"{short_url(url)} did not come within {self._max_seconds:g} s "
                         f"({len(content)} bytes did)."
                     )
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            text = f"{_short(url)} broke off after {len(content)} bytes ({type(error).__name__})."
+            text = (
+                f"{short_url(url)} broke off after {len(content)} bytes ({type(error).__name__})."
+            )
             if _origin(urlsplit(answer.url)) == self._origin:
                 raise StudioUnreachable(f"{text} Is Label Studio being restarted?") from error
             raise ImageRefused(text) from error
@@ -167,7 +170,7 @@ class ImageFetcher:
 
     def _too_large(self, url: str, size: str) -> ImageRefused:
         return ImageRefused(
-            f"{_short(url)} is too large: {size}, where {self._max_bytes / 2**20:.0f} MiB are "
+            f"{short_url(url)} is too large: {size}, where {self._max_bytes / 2**20:.0f} MiB are "
             "allowed."
         )
 
@@ -182,13 +185,13 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise ImageRefused(f"{_short(url)} is no address: {error}.") from error
+        raise ImageRefused(f"{short_url(url)} is no address: {error}.") from error
     if "\\" in parts.netloc or any(ord(character) < 33 for character in parts.netloc):
-        raise ImageRefused(f"{_short(url)} is no address: its host holds odd characters.")
+        raise ImageRefused(f"{short_url(url)} is no address: its host holds odd characters.")
     if parts.netloc and not parts.hostname:
-        raise ImageRefused(f"{_short(url)} is no address: it has no host.")
+        raise ImageRefused(f"{short_url(url)} is no address: it has no host.")
     if any(character in url for character in "\r\n\t\0"):
-        raise ImageRefused(f"{_short(url)} is no address: it holds control characters.")
+        raise ImageRefused(f"{short_url(url)} is no address: it holds control characters.")
     return parts
 
 
@@ -204,7 +207,7 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
     return (parts.scheme, *_host(parts))
 
 
-def _short(url: str) -> str:
+def short_url(url: str) -> str:
     """``url`` for a message: without what may be a signature or a password, and not endless."""
     text = url.split("?")[0]
     text = re.sub(r"//[^/]*@", "//", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest, ImageRefused
-from backend.images import ImageFetcher
+from backend.images import ImageFetcher, short_url
 from backend.labels import LabelConfig, parse_label_config
 from backend.options import ProjectOptions
 from backend.regions import to_regions
@@ -53,7 +53,7 @@ def read_image(images: ImageFetcher, url: str) -> NDArray[np.uint8]:
     try:
         return decode_image(images.fetch(url), max_pixels=MAX_PIXELS)
     except UnreadableImage as error:
-        raise ImageRefused(f"{url}: {error}") from error
+        raise ImageRefused(f"{short_url(url)}: {error}") from error
 
 
 def pre_annotate(

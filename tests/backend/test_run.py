@@ -232,3 +232,32 @@ def test_label_studio_gets_none_of_our_names_and_no_password_on_its_command_line
 def test_the_supervisor_stays_light() -> None:
     code = "import sys, backend.run; sys.exit(bool({'torch', 'cv2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "No Redis or Valkey answers at REDIS_URL"),
+        (
+            {"LABEL_STUDIO_URL": "http://127.0.0.1:1", "LABEL_STUDIO_API_KEY": "a" * 40},
+            "http://127.0.0.1:1",
+        ),
+        ({"REGISTRY_URL": "/proc/none"}, "REGISTRY_URL must name a folder that can be written"),
+    ],
+)
+def test_servers_that_are_named_and_do_not_answer_are_refused_before_anything_starts(
+    given: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "backend", "run"],
+        cwd=ROOT,
+        env={**os.environ, "DATA_DIR": str(tmp_path), **given},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 1
+    assert sentence in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "logs").exists()
