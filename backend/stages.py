@@ -492,26 +492,29 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     )
     version = int(work.ledger.parts(round_["id"], "score")[0]["payload"]["version"])
     problems: list[str] = []
+    published = 0
     if head:
         held = work.studio.model_versions(row["studio_id"])
         publication = _stored_already(work, row, round_, held)
-        stored = len(head)
         if publication is None:
-            head, publication, stored = _store_what_is_there(
+            publication, stored = _store_what_is_there(
                 work, row, round_, version, head, scored, arm, held
             )
-        if stored < len(head):
+        else:
+            stored = publication["length"]
+        published = publication["length"]
+        if stored < published:
             problems.append(
-                f"Label Studio dropped {len(head) - stored} of {len(head)} predictions silently."
+                f"Label Studio dropped {published - stored} of {published} predictions silently."
             )
         tick(0.8)
         set_order(work.studio, row["studio_id"], publication["name"])
         work.ledger.serve_publication(publication["id"], stored)
     work.ledger.update_project(
-        project_id, pool=chosen["pool"], left_out=left_out, ranked_left=len(head)
+        project_id, pool=chosen["pool"], left_out=left_out, ranked_left=published
     )
     return Outcome(
-        result={"published": len(head), "left_out": left_out},
+        result={"published": published, "left_out": left_out},
         next_payloads=(),
         problems=problems,
     )
@@ -560,14 +563,14 @@ def _store_what_is_there(
     scored: Mapping[int, Scored],
     arm: str,
     held: Collection[str],
-) -> tuple[list[int], Row, int]:
+) -> tuple[Row, int]:
     """``_store_head``, again without the tasks that were deleted since they were scored.
 
     Label Studio refuses all predictions when one names a task that is gone. Asking first which
     are there would cost every publication of 10,000 tasks some seconds.
     """
     try:
-        return head, *_store_head(work, row, round_, version, head, scored, arm, held)
+        return _store_head(work, row, round_, version, head, scored, arm, held)
     except StudioRefused as error:
         if error.studio_status != 400:
             raise
@@ -576,7 +579,7 @@ def _store_what_is_there(
         if not left or len(left) == len(head):
             raise
         log.info("%d ranked tasks were deleted meanwhile", len(head) - len(left))
-        return left, *_store_head(work, row, round_, version, left, scored, arm, held)
+        return _store_head(work, row, round_, version, left, scored, arm, held)
 
 
 def _store_head(

@@ -34,7 +34,8 @@ from tests.live.stack import Stack, TinyProject, make_project, start_stack
 
 SENDERS = 20
 REQUESTS_EACH = 100
-# A submit takes Label Studio itself longer than this, so twenty annotators never send as fast.
+# Some 350 events a second in all, far beyond what annotators make; without a pause the row would
+# measure how senders and web queue for two cores.
 PAUSE_S = 0.05
 TASKS = 10_000
 SIDE_PX = 512
