@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from training.errors import TrainingError
 
-NETWORKS = ("lite0", "unet")
+NETWORKS = ("shared", "lite0", "unet")
+
+_OWN_NETWORK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 UNKNOWN = 255
 """The class index of a pixel about which nothing is known."""
@@ -30,7 +33,10 @@ class TrainConfig:
         classes: names in the order of the class indices; the first is "background".
         members: M.
         seed: member m draws from ``seed`` and ``m``.
-        network: one of ``NETWORKS``.
+        network: one of ``NETWORKS``, or a laboratory's own as ``package.module:factory``.
+        network_weights: file that every member starts from; "" for the network's own beginning.
+        network_weights_sha256: of that file.
+        channels: of the images; 3 from Label Studio.
         max_side_px: images are shrunk, never enlarged, to at most this on their long side.
         crop_px: side of a training crop, a multiple of 32.
         batch: crops per step.
@@ -38,6 +44,7 @@ class TrainConfig:
         threads: torch threads of one training.
         encoder_lr: peak rate of pretrained parameters; "unet" has none.
         decoder_lr: peak rate of parameters that start at random.
+        thaw: share of the steps before a pretrained encoder begins to learn too.
         weight_decay: of AdamW, on kernels only.
         warmup: share of the steps in which the rate rises.
         dice_weight: of the Dice loss beside the cross-entropy's 1.
@@ -57,7 +64,10 @@ class TrainConfig:
     classes: tuple[str, ...]
     members: int = 5
     seed: int = 0
-    network: str = "lite0"
+    network: str = "shared"
+    network_weights: str = ""
+    network_weights_sha256: str = ""
+    channels: int = 3
     max_side_px: int = 1024
     crop_px: int = 128
     batch: int = 8
@@ -65,6 +75,7 @@ class TrainConfig:
     threads: int = 1
     encoder_lr: float = 1e-3
     decoder_lr: float = 5e-3
+    thaw: float = 0.75
     weight_decay: float = 1e-2
     warmup: float = 0.2
     dice_weight: float = 1.0
@@ -88,16 +99,21 @@ class TrainConfig:
             raise BadConfig(
                 f"classes must be at most {UNKNOWN} different names, got {self.classes!r}"
             )
-        if self.network not in NETWORKS:
-            raise BadConfig(f"network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
+        if not is_network(self.network):
+            raise BadConfig(
+                f"network must be one of {', '.join(NETWORKS)} or package.module:factory, "
+                f"got {self.network!r}"
+            )
+        if bool(self.network_weights) != bool(self.network_weights_sha256):
+            raise BadConfig("network_weights and network_weights_sha256 go together")
         if self.crop_px < 32 or self.crop_px % 32:
             raise BadConfig(f"crop_px must be a multiple of 32, got {self.crop_px}")
         if self.max_side_px < 32:
             raise BadConfig(f"max_side_px must be at least 32, got {self.max_side_px}")
-        for name in ("members", "batch", "steps", "threads"):
+        for name in ("members", "channels", "batch", "steps", "threads"):
             if getattr(self, name) < 1:
                 raise BadConfig(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "seek", "blur", "noise", "gradient", "colour"):
+        for name in ("warmup", "thaw", "seek", "blur", "noise", "gradient", "colour"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         for name in ("zoom", "gamma", "class_weight_bound"):
@@ -119,6 +135,11 @@ class TrainConfig:
         if not isinstance(found, dict):
             raise BadConfig(f"a configuration must be a JSON object, got {type(found).__name__}")
         return cls(**_checked(found))
+
+
+def is_network(name: str) -> bool:
+    """Whether this names one of ours, or could name a laboratory's own."""
+    return name in NETWORKS or _OWN_NETWORK.fullmatch(name) is not None
 
 
 def _checked(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -144,7 +144,7 @@ class Example:
 
     Attributes:
         key: names the labelled thing for good; it decides the fold.
-        image: [h, w, 3] uint8 RGB.
+        image: [h, w, channels] uint8; RGB from Label Studio.
         mask: [h, w] uint8 class indices; 255 where nothing is known.
     """
 
@@ -153,9 +153,9 @@ class Example:
     mask: Image8
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+        if self.image.ndim != 3 or self.image.dtype != np.uint8:
             raise ValueError(
-                f"an example's image must be [h, w, 3] uint8, "
+                f"an example's image must be [h, w, channels] uint8, "
                 f"got {self.image.shape} {self.image.dtype}"
             )
         if self.mask.shape != self.image.shape[:2] or self.mask.dtype != np.uint8:
@@ -166,7 +166,7 @@ class Example:
 
 
 def make_example(key: str, image: Image8, mask: Image8, max_side_px: int) -> Example:
-    """Shrink an image [H, W, 3] and its mask [H, W] to the network's resolution.
+    """Shrink an image [H, W, channels] and its mask [H, W] to the network's resolution.
 
     Raises:
         ValueError: the two do not belong together.
@@ -179,12 +179,22 @@ def make_example(key: str, image: Image8, mask: Image8, max_side_px: int) -> Exa
 
 
 def shrink(image: Image8, max_side_px: int) -> Image8:
-    """The image [H, W, 3] at the network's resolution [h, w, 3]."""
+    """The image [H, W, channels] at the network's resolution [h, w, channels]."""
     height, width = network_size(image.shape[0], image.shape[1], max_side_px)
     if (height, width) == image.shape[:2]:
         return image
     # Averaging over the area lets no pixel count twice and none be skipped.
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return by_four(
+        image, lambda part: cv2.resize(part, (width, height), None, 0, 0, cv2.INTER_AREA)
+    )
+
+
+def by_four(image: Image8, function: Callable[[Image8], Any]) -> Image8:
+    """A function of OpenCV's, which takes at most four channels, on any number of them."""
+    parts = [function(image[..., i : i + 4]) for i in range(0, image.shape[2], 4)]
+    # OpenCV drops the axis of a single channel.
+    deep = [part if part.ndim == 3 else part[..., None] for part in parts]
+    return deep[0] if len(deep) == 1 else np.concatenate(deep, axis=2)
 
 
 def network_size(height: int, width: int, max_side_px: int) -> tuple[int, int]:
@@ -211,7 +221,7 @@ class CropSource:
         self.places = _find_places(self.examples, self.config)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], Image8]:
-        """A crop [3, crop_px, crop_px] in [0, 1] and its mask [crop_px, crop_px]."""
+        """A crop [channels, crop_px, crop_px] in [0, 1] and its mask [crop_px, crop_px]."""
         index, centre = self._aim(rng)
         image, mask = cut(self.examples[index], centre, self.config, rng)
         return recolour(image, self.config, rng).transpose(2, 0, 1), mask
@@ -266,12 +276,15 @@ def cut(
     matrix = np.array(
         [[zoom, 0, shift_x + 0.5 * zoom - 0.5], [0, zoom, shift_y + 0.5 * zoom - 0.5]], np.float64
     )
-    image = cv2.warpAffine(
+    image = by_four(
         example.image,
-        matrix,
-        (side, side),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT_101,
+        lambda part: cv2.warpAffine(
+            part,
+            matrix,
+            (side, side),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
+        ),
     )
     mask = cv2.warpAffine(
         example.mask,
@@ -298,26 +311,28 @@ def _turn(array: Any, turns: int, flipped: bool) -> Image8:
 
 
 def recolour(image: Image8, config: TrainConfig, rng: np.random.Generator) -> NDArray[np.float32]:
-    """What changes from one microscope to the next: [h, w, 3] uint8 to float in [0, 1].
+    """What changes from one microscope to the next: [h, w, channels] uint8 to float in [0, 1].
 
     Lamp and camera (a colour matrix near the identity, offset, gamma), uneven illumination
     (a gradient across the crop), focus (blur) and sensor noise.
     """
-    mixing = np.eye(3) + rng.uniform(-1, 1, (3, 3)) * config.colour / 2
+    channels = image.shape[2]
+    mixing = np.eye(channels) + rng.uniform(-1, 1, (channels, channels)) * config.colour / 2
     mixing *= 1 + rng.uniform(-1, 1) * config.colour
     # About mid-grey, so that contrast changes and brightness does not run away.
-    offset = 0.5 - 0.5 * mixing.sum(axis=1) + rng.uniform(-1, 1, 3) * config.colour / 2
-    affine = np.column_stack((mixing / 255, offset)).astype(np.float32)
-    pixels = np.clip(cv2.transform(image.astype(np.float32), affine), 0, 1)
-    pixels = cv2.pow(pixels, float(np.exp(rng.uniform(-1, 1) * np.log(config.gamma))))
+    offset = 0.5 - 0.5 * mixing.sum(axis=1) + rng.uniform(-1, 1, channels) * config.colour / 2
+    pixels = image.astype(np.float32) @ (mixing.T / 255).astype(np.float32)
+    pixels = np.clip(pixels + offset.astype(np.float32), 0, 1)
+    pixels = np.power(pixels, np.float32(np.exp(rng.uniform(-1, 1) * np.log(config.gamma))))
     pixels = pixels * _illumination(pixels.shape[0], pixels.shape[1], config.gradient, rng)
     if rng.random() < config.blur:
         sigma = float(rng.uniform(0.3, max(0.3, config.blur_px)))
-        pixels = cv2.GaussianBlur(pixels, (0, 0), sigma)
+        pixels = cv2.GaussianBlur(pixels, (0, 0), sigma).reshape(pixels.shape)
     if rng.random() < config.noise:
         level = np.float32(rng.uniform(0, config.noise_level))
         pixels = pixels + level * rng.standard_normal(pixels.shape, dtype=np.float32)
-    return np.clip(pixels, 0, 1).astype(np.float32, copy=False)
+    recoloured: NDArray[np.float32] = np.clip(pixels, 0, 1).astype(np.float32, copy=False)
+    return recoloured
 
 
 def _illumination(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from training.config import UNKNOWN
 
@@ -119,3 +120,25 @@ def paired_bootstrap(
     return PairedDifference(
         float(differences.mean()), float(low), float(high), float((means >= 0).mean()), N
     )
+
+
+def auroc(scores: NDArray[Any], positive: NDArray[np.bool_]) -> float:
+    """Chance that a positive scores higher than a negative, ties counted half.
+
+    Args:
+        scores: [P].
+        positive: [P]; which of them are.
+
+    Returns:
+        Between 0 and 1; NaN where all or none are positive.
+
+    Source: Hanley and McNeil 1982; by the ranks of Mann and Whitney.
+    """
+    if scores.shape != positive.shape or scores.ndim != 1:
+        raise ValueError(f"expected two [P], got {scores.shape} and {positive.shape}")
+    ours = int(positive.sum())
+    others = len(positive) - ours
+    if ours == 0 or others == 0:
+        return float("nan")
+    rank_sum = float(rankdata(scores)[positive].sum())
+    return (rank_sum - ours * (ours + 1) / 2) / (ours * others)

