@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import shutil
 import threading
@@ -22,10 +23,11 @@ import numpy as np
 
 from training.config import TrainConfig
 from training.data import Example
-from training.ensemble import Committee
 from training.errors import TrainingError
 from training.fit import Weights
+from training.inference import Committee
 from training.version import (
+    SHEET_FILE,
     VERSION_FILE,
     member_file,
     read_checksums,
@@ -46,7 +48,7 @@ STALE_S = 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
-_loaded: OrderedDict[tuple[str, str, int], Committee] = OrderedDict()
+_loaded: OrderedDict[tuple[str, str, int, str, str | None], Committee] = OrderedDict()
 _loading = threading.Lock()
 
 
@@ -64,11 +66,20 @@ class Registry:
     Args:
         root: made when it is first written to.
         threads: of a loaded committee's looks.
+        engine: of a loaded committee, one of ``training.engine.ENGINES``.
+        own_network: the only ``package.module:factory`` that a version may be made with.
     """
 
-    def __init__(self, root: Path, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        threads: int = 1,
+        engine: str = "auto",
+        own_network: str | None = None,
+    ) -> None:
         self.root = root
-        self.threads = threads
+        self.threads, self.engine, self.own_network = threads, engine, own_network
 
     # Versions
 
@@ -80,8 +91,12 @@ class Registry:
         config: TrainConfig,
         manifest: Mapping[str, Any],
         metrics: Mapping[str, Any],
+        sheet: bytes | None = None,
     ) -> Path:
         """Write a version whole; one of that number that is there already is replaced.
+
+        Args:
+            sheet: a PNG to check it by eye, if one was drawn.
 
         Raises:
             ValueError: the members are not as many as the configuration says, or the metrics
@@ -92,7 +107,7 @@ class Registry:
         if not isinstance(metrics.get("temperature"), float):
             raise ValueError("metrics must hold the temperature that assess fitted")
         path = self.version_path(project, version)
-        write_version(path, version, weights, config, manifest, metrics)
+        write_version(path, version, weights, config, manifest, metrics, sheet)
         return path
 
     def version_path(self, project: str, version: int) -> Path:
@@ -134,17 +149,29 @@ class Registry:
             UnknownVersion: there is none.
             DamagedVersion: a file is not what was saved.
             BadConfig: another release wrote it.
+            ForeignNetwork: it was made with a network that is not ours nor ``own_network``.
+            NoEngine: ``engine`` cannot run it.
         """
         folder = self._existing(project, version)
         digest = hashlib.sha256((folder / VERSION_FILE).read_bytes()).hexdigest()
-        key = (str(folder.resolve()), digest, self.threads)
+        key = (str(folder.resolve()), digest, self.threads, self.engine, self.own_network)
         with _loading:
             if key not in _loaded:
-                _loaded[key] = Committee.load(folder, threads=self.threads)
+                _loaded[key] = Committee.load(
+                    folder,
+                    threads=self.threads,
+                    engine=self.engine,
+                    own_network=self.own_network,
+                )
             _loaded.move_to_end(key)
             while len(_loaded) > KEEP_LOADED:
                 _loaded.popitem(last=False)
             return _loaded[key]
+
+    def sheet_path(self, project: str, version: int) -> Path | None:
+        """The picture to check a version by eye; None if it has none."""
+        path = self.version_path(project, version) / SHEET_FILE
+        return path if path.exists() else None
 
     def delete_version(self, project: str, version: int) -> None:
         """Remove a version; nothing if it is gone already."""
@@ -232,6 +259,30 @@ class Registry:
 
     def has_round(self, project: str, round_id: int, name: str) -> bool:
         return (self.round_path(project, round_id) / _checked(name)).exists()
+
+    # The step budget
+
+    def steps(self, project: str, key: str) -> int | None:
+        """The steps that were derived for a project under this key; None if none were yet."""
+        try:
+            found = json.loads(self._steps(project).read_bytes())
+            steps = found.get(key)
+        except (FileNotFoundError, ValueError, AttributeError):
+            return None
+        return steps if isinstance(steps, int) and steps > 0 else None
+
+    def keep_steps(self, project: str, key: str, steps: int) -> None:
+        """Keep a project's steps, so that every later round trains for as many."""
+        path = self._steps(project)
+        try:
+            found = json.loads(path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            found = {}
+        kept = found if isinstance(found, dict) else {}
+        write_whole(path, json.dumps({**kept, key: steps}, indent=1).encode())
+
+    def _steps(self, project: str) -> Path:
+        return self._project(project) / "steps.json"
 
     def drop_round(self, project: str, round_id: int) -> None:
         """Remove a round's scratch files; nothing if they are gone already."""

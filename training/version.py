@@ -29,6 +29,7 @@ CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
 METRICS_FILE = "metrics.json"
 VERSION_FILE = "version.json"
+SHEET_FILE = "contact-sheet.png"
 
 
 class UnknownVersion(TrainingError):
@@ -62,7 +63,11 @@ def save_weights(weights: Weights) -> bytes:
     """
     return tensors_to_bytes(
         {
-            name: tensor.half().contiguous() if tensor.ndim > 1 else tensor.contiguous()
+            name: (
+                tensor.half().contiguous()
+                if tensor.ndim > 1 and tensor.is_floating_point()
+                else tensor.contiguous()
+            )
             for name, tensor in weights.items()
         }
     )
@@ -91,15 +96,21 @@ def write_version(
     config: TrainConfig,
     manifest: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    sheet: bytes | None = None,
 ) -> None:
     """Write a version so that a reader sees all of it or none of it.
 
     One that is there already is replaced: it was left by an attempt that died.
+
+    Args:
+        sheet: a PNG to check it by eye, if one was drawn.
     """
     files = {member_file(m): save_weights(member) for m, member in enumerate(weights)}
     files[CONFIG_FILE] = config.to_json().encode()
     files[MANIFEST_FILE] = _json(manifest)
     files[METRICS_FILE] = _json(metrics)
+    if sheet is not None:
+        files[SHEET_FILE] = sheet
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     files[VERSION_FILE] = _json({"version": number, "files": checksums})
     folder.parent.mkdir(parents=True, exist_ok=True)

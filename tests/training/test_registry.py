@@ -54,6 +54,14 @@ def test_a_version_comes_back_as_it_was_saved(registry):
             torch.testing.assert_close(member[name], tensor, atol=1e-3, rtol=1e-3)
 
 
+def test_whole_numbers_come_back_exactly_and_kernels_in_half(registry):
+    weights = {"table": torch.arange(3000).reshape(2, 1500), "kernel": torch.full((2, 2), 0.1)}
+    back = load_weights(save_weights(weights))
+    assert torch.equal(back["table"], weights["table"])
+    assert back["kernel"].dtype == torch.float32
+    assert back["kernel"][0, 0] == torch.tensor(0.1).half()
+
+
 def test_a_loaded_committee_knows_its_version_and_temperature(registry):
     save(registry, version=7)
     committee = registry.load("p1", 7)
