@@ -81,9 +81,14 @@ class LabelledFolder:
         The same folder is always split alike, whatever the seed; training images come in the
         hash's order too, so that any first few of them are a random few.
         """
-        shuffled = sorted(self.items, key=lambda item: _hash(item.name))
+        shuffled = by_hash(self.items)
         held_back = max(1, round(len(shuffled) / HELD_BACK))
         return tuple(shuffled[held_back:]), tuple(shuffled[:held_back])
+
+
+def by_hash(items: Sequence[Labelled]) -> list[Labelled]:
+    """In the order of a hash of their names: by chance, and the same on every machine."""
+    return sorted(items, key=lambda item: _hash(item.name))
 
 
 def read_labelled_folder(root: Path) -> LabelledFolder:
