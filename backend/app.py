@@ -25,6 +25,7 @@ from backend.model import CommitteeModel, project_key, record_event
 from backend.options import check_labels, parse_options
 from backend.settings import Settings
 from backend.workplace import WEB_BUSY_S, Workplace
+from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,12 @@ def build_app(settings: Settings) -> Flask:
     def in_a_sentence(error: BackendError) -> Response:
         log.warning("%s %s: %s", request.method, request.path, error)
         return _json({"error": str(error)}, error.status)
+
+    @app.errorhandler(TrainingError)
+    def without_a_version(error: TrainingError) -> Response:
+        """A version that cannot be read or run here: the next round or the operator mends it."""
+        log.warning("%s %s: %s", request.method, request.path, error)
+        return _json({"error": str(error)}, 503)
 
     @app.errorhandler(HTTPException)
     def in_http_words(error: HTTPException) -> Response:

@@ -19,6 +19,7 @@ import click
 from backend.errors import BackendError, BadRequest
 from backend.settings import load_settings
 from backend.workplace import Workplace
+from training.errors import TrainingError
 
 PROJECT = click.option(
     "--project", "studio_id", type=int, required=True, help="Label Studio's project number."
@@ -35,7 +36,7 @@ class Sentences(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BackendError as error:
+        except (BackendError, TrainingError) as error:
             click.echo(str(error), err=True)
             ctx.exit(1)
 

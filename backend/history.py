@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest
 from backend.ledger import Row
+from backend.status import quality_in_words
 from backend.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -24,15 +26,20 @@ def versions_of(work: Workplace, studio_id: int | None = None) -> list[Json]:
         if studio_id not in (None, project["studio_id"]):
             continue
         for version in work.ledger.versions(project["id"]):
+            slug, number = project["slug"], version["number"]
             try:
-                files = work.registry.files(project["slug"], version["number"])
+                files = work.registry.files(slug, number)
             except UnknownVersion:
                 files = {}
-            found.append(_version(project, version, files))
+            folder = work.registry.version_path(slug, number) if files else None
+            sheet = work.registry.sheet_path(slug, number)
+            found.append(_version(project, version, files, folder, sheet))
     return found
 
 
-def _version(project: Row, version: Row, files: dict[str, str]) -> Json:
+def _version(
+    project: Row, version: Row, files: dict[str, str], folder: Path | None, sheet: Path | None
+) -> Json:
     return {
         "project": project["studio_id"],
         "version": version["number"],
@@ -43,23 +50,29 @@ def _version(project: Row, version: Row, files: dict[str, str]) -> Json:
         "metrics": version["metrics"],
         "created": version["created_at"],
         "files": files,
+        "folder": None if folder is None else str(folder),
+        "contact_sheet": None if sheet is None else str(sheet),
     }
 
 
 def versions_in_words(found: Sequence[Json]) -> str:
-    """A line for each version."""
+    """A few lines for each version."""
     if not found:
         return "No version yet: label at least two images and wait for a round."
     lines = []
     for version in found:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version["created"]))
-        dice = version["metrics"].get("foreground_dice")
-        quality = "" if dice is None else f"out-of-fold foreground Dice {dice:.3f}, "
+        quality = quality_in_words(version["metrics"])
+        quality += ", " if quality else ""
         lines.append(
             f"project {version['project']}  v{version['version']}  {version['state']:9} {made}  "
             f"{quality}{version['members']} members, "
             f"{'files whole' if version['files'] else 'files missing'}: {version['reason']}"
         )
+        if version["folder"]:
+            lines.append(f"    in {version['folder']}")
+        if version["contact_sheet"]:
+            lines.append(f"    to check by eye: {version['contact_sheet']}")
     return "\n".join(lines)
 
 

@@ -133,7 +133,8 @@ def predict_tasks(
             break
         try:
             image = read_image(work.images, image_url(data, config))
-            result, look = pre_annotate(committee, image, config, options)
+            look = committee.look(image)
+            result = pre_annotate(look, committee.config.classes, config, options)
         except BackendError as error:
             log.warning("no prediction for task %s: %s", task_id, error)
             predictions.append([])

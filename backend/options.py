@@ -134,10 +134,13 @@ class ProjectOptions(BaseModel):
         ge=0,
         le=2**31 - 1,
     )
-    network: Literal["lite0", "unet"] = _option(
-        "lite0",
-        "The members' network: pretrained EfficientNet-Lite0, or a small U-Net from scratch.",
-        '"lite0" or "unet"',
+    # Of a laboratory's own only the environment may say: what is named here gets imported.
+    network: Literal["shared", "lite0", "unet"] | None = _option(
+        None,
+        "The members' network: decoders on one pretrained EfficientNet-lite0 encoder; the same "
+        "with an encoder for each that learns too; or a small U-Net from scratch.",
+        '"shared", "lite0" or "unet"',
+        "NETWORK",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest, ImageRefused
@@ -11,13 +12,10 @@ from backend.options import ProjectOptions
 from backend.regions import to_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     from numpy.typing import NDArray
 
-    from training.ensemble import Committee, Look
-
+    from training.inference import Look
 
 MAX_PIXELS = 4096 * 4096 * 2
 """An image larger than this is refused before it is decoded: twice the largest that is promised."""
@@ -57,23 +55,18 @@ def read_image(images: ImageFetcher, url: str) -> NDArray[np.uint8]:
 
 
 def pre_annotate(
-    committee: Committee,
-    image: NDArray[np.uint8],
-    config: LabelConfig,
-    options: ProjectOptions,
-) -> tuple[list[dict[str, Any]], Look]:
-    """One look of the committee, and the regions that it draws.
+    look: Look, classes: Sequence[str], config: LabelConfig, options: ProjectOptions
+) -> list[dict[str, Any]]:
+    """The regions that a look at an image draws, each with its calibrated confidence.
 
     Args:
-        image: [H, W, 3] uint8.
+        classes: of the committee that looked, by index.
     """
-    look = committee.look(image)
-    regions = to_regions(
+    return to_regions(
         look.mask(),
         look.confidence(),
         config,
-        committee.config.classes,
+        classes,
         per=options.regions or ("particle" if config.output.kind == "polygonlabels" else "class"),
         min_particle_px=options.min_particle_px,
     )
-    return regions, look

@@ -15,7 +15,7 @@ import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -37,6 +37,7 @@ from pydantic_settings import (
 )
 
 from backend.errors import BackendError
+from training.config import NETWORKS, is_network
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 9090  # what Label Studio's own examples use for a backend
@@ -111,6 +112,18 @@ def _registry_url(url: str) -> str:
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or len(parts.path) < 2:
         raise ValueError("not a folder")
     return str(_absolute(Path(unquote(parts.path))))
+
+
+def _network(name: str) -> str:
+    if not is_network(name):
+        raise ValueError("no network")
+    return name
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError("no file")
+    return _absolute(path)
 
 
 def _names(value: object) -> object:
@@ -226,6 +239,33 @@ class Settings(BaseSettings):
     queue_length: int = _field(
         500, "Images published in a round, at most; never more than are scored.", _POSITIVE, ge=1
     )
+    network: Annotated[str, AfterValidator(_network)] = _field(
+        "shared",
+        "The members' network: `shared`, `lite0`, `unet`, or your own as `package.module:factory` "
+        "(docs/NETWORKS.md); a project's option `network` goes first.",
+        "shared, lite0, unet or package.module:factory",
+    )
+    network_weights: Annotated[Path, AfterValidator(_file)] | None = _field(
+        None,
+        "The weights that your own network starts from: a state dict, as safetensors or by "
+        "`torch.save`.",
+        "a file that is there",
+        "none",
+    )
+    # Five members on two cores are three turns: a demo's round then ends within four minutes.
+    fit_seconds: float = _field(
+        40,
+        "How long the training of one member may take, in seconds: the steps that take so long, "
+        "100 to 2,000, are found at a project's first round and kept.",
+        "a number from 1 to 86400",
+        ge=1,
+        le=86400,
+    )
+    engine: Literal["auto", "openvino", "torch"] = _field(
+        "auto",
+        "What runs the members: `openvino`, `torch`, or `auto`: torch on a GPU, OpenVINO on a CPU.",
+        "auto, openvino or torch",
+    )
     workers: int = _field(
         _default_workers(),
         "Worker processes that `make run` starts.",
@@ -338,6 +378,11 @@ def load_settings(**overrides: Any) -> Settings:
         raise BadSettings(
             f"{missing} must be set when {given} is; set both to use your own Label Studio, "
             "or neither to have `make run` start a local one."
+        )
+    if settings.network_weights is not None and settings.network in NETWORKS:
+        raise BadSettings(
+            f"NETWORK_WEIGHTS is for a network of your own, and NETWORK is {settings.network}: set "
+            "NETWORK=package.module:factory, or leave NETWORK_WEIGHTS out."
         )
     return settings
 

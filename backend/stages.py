@@ -11,8 +11,8 @@ import gzip
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -31,12 +31,17 @@ from backend.options import ProjectOptions
 from backend.preannotate import image_url, label_config_of, pre_annotate, read_image
 from backend.regions import merge_masks, to_mask
 from backend.rounds import is_audit, stamp_digest
+from backend.settings import Settings
 from backend.studio import Stamp, Task
 from backend.workplace import Workplace
+from training.assessment import Assessment, Verdict, assess, compare
+from training.budget import budget_key, steps_within
 from training.config import UNKNOWN, TrainConfig
 from training.data import Example, make_example
-from training.ensemble import assess, compare
+from training.errors import TrainingError
 from training.fit import fit_member, training_keys
+from training.network import check_allowed
+from training.own_network import weights_digest
 from training.registry import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -113,7 +118,9 @@ def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
         )
     members = options.members or work.settings.members
     check_folds([str(entry["task"]) for entry in teaching], members)
-    train = train_config(classes, members, options)
+    train = train_config(classes, members, options, work.settings)
+    if options.steps is None:
+        train = replace(train, steps=_budget(work, row["slug"], train))
     return Outcome(
         result={"labelled": len(manifest)},
         next_payloads=[{"member": member} for member in range(members)],
@@ -141,17 +148,39 @@ def classes_of(config: LabelConfig, options: ProjectOptions) -> tuple[str, ...]:
     return ("background", *(name for name in config.labels if name != options.unknown_label))
 
 
-def train_config(classes: tuple[str, ...], members: int, options: ProjectOptions) -> TrainConfig:
+def train_config(
+    classes: tuple[str, ...], members: int, options: ProjectOptions, settings: Settings
+) -> TrainConfig:
+    """How the round's members are made; ``steps`` is the default where no option says it.
+
+    Raises:
+        BadNetwork: the file that members start from cannot be read.
+    """
+    network = options.network or settings.network
     chosen: dict[str, Any] = {
         "classes": classes,
         "members": members,
         "seed": options.seed,
         "max_side_px": options.max_side_px,
-        "network": options.network,
+        "network": network,
     }
+    if settings.network_weights is not None and network == settings.network:
+        chosen["network_weights"] = str(settings.network_weights)
+        chosen["network_weights_sha256"] = weights_digest(settings.network_weights)
     if options.steps is not None:
         chosen["steps"] = options.steps
     return TrainConfig(**chosen)
+
+
+def _budget(work: Workplace, slug: str, config: TrainConfig) -> int:
+    """A member's steps: derived at the project's first round, the same at every later one."""
+    key = budget_key(work.settings.fit_seconds, config)
+    steps = work.registry.steps(slug, key)
+    if steps is None:
+        steps = steps_within(work.settings.fit_seconds, config)
+        work.registry.keep_steps(slug, key, steps)
+        log.info("%d steps a member take about %g s here", steps, work.settings.fit_seconds)
+    return steps
 
 
 @dataclass(frozen=True)
@@ -265,6 +294,7 @@ def fit(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress
     """Train one member; its weights wait in the round's scratch folder."""
     slug = work.ledger.project(round_["project_id"])["slug"]
     config = TrainConfig.from_json(round_["config"])
+    check_allowed(config, work.registry.own_network)
     member = int(payload["member"])
     name = member_file(member)
     if not work.registry.has_round(slug, round_["id"], name):
@@ -306,21 +336,26 @@ def assemble(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Pro
     project_id = round_["project_id"]
     slug = work.ledger.project(project_id)["slug"]
     config = TrainConfig.from_json(round_["config"])
+    check_allowed(config, work.registry.own_network)
     number = int(round_["version"])
     weights = [
         load_weights(work.registry.get_round(slug, round_["id"], member_file(member)))
         for member in range(config.members)
     ]
     examples = load_examples(work, slug, round_["manifest"], audits=False)
-    assessment = assess(weights, config, examples, progress=tick)
+    assessment = assess(weights, config, examples, progress=tick, engine=work.settings.engine)
     former = work.ledger.promoted_version(project_id)
     if former is not None and former["number"] == number:
         # This very version, promoted by an attempt that died before its part was finished.
         return Outcome(result={"version": number, "promoted": True})
-    old = None if former is None else work.registry.load(slug, former["number"])
-    verdict = compare(old, assessment, examples, seed=config.seed)
+    verdict = _compare(work, slug, former, assessment, examples)
     manifest = {"round": round_["id"], "entries": round_["manifest"]}
-    work.registry.save_version(slug, number, weights, config, manifest, assessment.metrics)
+    folder = work.registry.save_version(
+        slug, number, weights, config, manifest, assessment.metrics, assessment.sheet
+    )
+    if not assessment.problems:
+        # Once here, and not by each that scores and serves with it.
+        assessment.committee.keep_compiled(folder)
     work.ledger.record_version(
         project_id,
         number,
@@ -339,6 +374,27 @@ def assemble(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Pro
         result={"version": number, "promoted": verdict.promote},
         problems=[] if verdict.promote else [f"Version {number} was kept: {verdict.reason}"],
     )
+
+
+def _compare(
+    work: Workplace,
+    slug: str,
+    former: Row | None,
+    assessment: Assessment,
+    examples: Sequence[Example],
+) -> Verdict:
+    """The new version beside the one that ranks now, if that one can still be read."""
+    seed = assessment.config.seed
+    if former is None:
+        return compare(None, assessment, examples, seed)
+    try:
+        old = work.registry.load(slug, former["number"])
+    except TrainingError as error:
+        log.warning("version %d of %s cannot be read: %s", former["number"], slug, error)
+        verdict = compare(None, assessment, examples, seed)
+        reason = f"Version {former['number']} cannot be read, so there is nothing to compare with."
+        return replace(verdict, reason=reason) if verdict.promote else verdict
+    return compare(old, assessment, examples, seed)
 
 
 # choose
@@ -415,14 +471,24 @@ def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
     committee = work.registry.load(row["slug"], int(payload["version"]))
     scored: list[dict[str, Any]] = []
     problems: list[str] = []
-    for done, (task_id, url) in enumerate(payload["tasks"]):
-        try:
-            result, look = pre_annotate(committee, read_image(work.images, url), config, options)
-        except ImageRefused as error:
-            problems.append(f"Task {task_id}: {error}")
-        else:
-            scored.append({"task": task_id, "arms": look.arms, "result": result})
-        tick((done + 1) / len(payload["tasks"]))
+    read: list[int] = []
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        """Read as they are looked at; ``read`` tells whose they are."""
+        for task_id, url in payload["tasks"]:
+            try:
+                image = read_image(work.images, url)
+            except ImageRefused as error:
+                problems.append(f"Task {task_id}: {error}")
+                tick((len(scored) + len(problems)) / len(payload["tasks"]))
+            else:
+                read.append(task_id)
+                yield image
+
+    for number, look in enumerate(committee.looks(images())):
+        result = pre_annotate(look, committee.config.classes, config, options)
+        scored.append({"task": read[number], "arms": look.arms, "result": result})
+        tick((len(scored) + len(problems)) / len(payload["tasks"]))
     name = write_shard(work, row["slug"], round_["id"], payload, scored)
     return Outcome(
         result={"file": name, "scored": len(scored), "refused": len(problems)}, problems=problems

@@ -43,12 +43,33 @@ def project_status(ledger: Ledger, row: Row) -> Json:
         "paused": row["paused"],
         "round": round_status(ledger, row["id"], active),
         "version": None if version is None else version["number"],
+        "quality": None if version is None else quality(version["metrics"]),
         "publication": None if serving is None else serving["name"],
         "labelled": row["labelled"],
         "changed": row["changed"],
         "ranked_left": row["ranked_left"],
         "last_error": row["last_error"],
     }
+
+
+def quality(metrics: Mapping[str, Any]) -> Json:
+    """What a version's metrics say of it: measured out of fold, calibrated where that was done."""
+    names = ("foreground_dice", "dice", "iou", "temperature", "ece", "ece_uncalibrated")
+    return {name: metrics.get(name) for name in (*names, "out_of_fold", "bf16_agreement")}
+
+
+def quality_in_words(metrics: Mapping[str, Any]) -> str:
+    """``foreground Dice 0.812, calibration error 0.012 (0.034 before)``; "" if not measured."""
+    dice, ece, before = (
+        metrics.get(name) for name in ("foreground_dice", "ece", "ece_uncalibrated")
+    )
+    said = []
+    if dice is not None:
+        where = "out-of-fold " if metrics.get("out_of_fold", True) else ""
+        said.append(f"{where}foreground Dice {dice:.3f}")
+    if ece is not None and before is not None:
+        said.append(f"calibration error {ece:.3f} ({before:.3f} before)")
+    return ", ".join(said)
 
 
 def round_status(ledger: Ledger, project_id: int, active: Row | None) -> Json | None:
@@ -132,7 +153,7 @@ def _project_in_words(project: Json) -> list[str]:
         state += ", paused"
     lines = [
         f"Project {project['project']}, {project['title']!r} on {project['server']}: {state}",
-        f"  version      {project['version'] or 'none yet'}",
+        f"  version      {_version_in_words(project)}",
         f"  serving      {project['publication'] or 'nothing yet'}",
         f"  labelled     {project['labelled']} tasks, {project['changed']} of them "
         "changed since the last round",
@@ -147,6 +168,12 @@ def _project_in_words(project: Json) -> list[str]:
     if project["last_error"]:
         lines.append(f"  last error   {project['last_error']}")
     return lines
+
+
+def _version_in_words(project: Json) -> str:
+    if project["version"] is None:
+        return "none yet"
+    return ": ".join(filter(None, (str(project["version"]), quality_in_words(project["quality"]))))
 
 
 def _round_in_words(found: Json) -> str:

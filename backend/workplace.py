@@ -14,6 +14,7 @@ from backend.ledger import Ledger
 from backend.options import ProjectOptions, parse_options
 from backend.settings import Settings
 from backend.studio import Studio
+from training.config import NETWORKS
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -54,7 +55,12 @@ class Workplace:
     def registry(self) -> Registry:
         from training.registry import Registry
 
-        return Registry(self.settings.registry_path)
+        network = self.settings.network
+        return Registry(
+            self.settings.registry_path,
+            engine=self.settings.engine,
+            own_network=network if network not in NETWORKS else None,
+        )
 
     @cached_property
     def redis(self) -> Redis:

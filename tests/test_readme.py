@@ -7,6 +7,7 @@ from pathlib import Path
 from backend.cli import cli
 from backend.options import options_table
 from backend.settings import settings_table
+from training.__main__ import cli as training_cli
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
@@ -18,6 +19,11 @@ def test_every_setting_stands_in_the_readme_as_the_code_has_it() -> None:
 def test_every_option_stands_in_the_readme_as_the_code_has_it() -> None:
     for name, form, default, meaning in options_table():
         assert f"| `{name}` | {form} | {default} | {meaning} |" in README
+
+
+def test_every_command_of_training_stands_in_the_readme() -> None:
+    for name in training_cli.commands:
+        assert f"| `{name}" in README, name
 
 
 def test_every_command_stands_in_the_readme() -> None:

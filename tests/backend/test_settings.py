@@ -73,6 +73,10 @@ WRONG = {
     "members": ["0", "21"],
     "candidates": ["0"],
     "queue_length": ["0"],
+    "network": ["resnet", "a.b", "a:b:c", "os.path:"],
+    "network_weights": ["/nowhere/weights.pt", "/"],
+    "fit_seconds": ["0", "soon", "nan", "90000"],
+    "engine": ["tensorrt", "cpu"],
     "workers": ["0", "65"],
 }
 
@@ -119,6 +123,17 @@ def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert refusal(tmp_path / "file").startswith("DATA_DIR must be a folder")
     assert refusal(tmp_path / "file" / "below").startswith("DATA_DIR must be a folder")
+
+
+def test_weights_without_a_network_of_ones_own_are_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.touch()
+    sentence = refusal(tmp_path, network_weights=str(weights))
+    assert sentence.startswith(
+        "NETWORK_WEIGHTS is for a network of your own, and NETWORK is shared"
+    )
+    own = load(tmp_path, network_weights=str(weights), network="lab.net:make")
+    assert own.network_weights == weights
 
 
 @pytest.mark.parametrize(
