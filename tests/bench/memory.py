@@ -1,0 +1,39 @@
+"""`python -m tests.bench.memory`: MB above idle that one look at a large image takes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import psutil
+
+from tests.bench.rows_committee import CONFIG, untrained
+
+SIDE_PX = 2048
+
+
+def main() -> None:
+    committee = untrained(replace(CONFIG, max_side_px=SIDE_PX))
+    committee.look(np.zeros((64, 64, 3), np.uint8))  # loaded and compiled: idle
+    process = psutil.Process()
+    idle = process.memory_info().rss
+    image = np.random.default_rng(0).integers(0, 256, (SIDE_PX, SIDE_PX, 3), np.uint8)
+    # The system's own high-water mark would be that of the conversion before.
+    peak, ended = idle, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.002):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    committee.look(image).mask()
+    ended.set()
+    watcher.join()
+    print((peak - idle) / 1e6)
+
+
+if __name__ == "__main__":
+    main()
