@@ -82,7 +82,7 @@ def assess(
     """
     if not examples:
         raise ValueError("assess needs at least one example")
-    committee = Committee(weights, config, threads=config.threads, device=device)
+    committee = Committee(weights, config, threads=config.threads, device=device, engine=engine)
     C = len(config.classes)
     total: Overlap | None = None
     scores: dict[str, float] = {}
@@ -113,14 +113,8 @@ def assess(
         "problems": list(problems),
     }
     metrics |= _calibration(torch.cat(logits_of), torch.cat(truth_of), config)
-    committee = Committee(
-        weights,
-        config,
-        temperature=metrics["temperature"],
-        threads=config.threads,
-        device=device,
-        engine=engine,
-    )
+    # Its members are made already, and its engine, which takes the temperature in, is not.
+    committee.temperature = metrics["temperature"]
     agreement = None if problems else bf16_agreement(committee, examples)
     metrics["bf16_agreement"] = agreement
     committee.bf16 = agreement is not None and agreement >= BF16_AGREEMENT

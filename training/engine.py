@@ -7,7 +7,6 @@ probabilities and features. All engines answer alike but for rounding.
 from __future__ import annotations
 
 import io
-import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,12 +18,6 @@ from torch import Tensor, nn
 from training.errors import TrainingError
 from training.fit import bounded_threads
 from training.network import ask, logits_and_features, pad_to_stride, stride_of
-
-log = logging.getLogger(__name__)
-
-PRECISIONS = ("f32", "bf16")
-
-ENGINES = ("auto", "openvino", "torch")
 
 
 class NoEngine(TrainingError):

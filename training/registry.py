@@ -66,7 +66,7 @@ class Registry:
     Args:
         root: made when it is first written to.
         threads: of a loaded committee's looks.
-        engine: of a loaded committee, one of ``training.engine.ENGINES``.
+        engine: of a loaded committee, as for ``Committee``.
         own_network: the only ``package.module:factory`` that a version may be made with.
     """
 
