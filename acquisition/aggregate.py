@@ -192,6 +192,37 @@ def aggregate(maps: Mapping[str, Tensor], predicted: Tensor) -> dict[str, Tensor
     }
 
 
+def class_means(uncertainty_map: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Mean doubt of the pixels predicted as each class.
+
+    Args:
+        uncertainty_map: [N, H, W] float.
+        predicted: [N, H, W] uint8 class indices below ``classes``.
+        classes: C.
+
+    Returns:
+        [N, C] in the map's unit; 0 for a class of fewer than ``MIN_OBJECT_PX`` pixels, which
+        shows no object of it, and above 0 for every other.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape is wrong, or ``predicted`` holds an index that is no class.
+    """
+    _check(uncertainty_map, predicted)
+    highest = int(predicted.amax())
+    if highest >= classes:
+        raise ValueError(f"predicted holds class {highest}, and there are {classes} classes")
+    N = len(predicted)
+    images = torch.arange(N, device=predicted.device)[:, None]
+    slot = (images * classes + predicted.flatten(1)).flatten()
+    area = slot.bincount(minlength=N * classes)
+    total = slot.bincount(uncertainty_map.flatten().double(), minlength=N * classes)
+    # A class without any doubt is still there.
+    mean = (total / area.clamp_min(1)).clamp_min(torch.finfo(uncertainty_map.dtype).tiny)
+    means = torch.where(area >= MIN_OBJECT_PX, mean, 0.0)
+    return means.view(N, classes).to(uncertainty_map.dtype)
+
+
 def interior(predicted: Tensor) -> Tensor:
     """Pixels with no other class within ``BOUNDARY_PX`` rows and columns: [N, H, W] bool."""
     lowest, highest = predicted, predicted

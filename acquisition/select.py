@@ -2,11 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from math import isfinite
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Why = Literal["doubt", "class", "chance", "audit"]
+
+DISTANCE_PAIRS = 4096
+"""Pairs of images that tell how far apart two of a pool usually are."""
+
+NEIGHBOURS = 20
+"""An image is typical if so many others look like it (TypiClust, Hacohen et al. 2022)."""
+
+COPIES_APART = 2e-3
+"""Two images no further apart, where features have length 1, count as copies: float32 knows a
+squared distance to some 1e-6."""
+
+COPY = -1e6
+"""Log newness of a copy: behind all that is none, whatever its score and noise."""
+
+REFERENCES = 2048
+"""Images that neighbours are looked for among: all 20,000 of a pool would take minutes."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a queue is made of scores; every part can be left out, and all are seeded.
+
+    Attributes:
+        beta: of the power noise on the scores; None for none.
+        class_share: share of the places not left to chance that go to the classes in turn, the
+            least known first.
+        diverse: what resembles an image already queued stands back.
+        chance_share: share of the places that go to images drawn evenly beforehand; nothing
+            else can place these, in this queue.
+    """
+
+    beta: float | None = None
+    class_share: float = 0.0
+    diverse: bool = False
+    chance_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("class_share", "chance_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if self.beta is not None and not self.beta > 0:
+            raise ValueError(f"beta must be above 0, got {self.beta}")
+
+
+RULE = Rule(beta=10.0, class_share=0.5, diverse=True, chance_share=0.2)
+"""What serves unless a comparison asks for another; docs/ACQUISITION.md has the evidence."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """An image's place in a queue, by its index in the pool, and what put it there."""
+
+    index: int
+    why: Why
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
@@ -57,39 +115,303 @@ def power_noise(scores: Tensor, beta: float, generator: torch.Generator) -> Tens
     return log_scores + gumbel.to(scores.device) / beta
 
 
-def order_queue(
-    scores: Mapping[int, float], audit: Collection[int], generator: torch.Generator
-) -> list[int]:
-    """The queue's task ids: most doubtful first, audit tasks at uniformly random places.
-
-    Audits are for an unbiased estimate, so neither their places nor their order depend on their
-    scores; the other tasks keep their order around them.
-
-    Args:
-        scores: task id to score, larger is more doubtful; ties go by the smaller task id.
-        audit: ids of audit tasks; those without a score are not queued.
-        generator: a CPU generator. The same scores, audits and generator state give the same
-            queue, in whatever order the arguments hold them.
-
-    Returns:
-        Each key of ``scores`` once.
+def percentiles(scores: Tensor) -> Tensor:
+    """Share of the scores [N] that are below each, ties counted half: [N] float64, above 0 and
+    below 1.
 
     Raises:
-        ValueError: a score is not finite.
+        ValueError: ``scores`` is not 1-d, or a score is not finite.
     """
-    not_finite = sorted(task_id for task_id, score in scores.items() if not isfinite(score))
-    if not_finite:
-        raise ValueError(
-            f"{len(not_finite)} of {len(scores)} scores are not finite, first of task "
-            f"{not_finite[0]}: {scores[not_finite[0]]}"
-        )
-    audits = sorted(scores.keys() & set(audit))
-    ranked = sorted(scores.keys() - set(audits), key=lambda task_id: (-scores[task_id], task_id))
+    _check_scores(scores)
+    ordered = scores.double().sort().values
+    below = torch.searchsorted(ordered, scores.double())
+    through = torch.searchsorted(ordered, scores.double(), right=True)
+    return (below + through).double() / (2 * len(scores))
+
+
+def rank_mixture(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Weighted mean over the arms of each image's percentile in the pool.
+
+    Percentiles, because nats, probabilities and shares are on no common scale.
+
+    Args:
+        scores: arm to scores [N].
+        weights: arm to weight, not negative, their sum above 0; arms without a weight have 0.
+
+    Returns:
+        [N] float64 between 0 and 1.
+
+    Raises:
+        ValueError: a weight is negative, all are 0, one names no arm, or a score is not finite.
+    """
+    unknown = sorted(weights.keys() - scores.keys())
+    if unknown:
+        raise ValueError(f"there are no scores of {', '.join(unknown)}")
+    total = sum(weights.values())
+    if not total > 0 or min(weights.values()) < 0:
+        raise ValueError(f"weights must not be negative and not all 0, they sum to {total}")
+    mixed = [weight / total * percentiles(scores[arm]) for arm, weight in weights.items() if weight]
+    return torch.stack(mixed).sum(dim=0)
+
+
+def compose(
+    scores: Tensor,
+    k: int,
+    rule: Rule,
+    generator: torch.Generator,
+    *,
+    features: Tensor | None = None,
+    class_scores: Tensor | None = None,
+    known: Tensor | None = None,
+    by_chance: Tensor | None = None,
+) -> list[Pick]:
+    """The first k of a queue, in order: any beginning of it is a batch by the same rule.
+
+    Place by place: the image with the largest score, noise included, times how new it is beside
+    those queued before it. Some places go to a class in turn, the one that the fewest labelled
+    and queued images show, and there the score counts that the image has for this class; some
+    go to chance.
+
+    Args:
+        scores: [N], not negative; percentiles, so that a product with newness means something.
+        k: at most N are given.
+        rule: what to heed.
+        generator: a CPU generator.
+        features: [N, F] of the images, in any unit; needed by a diverse rule.
+        class_scores: [N, C] doubt about each class's own pixels, 0 where an image shows none of
+            it; needed by a rule with a class share. Class 0, the background, has no turn.
+        known: [C] labelled images that show each class; none if not given.
+        by_chance: [N] bool, the images that chance may draw, themselves an even sample of
+            the pool; all if not given. Copies of queued images excepted, every one of them is
+            drawn alike, whatever its score.
+
+    Raises:
+        ValueError: what the rule needs is missing, a shape is wrong, k is negative, or a score
+            is negative or not finite.
+    """
+    _check_scores(scores)
+    N = len(scores)
+    if N and bool(scores.amin() < 0):
+        raise ValueError(f"scores must be at least 0, the lowest is {scores.amin().item():.4g}")
+    if k < 0:
+        raise ValueError(f"k must not be negative, got {k}")
+    worth = scores.double().clamp_min(torch.finfo(torch.float64).tiny).log()
+    noise = torch.zeros(N, dtype=torch.float64)
+    if rule.beta is not None:
+        noise = power_noise(scores, rule.beta, generator).cpu() - worth.cpu()
+    worth = worth.cpu() + noise
+    new = _Newness(_check_features(features, N), generator) if rule.diverse else None
+    classes = None
+    if rule.class_share > 0:
+        classes = _Classes(_check_class_scores(class_scores, N), noise, known)
+    order = torch.randperm(N, generator=generator)
+    offset = float(torch.rand((), generator=generator))
+    class_offset = float(torch.rand((), generator=generator))
+    if by_chance is not None:
+        order = order[_check_by_chance(by_chance, N)[order]]
+    # Drawn before anything is ranked: of what doubt leaves over no draw would be even. And as many
+    # as the whole pool's queue needs, so that a shorter queue is the beginning of a longer one.
+    places = sum(_is_due(place, rule.chance_share, offset) for place in range(N))
+    drawn = order[:places].tolist()
+    left = torch.ones(N, dtype=torch.bool)
+    left[drawn] = False
+    picks: list[Pick] = []
+    ranked = 0  # places that did not go to chance
+    while len(picks) < min(k, N):
+        why: Why = "doubt"
+        index: int | None = None
+        if _is_due(len(picks), rule.chance_share, offset):
+            index, why = _drawn(drawn, new), "chance"
+        if index is None:
+            if classes is not None and _is_due(ranked, rule.class_share, class_offset):
+                index, why = classes.best(left, new), "class"
+            if index is None and bool(left.any()):
+                index, why = _best(worth, left, new), "doubt"
+            if index is None:  # what is left was drawn, and is all copies
+                index, why = drawn.pop(0), "chance"
+            ranked += 1
+        picks.append(Pick(index, why))
+        left[index] = False
+        if new is not None:
+            new.take(index)
+        if classes is not None:
+            classes.take(index)
+    return picks
+
+
+def _is_due(place: int, share: float, offset: float) -> bool:
+    """Whether this place is one of an evenly spread share of them."""
+    return floor((place + 1) * share + offset) > floor(place * share + offset)
+
+
+def _drawn(drawn: list[int], new: _Newness | None) -> int | None:
+    """Take the first of those drawn that is no copy of a queued image; None if all are."""
+    for place, index in enumerate(drawn):
+        if new is None or not new.is_copy(index):
+            return drawn.pop(place)
+    return None
+
+
+class _Newness:
+    """How far each image is from those taken, in half of the usual distance, at most 1: log."""
+
+    def __init__(self, features: Tensor, generator: torch.Generator) -> None:
+        self._features = standardised(features)
+        N = len(features)
+        # An empty pool has no pairs, and none to order.
+        ends = torch.randint(max(N, 1), (2, DISTANCE_PAIRS if N else 0), generator=generator)
+        apart = (self._features[ends[0]] - self._features[ends[1]]).norm(dim=1)
+        # Among copies, however many, what is no copy must still be new.
+        apart = apart[apart > COPIES_APART]
+        usual = float(apart.median()) if len(apart) else 1.0
+        self._scale = usual / 2
+        self._squares = self._features.square().sum(dim=1)
+        self.log = torch.zeros(N, dtype=torch.float64)
+
+    def is_copy(self, index: int) -> bool:
+        return bool(self.log[index] == COPY)
+
+    def take(self, index: int) -> None:
+        product = self._features @ self._features[index]
+        apart = (self._squares + self._squares[index] - 2 * product).clamp_min(0).sqrt()
+        share = (apart / self._scale).clamp_max(1).double()
+        newness = torch.where(apart > COPIES_APART, share.log(), COPY)
+        self.log = torch.minimum(self.log, newness)
+
+
+class _Classes:
+    """Whose turn it is, and who stands first for a class."""
+
+    def __init__(self, class_scores: Tensor, noise: Tensor, known: Tensor | None) -> None:
+        self._shows = class_scores > 0  # [N, C]
+        C = class_scores.shape[1]
+        if known is not None and known.shape != (C,):
+            raise ValueError(f"known must be [{C}], got shape {tuple(known.shape)}")
+        self._worth = []
+        for c in range(C):
+            shown = self._shows[:, c]
+            worth = torch.full((len(shown),), -torch.inf, dtype=torch.float64)
+            worth[shown] = percentiles(class_scores[shown, c]).log() + noise[shown]
+            self._worth.append(worth)
+        self._count = torch.zeros(C) if known is None else known.double().clone()
+
+    def best(self, left: Tensor, new: _Newness | None) -> int | None:
+        """The first for the class that the fewest show; None if no image left shows any but
+        copies of those queued."""
+        if new is not None:
+            left = left & (new.log > COPY)
+        there = self._shows[left].any(dim=0)
+        there[0] = False
+        if not bool(there.any()):
+            return None
+        turn = int(torch.where(there, self._count, torch.inf).argmin())
+        return _best(self._worth[turn], left & self._shows[:, turn], new)
+
+    def take(self, index: int) -> None:
+        self._count += self._shows[index]
+
+
+def _best(worth: Tensor, among: Tensor, new: _Newness | None) -> int:
+    total = worth if new is None else worth + new.log
+    return int(torch.where(among, total, -torch.inf).argmax())
+
+
+def standardised(features: Tensor) -> Tensor:
+    """Each feature with mean 0 and standard deviation 1 over the pool, each image of length 1:
+    [N, F] float32. Features that do not vary are 0."""
+    # In float32 the mean of a large constant is off by its rounding, which looks like a spread.
+    centred = features.float() - features.mean(dim=0, dtype=torch.float64).float()
+    spread = centred.square().mean(dim=0).sqrt()
+    scaled = torch.where(spread > 1e-6 * spread.amax().clamp_min(1e-12), centred / spread, 0.0)
+    length: Tensor = scaled.norm(dim=1, keepdim=True)
+    return scaled / length.clamp_min(1e-6)
+
+
+def typicality(features: Tensor, generator: torch.Generator) -> Tensor:
+    """How many images look like each: the inverse of the mean distance to ``NEIGHBOURS`` of them.
+
+    Before there is a model the typical images teach most, and the odd ones little.
+
+    Args:
+        features: [N, F], in any unit.
+        generator: a CPU generator; of a large pool the neighbours are looked for among
+            ``REFERENCES`` images.
+
+    Returns:
+        [N] float64, above 0; equal for a single image.
+
+    Source: TypiClust, Hacohen et al. 2022 (arXiv 2202.02794), eq. 4.
+    """
+    points = standardised(_check_features(features, len(features)))
+    N = len(points)
+    chosen = torch.randperm(N, generator=generator)[:REFERENCES]
+    references = points[chosen]
+    typical = torch.empty(N, dtype=torch.float64)
+    nearest = min(NEIGHBOURS, len(chosen) - 1)
+    if nearest < 1:
+        return torch.ones(N, dtype=torch.float64)
+    for start in range(0, N, 1024):
+        apart = torch.cdist(points[start : start + 1024], references)
+        # An image is its own nearest neighbour where it is among the references.
+        rows = torch.arange(start, start + len(apart))
+        apart = apart.masked_fill(rows[:, None] == chosen[None, :], torch.inf)
+        mean = apart.topk(nearest, largest=False).values.double().mean(dim=1)
+        typical[start : start + len(apart)] = 1 / mean.clamp_min(1e-6)
+    return typical
+
+
+def with_audits(
+    picks: Sequence[Pick], audits: Collection[int], generator: torch.Generator
+) -> list[Pick]:
+    """The queue with audit images at evenly drawn places, the others in their order around them.
+
+    Audits are for an unbiased estimate, so neither their places nor their order depend on any
+    score.
+
+    Args:
+        picks: the queue without audits.
+        audits: their indices.
+        generator: a CPU generator.
+    """
+    waiting = sorted(audits)
+    length = len(picks) + len(waiting)
     # One permutation draws the audits' places and, by its order, which audit takes which.
-    places = torch.randperm(len(scores), generator=generator)[: len(audits)].tolist()
-    audit_at = dict(zip(places, audits, strict=True))
-    others = iter(ranked)
-    return [audit_at[place] if place in audit_at else next(others) for place in range(len(scores))]
+    places = torch.randperm(length, generator=generator)[: len(waiting)].tolist()
+    audit_at = dict(zip(places, waiting, strict=True))
+    others = iter(picks)
+    return [
+        Pick(audit_at[place], "audit") if place in audit_at else next(others)
+        for place in range(length)
+    ]
+
+
+def _check_features(features: Tensor | None, N: int) -> Tensor:
+    if features is None or features.ndim != 2 or features.shape[0] != N or not features.shape[1]:
+        got = None if features is None else tuple(features.shape)
+        raise ValueError(f"features must be [{N}, F], got {got}")
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("features must be finite")
+    return features
+
+
+def _check_by_chance(by_chance: Tensor, N: int) -> Tensor:
+    if by_chance.shape != (N,) or by_chance.dtype != torch.bool:
+        raise ValueError(f"by_chance must be [{N}] bool, got {tuple(by_chance.shape)}")
+    return by_chance.cpu()
+
+
+def _check_class_scores(class_scores: Tensor | None, N: int) -> Tensor:
+    if (
+        class_scores is None
+        or class_scores.ndim != 2
+        or class_scores.shape[0] != N
+        or not class_scores.shape[1]
+    ):
+        got = None if class_scores is None else tuple(class_scores.shape)
+        raise ValueError(f"class_scores must be [{N}, C], got {got}")
+    if not bool((class_scores >= 0).all() and torch.isfinite(class_scores).all()):
+        raise ValueError("class_scores must not be negative and must be finite")
+    return class_scores.double()
 
 
 def _check_scores(scores: Tensor) -> None:

@@ -22,9 +22,10 @@ MEASURES: tuple[str, ...] = (
     "least_confidence",
 )
 
-# Five members and six classes at 8,192 pixels are 1 MiB: strip and scratch stay in cache, and
-# the cost of some 40 calls is small beside their work. Half as many pixels take 15 % longer.
-STRIP_PX = 8192
+# Five members and six classes at 16,384 pixels are 2 MiB: strip and scratch stay in cache, and
+# the cost of some 40 calls is small beside their work. Half or four times as many pixels take
+# 10 to 15 % longer.
+STRIP_PX = 16384
 # A GPU pays per kernel launch instead; here 256 Ki pixels hold 30 MiB of such probabilities.
 STRIP_PX_ON_GPU = 1 << 18
 

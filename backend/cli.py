@@ -191,6 +191,23 @@ def status(studio_id: int | None, as_json: bool) -> None:
 
 @cli.command()
 @PROJECT
+@click.option("--task", "task_id", type=int, default=None, help="Also why this task stands there.")
+@AS_JSON
+def explain(studio_id: int, task_id: int | None, as_json: bool) -> None:
+    """Which measure ranks the images, on what evidence, and why a task stands where it does."""
+    from backend.explain import explain as read_explanation
+    from backend.explain import in_words
+
+    with _workplace() as work:
+        found = read_explanation(work, studio_id, task_id)
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(in_words(found))
+
+
+@cli.command()
+@PROJECT
 def retrain(studio_id: int) -> None:
     """Start a round now, however few the new labels."""
     with _workplace() as work:
@@ -284,6 +301,35 @@ def doctor(studio_id: int | None, fix: bool, as_json: bool) -> None:
         click.echo(report(findings))
     if any(finding.severity == "error" for finding in findings):
         raise SystemExit(1)
+
+
+@cli.command("map")
+@click.option(
+    "--task", "task_id", type=int, required=True, help="The task's number in Label Studio."
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="The folder to write to (default: this one).",
+)
+def map_(task_id: int, output: Path) -> None:
+    """Draw where the version that ranks now doubts a task's image; write the same as arrays.
+
+    task-ID-map.png shows the image, what is seen in it, the five maps of doubt with their
+    scales, doubt against the distance to the nearest boundary and, if the task has an
+    annotation, the error; task-ID-map.npz holds the arrays.
+    """
+    from backend.task_map import write_task_map
+    from training.uncertainty_figure import arms_table
+
+    with _workplace() as work:
+        written = write_task_map(work, task_id, output)
+    for problem in written.problems:
+        click.echo(problem, err=True)
+    for path in written.files:
+        click.echo(path)
+    click.echo(f"\n{arms_table(written.arms)}")
 
 
 def main() -> None:

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
 Quality = Mapping[str, float | None]
 
-SECONDS = ("label", "wait", "collect", "fit", "assemble", "choose", "score", "publish", "test")
+SECONDS = (
+    "label",
+    "wait",
+    "collect",
+    "judge",
+    "fit",
+    "assemble",
+    "choose",
+    "score",
+    "publish",
+    "test",
+)
 """Where a round's time goes: labelling it, until it starts, its stages, testing its version."""
 
 

@@ -25,7 +25,7 @@ from backend.errors import (
     StudioRefused,
     StudioUnreachable,
 )
-from backend.ledger import LEASE_S, Ledger, Row
+from backend.ledger import LEASE_S, START, Ledger, Row
 from backend.rounds import FORCING, check_is_due, check_project
 from backend.settings import load_settings
 from backend.workplace import Workplace
@@ -118,6 +118,8 @@ def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
                 next_payloads=outcome.next_payloads,
                 round_values=outcome.round_values,
                 problems=outcome.problems,
+                judged=outcome.judged,
+                withdrawn=outcome.withdrawn,
             )
         except LeaseLost as error:
             log.warning("%s of round %d: %s", stage, round_["id"], error)
@@ -190,9 +192,12 @@ def predict_rest(project_id: int, task_ids: list[int]) -> None:
 
 
 def clean(project_id: int) -> None:
-    """Delete our superseded predictions once nobody can hold them open, in a quiet moment."""
+    """Remove what ended rounds left between their jobs; and, in a quiet moment, delete our
+    superseded predictions once nobody can hold them open."""
     with _workplace() as work:
         ledger, row = work.ledger, work.ledger.project(project_id)
+        # Of a round that was cancelled or failed; its worker may have written on for a while.
+        work.registry.prune_rounds(row["slug"], lambda round_id: _has_ended(ledger, row, round_id))
         last = ledger.last_event_at(project_id) or 0.0
         quiet = time.time() - last > QUIET_BEFORE_DELETE_S
         if not quiet or ledger.active_round(project_id) is not None:
@@ -207,6 +212,11 @@ def clean(project_id: int) -> None:
             if publication["name"] in held:
                 work.studio.delete_model_version(row["studio_id"], publication["name"])
             ledger.set_publication_state(publication["id"], "deleted")
+
+
+def _has_ended(ledger: Ledger, project: Row, round_id: int) -> bool:
+    active = ledger.active_round(project["id"])
+    return active is None or active["id"] != round_id
 
 
 ALLOWED = frozenset(
@@ -336,7 +346,9 @@ class Clock:
             _enqueue(queue, "predict_rest", (project_id, event["ids"]), f"rest-{event['id']}")
             ledger.handle_events([event["id"]])
         pending = [event for event in pending if event["action"] != PREDICT_REST]
-        active = ledger.active_round(project_id) is not None
+        round_ = ledger.active_round(project_id)
+        # A start round holds no training up.
+        active = round_ is not None and round_["kind"] != START
         now = time.time()
         if check_is_due(project, pending, active, now):
             ledger.update_project(project_id, check_asked_at=now)

@@ -1,4 +1,4 @@
-"""The ledger: events, rounds and their parts, versions, publications, processes.
+"""The ledger: events, rounds and their parts, versions, evidence, publications, processes.
 
 Every fact that must outlive a process is a row here. Methods are short transactions; nothing
 above this module sees SQL. Writes take SQLite's lock at once (BEGIN IMMEDIATE), so that two
@@ -24,6 +24,7 @@ from sqlalchemy import (
     CursorResult,
     Engine,
     RowMapping,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -38,6 +39,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
 from backend.tables import (
     events,
+    evidence,
     parts,
     processes,
     projects,
@@ -55,7 +57,13 @@ LEASE_S = 30.0
 DELIVER_AGAIN_S = 20.0
 """A waiting part that is not in Redis this long after its delivery is delivered again."""
 
-HEAD = "0001"
+START = "start"
+"""The kind of the rounds before the first version: they rank without one."""
+
+NO_VERSION = 0
+"""What a start round's publication has in place of a version's number."""
+
+HEAD = "0002"
 """The schema revision that this code reads and writes."""
 
 
@@ -277,7 +285,7 @@ class Ledger:
             )
             db.execute(delete(ranking).where(ranking.c.publication_id.in_(own_publications)))
             db.execute(delete(parts).where(parts.c.round_id.in_(own_rounds)))
-            for table in (publications, versions, events, rounds):
+            for table in (evidence, publications, versions, events, rounds):
                 db.execute(delete(table).where(table.c.project_id == project_id))
             db.execute(delete(projects).where(projects.c.id == project_id))
 
@@ -416,7 +424,10 @@ class Ledger:
             return [manifest or [] for manifest in found]
 
     def fail_round(self, round_id: int, error: str) -> None:
-        """End a round with its reason; the publication that serves is left alone."""
+        """End a round with its reason; the publication that serves is left alone.
+
+        The project's next rounds wait, but not for a start round's sake: training must not.
+        """
         now = time.time()
         with self._write() as db:
             row = db.execute(select(rounds).where(rounds.c.id == round_id)).mappings().one()
@@ -427,26 +438,30 @@ class Ledger:
                 .where(rounds.c.id == round_id)
                 .values(state="failed", error=error, ended_at=now)
             )
-            db.execute(
-                update(parts)
-                .where(parts.c.round_id == round_id, parts.c.state != "done")
-                .values(state="dropped", token=None, lease_until=None)
-            )
+            _drop_parts(db, round_id)
             failures = db.execute(
                 select(projects.c.failures).where(projects.c.id == row["project_id"])
             ).scalar_one()
-            db.execute(
-                update(projects)
-                .where(projects.c.id == row["project_id"])
-                .values(
-                    last_error=error,
-                    failures=failures + 1,
-                    # Doubles from one minute to one hour; the button does not wait for it.
-                    not_before=now + min(3600.0, 60.0 * 2.0**failures),
-                )
-            )
+            said: dict[str, Any] = {"last_error": error}
+            if row["kind"] != START:
+                said["failures"] = failures + 1
+                # Doubles from one minute to one hour; the button does not wait for it.
+                said["not_before"] = now + min(3600.0, 60.0 * 2.0**failures)
+            db.execute(update(projects).where(projects.c.id == row["project_id"]).values(**said))
             # When a round ends, what came meanwhile is counted again.
             _add_event(db, row["project_id"], "ROUND_ENDED", now)
+
+    def cancel_round(self, round_id: int, reason: str) -> bool:
+        """End a round for a better one; False if it has ended already."""
+        with self._write() as db:
+            ended = db.execute(
+                update(rounds)
+                .where(rounds.c.id == round_id, rounds.c.state == "active")
+                .values(state="cancelled", error=reason, ended_at=time.time())
+            )
+            if ended.rowcount == 1:
+                _drop_parts(db, round_id)
+            return ended.rowcount == 1
 
     # Parts
 
@@ -564,6 +579,8 @@ class Ledger:
         next_payloads: Sequence[Mapping[str, Any]],
         round_values: Mapping[str, Any] | None = None,
         problems: Sequence[str] = (),
+        judged: Sequence[Mapping[str, Any]] = (),
+        withdrawn: Collection[int] = (),
     ) -> bool:
         """Write a part's result; the last of its stage opens the next, or ends the round.
 
@@ -572,6 +589,8 @@ class Ledger:
             next_payloads: one for each part of the next stage.
             round_values: columns of the round to write with it.
             problems: sentences for the round's list.
+            judged: rows of evidence, in place of what there is of their tasks.
+            withdrawn: tasks whose evidence goes.
 
         Returns:
             True if this ended the stage.
@@ -596,6 +615,7 @@ class Ledger:
                 )
             )
             row = db.execute(select(rounds).where(rounds.c.id == round_id)).mappings().one()
+            _put_evidence(db, row["project_id"], judged, withdrawn)
             values = dict(round_values or {})
             if problems:
                 values["problems"] = [*row["problems"], *problems]
@@ -614,9 +634,12 @@ class Ledger:
                 values |= {"timings": timings, "stage_started_at": now}
                 if next_stage is None:
                     values |= {"state": "succeeded", "ended_at": now}
+                    well = projects.c.id == row["project_id"]
+                    if row["kind"] == START:
+                        well &= projects.c.failures == 0  # else training still fails
                     db.execute(
                         update(projects)
-                        .where(projects.c.id == row["project_id"])
+                        .where(well)
                         .values(last_error=None, failures=0, not_before=0.0)
                     )
                     _add_event(db, row["project_id"], "ROUND_ENDED", now)
@@ -699,6 +722,49 @@ class Ledger:
                 .first()
             )
 
+    # Evidence
+
+    def evidence(self, project_id: int) -> list[Row]:
+        """What was judged, by the round that did it first."""
+        with self._read() as db:
+            return list(
+                db.execute(
+                    select(evidence)
+                    .where(evidence.c.project_id == project_id)
+                    .order_by(evidence.c.round_id, evidence.c.task_id)
+                ).mappings()
+            )
+
+    def withdraw_evidence(self, project_id: int, task_ids: Collection[int]) -> None:
+        """Take back what was judged of these tasks."""
+        with self._write() as db:
+            _put_evidence(db, project_id, (), task_ids)
+
+    def chosen_for(self, project_id: int, labelled_at: Mapping[int, float]) -> dict[int, str]:
+        """Task id to why it was asked for, by the newest queue that held it when it was labelled.
+
+        A queue that came later may hold it for another reason, and nobody saw it there.
+
+        Args:
+            labelled_at: task id to when its annotation was made, unix seconds.
+        """
+        with self._read() as db:
+            found = db.execute(
+                select(ranking.c.task_id, ranking.c.why, publications.c.served_at)
+                .join(publications, publications.c.id == ranking.c.publication_id)
+                # Whatever became of it: one that failed was never served.
+                .where(
+                    publications.c.project_id == project_id,
+                    publications.c.served_at.is_not(None),
+                )
+                .order_by(publications.c.served_at)
+            )
+            return {  # the newest is said last
+                row.task_id: row.why
+                for row in found
+                if row.task_id in labelled_at and row.served_at <= labelled_at[row.task_id]
+            }
+
     # Publications
 
     def prepare_publication(
@@ -711,12 +777,20 @@ class Ledger:
         quantiles: Sequence[float],
         rows: Sequence[Mapping[str, Any]],
         taken: Collection[str] = (),
+        mode: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        arm_quantiles: Mapping[str, Sequence[float]] | None = None,
     ) -> Row:
         """A new publication, not yet serving, with its ranking.
 
         Args:
+            arm: the one of the largest weight; "" where none has any.
             quantiles: doubt at the queue's evenly spaced places, most doubtful first.
-            rows: task_id, position, doubt, audit, arms of each ranked task.
+            rows: task_id, position, doubt, audit, arms and why of each ranked task.
+            mode: how the weights came about, as the option says it.
+            weights: arm to its weight in the doubt; None where ``arm`` alone is the doubt.
+            arm_quantiles: weighted arm to evenly spaced quantiles of all candidates' scores,
+                ascending.
             taken: names that Label Studio holds already, a purged ledger's among them.
         """
         with self._write() as db:
@@ -740,6 +814,9 @@ class Ledger:
                     quantiles=list(quantiles),
                     length=len(rows),
                     made_at=time.time(),
+                    mode=mode,
+                    weights=weights,
+                    arm_quantiles=arm_quantiles,
                 )
             )
             publication_id = _new_id(made)
@@ -822,16 +899,28 @@ class Ledger:
             )
 
     def drop_rankings(self, project_id: int, keep: int) -> None:
-        """Forget the rankings of all but the newest ``keep`` publications."""
+        """Forget the rankings of all but the newest ``keep`` publications that were served.
+
+        One that is prepared since the newest of them may yet be served, and keeps its own.
+
+        Args:
+            keep: at least 1: the one that serves.
+        """
+        of_project = publications.c.project_id == project_id
         with self._write() as db:
-            newest = (
-                select(publications.c.id)
-                .where(publications.c.project_id == project_id)
-                .order_by(publications.c.id.desc())
-                .limit(keep)
+            kept = list(
+                db.execute(
+                    select(publications.c.id)
+                    .where(of_project, publications.c.served_at.is_not(None))
+                    .order_by(publications.c.served_at.desc(), publications.c.id.desc())
+                    .limit(keep)
+                ).scalars()
+            )
+            coming = (publications.c.state == "prepared") & (
+                publications.c.id > max(kept, default=0)
             )
             old = select(publications.c.id).where(
-                publications.c.project_id == project_id, publications.c.id.not_in(newest)
+                of_project, publications.c.id.not_in(kept), ~coming
             )
             db.execute(delete(ranking).where(ranking.c.publication_id.in_(old)))
 
@@ -914,6 +1003,37 @@ def _add_parts(
             for number, payload in enumerate(payloads)
         ],
     )
+
+
+def _drop_parts(db: Connection, round_id: int) -> None:
+    db.execute(
+        update(parts)
+        .where(parts.c.round_id == round_id, parts.c.state != "done")
+        .values(state="dropped", token=None, lease_until=None)
+    )
+
+
+def _put_evidence(
+    db: Connection,
+    project_id: int,
+    judged: Sequence[Mapping[str, Any]],
+    withdrawn: Collection[int],
+) -> None:
+    old = [{"gone": task_id} for task_id in {*withdrawn, *(row["task_id"] for row in judged)}]
+    if old:
+        # One by one: a statement takes no more than 32,766 values.
+        db.execute(
+            delete(evidence).where(
+                evidence.c.project_id == project_id, evidence.c.task_id == bindparam("gone")
+            ),
+            old,
+        )
+    if judged:
+        now = time.time()
+        db.execute(
+            insert(evidence),
+            [{**row, "project_id": project_id, "judged_at": now} for row in judged],
+        )
 
 
 def _add_event(db: Connection, project_id: int, action: str, now: float) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import BackendError, BadRequest
 from backend.jobs import PREDICT_REST
-from backend.ledger import Row
+from backend.ledger import NO_VERSION, Row
 from backend.preannotate import image_url, label_config_of, pre_annotate, read_image
-from backend.stages import score_between
+from backend.ranking import outside_score
 from backend.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ def predict_tasks(
         within_s: after this many seconds the rest is answered ``[]`` (Label Studio saves that
             as nothing) and queued.
     """
+    if publication["version"] == NO_VERSION:
+        return [[] for _ in tasks]  # an order, and no claim about what they show
     deadline = None if within_s is None else time.monotonic() + within_s
     options = work.options(project)
     config = label_config_of(project["label_config"], options)
@@ -139,7 +141,7 @@ def predict_tasks(
             log.warning("no prediction for task %s: %s", task_id, error)
             predictions.append([])
         else:
-            score = score_between(look.arms[publication["arm"]], publication["quantiles"])
+            score = outside_score(look.arms, publication)
             predictions.append(
                 [{"result": result, "score": score, "model_version": publication["name"]}]
             )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.config import JsonDict
 
 from backend.errors import BadOptions
@@ -16,29 +16,35 @@ from backend.errors import BadOptions
 # The names of acquisition.uncertainty.MEASURES and acquisition.aggregate.AGGREGATES. Repeated
 # here because importing those imports torch, which neither the web's /setup nor the worker's
 # parent may wait for; a test holds the two equal.
-Measure = Literal[
+MEASURES = (
     "predictive_entropy",
     "variation_ratio",
     "mutual_information",
     "standard_deviation",
     "least_confidence",
-]
-Aggregate = Literal[
+)
+AGGREGATES = (
     "image_mean",
     "foreground_mean",
     "boundary_excluded_mean",
     "top_quantile_mean",
     "max_patch_mean",
     "object_max",
-]
-
-_MEASURES = (
-    '"predictive_entropy", "variation_ratio", "mutual_information", "standard_deviation" '
-    'or "least_confidence"'
 )
-_AGGREGATES = (
-    '"image_mean", "foreground_mean", "boundary_excluded_mean", "top_quantile_mean", '
-    '"max_patch_mean" or "object_max"'
+
+MODES = ("hedge", "leader", "random")
+FIXED = "fixed:"
+
+# Of a publication only, and no option: chance ranks while the labels asked for do harm.
+FALLBACK = "fallback"
+
+# With entropy the one that never hurt on three data sets (ACQUISITION.md's table).
+USUAL_AGGREGATE = "top_quantile_mean"
+
+_MODES = (
+    '"hedge", "leader", "random", "fixed:MEASURE" or "fixed:MEASURE/AGGREGATE"; '
+    f"measures are {', '.join(MEASURES[:-1])} and {MEASURES[-1]}, "
+    f"aggregates {', '.join(AGGREGATES[:-1])} and {AGGREGATES[-1]}"
 )
 _POSITIVE = "a positive integer"
 
@@ -65,15 +71,11 @@ class ProjectOptions(BaseModel):
         "the only one",
         min_length=1,
     )
-    # Best overall in nnActive (2025) among the measures that we have.
-    measure: Measure = _option(
-        "predictive_entropy", "The measure of doubt that ranks the images.", _MEASURES
-    )
-    # With entropy the one that never hurt on three data sets (ACQUISITION.md's table).
-    aggregate: Aggregate = _option(
-        "top_quantile_mean",
-        "How the doubt of an image's pixels becomes one number.",
-        _AGGREGATES,
+    mode: str = _option(
+        "hedge",
+        "What ranks the images: all measures, each weighed by how well it saw what annotators "
+        "corrected; the one that saw it best; chance; or always the same measure.",
+        _MODES,
     )
     regions: Literal["class", "particle"] | None = _option(
         None,
@@ -142,6 +144,26 @@ class ProjectOptions(BaseModel):
         '"shared", "lite0" or "unet"',
         "NETWORK",
     )
+
+    @field_validator("mode")
+    @classmethod
+    def _check_mode(cls, mode: str) -> str:
+        arm = fixed_arm(mode)
+        if mode not in MODES and arm is None:
+            raise ValueError("no such mode")  # the sentence is made of what is expected
+        if arm is not None:
+            measure, _, aggregate = arm.partition("/")
+            if measure not in MEASURES or aggregate not in AGGREGATES:
+                raise ValueError("no such arm")
+        return mode
+
+
+def fixed_arm(mode: str) -> str | None:
+    """The arm "measure/aggregate" that a mode of one measure names; None for another mode."""
+    if not mode.startswith(FIXED):
+        return None
+    named = mode.removeprefix(FIXED)
+    return named if "/" in named else f"{named}/{USUAL_AGGREGATE}"
 
 
 def parse_options(extra_params: Any) -> ProjectOptions:

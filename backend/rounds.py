@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import StudioRefused
-from backend.ledger import Ledger, Row
-from backend.options import ProjectOptions
+from backend.ledger import NO_VERSION, START, Ledger, Row
 from backend.studio import Project, Stamp
 from backend.workplace import Workplace
 
@@ -39,10 +39,22 @@ FORCING = frozenset({"START_TRAINING", "RETRAIN"})
 """Events that start a training round at once, however few the labels."""
 
 STAGES: Mapping[str, tuple[str, ...]] = {
-    "train": ("collect", "fit", "assemble", "choose", "score", "publish"),
+    "train": ("collect", "judge", "fit", "assemble", "choose", "score", "publish"),
     "rank": ("choose", "score", "publish"),
+    START: ("choose", "score", "publish"),
 }
-"""A training round makes a version; a ranking round lets the present one rank the pool anew."""
+"""A training round makes a version; a ranking round lets the present one rank the pool anew; a
+start round orders the images before there is one."""
+
+FEWEST_TO_ORDER = 2
+"""A single image is in order."""
+
+START_AGAIN_S = 3600.0
+"""A start round that failed, for want of weights say, or found no image that it could read would
+most likely end so again."""
+
+FEWEST_TASKS = 2
+"""A training round needs labels on this many images that are not the audit's."""
 
 Stamps = dict[int, tuple[Stamp, ...]]
 
@@ -63,9 +75,10 @@ def check_is_due(project: Row, pending: Sequence[Row], active: bool, now: float)
         return False
     if any(event["action"] in FORCING or event["action"] == CONNECTED for event in pending):
         return True
-    if project["paused"] or now < project["not_before"]:
+    if project["paused"]:
         return False
-    if pending:
+    # While training backs off its events wait too. A start round does not, and needs no event.
+    if pending and now >= project["not_before"]:
         first, last = pending[0]["received_at"], pending[-1]["received_at"]
         return bool(now - last >= QUIET_S or now - first >= PATIENCE_S)
     return bool(now - max(asked, checked) >= RECONCILE_S)
@@ -104,9 +117,11 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
         StudioUnreachable, StudioRefused: as the client met them.
     """
     row = work.ledger.project(project_id)
-    if work.ledger.active_round(project_id) is not None:
+    active = work.ledger.active_round(project_id)
+    if active is not None and active["kind"] != START:
         return None
     pending = work.ledger.pending_events(project_id)
+    judged = {each["task_id"] for each in work.ledger.evidence(project_id)}
     now = time.time()
     try:
         project = work.studio.project(row["studio_id"])
@@ -133,6 +148,9 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
     stamps = work.studio.stamps(project.id)
     states = label_states(stamps)
     options = work.options(row)
+    # Here, and not only by the next training round: without enough labels there is none.
+    if gone := judged - states.keys():
+        work.ledger.withdraw_evidence(project_id, gone)
     changed = count_changes(states, work.ledger.last_manifest(project_id))
     left = _ranked_left(work, project_id, stamps)
     work.ledger.update_project(
@@ -144,60 +162,149 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
         ranked_left=left,
         checked_at=now,
     )
-    started = _start_due(work, row, options, pending, changed, left, project)
-    work.ledger.handle_events([event["id"] for event in pending])
+    seen = _Seen(
+        row,
+        project,
+        frozenset(event["action"] for event in pending),
+        options.retrain_every or work.settings.retrain_every,
+        changed,
+        left,
+        len(stamps),
+        sum(not is_audit(row["slug"], task, options.audit_fraction) for task in states),
+    )
+    why = _why_train(seen)
+    if why is not None:
+        if active is not None:
+            _make_way(work, row, active)
+        started = work.ledger.start_round(project_id, "train", why, "collect", {})
+    elif active is not None:
+        started = None
+    else:
+        started = _start_ranking(work.ledger, seen)
+    asked = seen.actions & (FORCING | {CONNECTED})
+    if started is not None or asked or now >= row["not_before"]:
+        work.ledger.handle_events([event["id"] for event in pending])
     return started
 
 
-def _start_due(
-    work: Workplace,
-    row: Row,
-    options: ProjectOptions,
-    pending: Sequence[Row],
-    changed: int,
-    left: int,
-    project: Project,
-) -> Row | None:
-    ledger, project_id = work.ledger, row["id"]
-    actions = {event["action"] for event in pending}
-    if actions & FORCING or (CONNECTED in actions and changed):
-        reason = "asked for" if actions & FORCING else "connected"
-        return ledger.start_round(
-            project_id, "train", f"{reason}; {changed} labels changed", "collect", {}
-        )
-    if row["paused"] or time.time() < row["not_before"]:
+@dataclass(frozen=True)
+class _Seen:
+    """What a check found.
+
+    Attributes:
+        row: the ledger's project.
+        project: Label Studio's.
+        actions: of the pending events.
+        retrain_every: changed labels that start a round.
+        changed: tasks whose labels differ from the last manifest's.
+        left: ranked tasks that nobody has labelled or skipped yet.
+        touched: tasks that are labelled or skipped.
+        teaching: labelled tasks that are no audits.
+    """
+
+    row: Row
+    project: Project
+    actions: frozenset[str]
+    retrain_every: int
+    changed: int
+    left: int
+    touched: int
+    teaching: int
+
+    def waits(self) -> bool:
+        """Whether nothing may start by itself now but a start round, which waits only for a
+        paused project: else training that keeps failing would leave it without any queue."""
+        return bool(self.row["paused"] or time.time() < self.row["not_before"])
+
+    def more_tasks(self) -> int | None:
+        """Tasks that came since the last ranking; None if none did."""
+        more: int = self.project.task_number - self.row["pool"]
+        return max(more, 0) if more > 0 or "TASKS_CREATED" in self.actions else None
+
+
+def _why_train(seen: _Seen) -> str | None:
+    """Why a training round starts now; None if none does."""
+    enough = seen.teaching >= FEWEST_TASKS
+    if seen.actions & FORCING or (CONNECTED in seen.actions and seen.changed and enough):
+        reason = "asked for" if seen.actions & FORCING else "connected"
+        return f"{reason}; {seen.changed} labels changed"
+    if seen.waits() or seen.changed < seen.retrain_every or not enough:
         return None
-    retrain_every = options.retrain_every or work.settings.retrain_every
-    if changed >= retrain_every:
-        reason = f"{changed} labels changed since the last round ({retrain_every} start one)"
-        return ledger.start_round(project_id, "train", reason, "collect", {})
-    why = _why_rank(ledger, row, actions, retrain_every, left, project)
-    return None if why is None else ledger.start_round(project_id, "rank", why, "choose", {})
+    return f"{seen.changed} labels changed since the last round ({seen.retrain_every} start one)"
 
 
-def _why_rank(
-    ledger: Ledger,
-    row: Row,
-    actions: Collection[str],
-    retrain_every: int,
-    left: int,
-    project: Project,
-) -> str | None:
-    """Why the present version should rank the pool anew; None if nothing could come of it."""
-    promoted = ledger.promoted_version(row["id"])
+def _make_way(work: Workplace, row: Row, active: Row) -> None:
+    """End a start round: the version that is about to be made ranks better."""
+    if work.ledger.cancel_round(active["id"], "A training round became due."):
+        work.registry.drop_round(row["slug"], active["id"])
+
+
+def _start_ranking(ledger: Ledger, seen: _Seen) -> Row | None:
+    project_id = seen.row["id"]
+    promoted = ledger.promoted_version(project_id)
     if promoted is None:
+        kind, why = START, None if seen.row["paused"] else _why_start(ledger, seen)
+    else:
+        kind, why = "rank", None if seen.waits() else _why_rank(ledger, seen, promoted)
+    return None if why is None else ledger.start_round(project_id, kind, why, "choose", {})
+
+
+def _why_start(ledger: Ledger, seen: _Seen) -> str | None:
+    """Why the images should be put in order though there is no version; None if they are."""
+    if seen.project.task_number - seen.touched < FEWEST_TO_ORDER:
         return None
-    if project.task_number > row["pool"] or "TASKS_CREATED" in actions:
-        return f"{max(project.task_number - row['pool'], 0)} more tasks"
-    serving, last = ledger.serving(row["id"]), ledger.last_round(row["id"])
+    project_id, more = seen.row["id"], seen.more_tasks()
+    last = ledger.last_round(project_id, kind=START)
+    if last is not None and _is_vain(ledger, last, seen):
+        return None
+    serving = ledger.serving(project_id)
+    if serving is None:
+        return "no version yet"
+    if serving["version"] != NO_VERSION:
+        return None  # withdrawn since, and still better than none
+    if more is not None:
+        return f"no version yet; {more} more tasks"
+    if _runs_out(seen, serving):
+        return f"no version yet; only {seen.left} ordered tasks left"
+    return None
+
+
+def _is_vain(ledger: Ledger, last: Row, seen: _Seen) -> bool:
+    """Whether a start round would most likely end as the last one did: without a queue."""
+    chosen = [part["result"] for part in ledger.parts(last["id"], "choose") if part["result"]]
+    if any(seen.project.task_number > result["pool"] for result in chosen):
+        return False
+    published = [
+        part["result"]["published"]
+        for part in ledger.parts(last["id"], "publish")
+        if part["result"]
+    ]
+    barren = last["state"] == "failed" or (last["state"] == "succeeded" and published == [0])
+    return barren and bool(time.time() - last["ended_at"] < START_AGAIN_S)
+
+
+def _runs_out(seen: _Seen, serving: Row) -> bool:
+    """Whether so little is left of the queue that it should be made anew, of what it left out.
+
+    Half of a short one is enough: else each label that is taken from a queue no longer than
+    ``retrain_every`` would start a round.
+    """
+    fewest = min(seen.retrain_every, max(1, serving["length"] // 2))
+    return bool(seen.left < fewest and seen.row["left_out"] > 0)
+
+
+def _why_rank(ledger: Ledger, seen: _Seen, promoted: Row) -> str | None:
+    """Why the present version should rank the pool anew; None if nothing could come of it."""
+    project_id, more = seen.row["id"], seen.more_tasks()
+    if more is not None:
+        return f"{more} more tasks"
+    serving, last = ledger.serving(project_id), ledger.last_round(project_id)
     behind = serving is None or serving["version"] != promoted["number"]
     # A round that succeeded without publishing found nothing to rank, and would again.
     if behind and last is not None and last["state"] == "failed":
         return f"version {promoted['number']} is not published yet"
-    # As many as were published are all there can be, however few.
-    fewest = min(retrain_every, 0 if serving is None else serving["length"])
-    if left < fewest and row["left_out"] > 0:
-        return f"only {left} ranked tasks left"
+    if serving is not None and _runs_out(seen, serving):
+        return f"only {seen.left} ranked tasks left"
     return None
 
 

@@ -7,17 +7,19 @@ stage can be repeated, because a worker may die at any line of it.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from acquisition.select import order_queue
+from backend.audits import audit_metrics, harms
 from backend.connect import set_order
 from backend.errors import (
     BadRequest,
@@ -25,18 +27,28 @@ from backend.errors import (
     NotEnoughLabels,
     StudioRefused,
 )
+from backend.evidence import Due, due_evidence, trust_of, truth_for
 from backend.labels import LabelConfig
-from backend.ledger import Row
-from backend.options import ProjectOptions
+from backend.ledger import NO_VERSION, START, Row
+from backend.options import FALLBACK, ProjectOptions
 from backend.preannotate import image_url, label_config_of, pre_annotate, read_image
+from backend.ranking import (
+    Candidate,
+    Place,
+    arm_quantiles,
+    first_rank,
+    queue_quantiles,
+    rank,
+    weights_of,
+)
 from backend.regions import merge_masks, to_mask
-from backend.rounds import is_audit, stamp_digest
+from backend.rounds import FEWEST_TASKS, is_audit, stamp_digest
 from backend.settings import Settings
 from backend.studio import Stamp, Task
 from backend.workplace import Workplace
 from training.assessment import Assessment, Verdict, assess, compare
 from training.budget import budget_key, steps_within
-from training.config import UNKNOWN, TrainConfig
+from training.config import UNKNOWN, BadConfig, TrainConfig
 from training.data import Example, make_example
 from training.errors import TrainingError
 from training.fit import fit_member, training_keys
@@ -48,6 +60,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from training.inference import Committee
+
 log = logging.getLogger(__name__)
 
 Progress = Callable[[float], None]
@@ -55,11 +69,9 @@ Progress = Callable[[float], None]
 SHARD_TASKS = 32
 """Tasks of one scoring job: long enough to repay the start of a process, short enough to repeat."""
 
-QUANTILES = 101
-"""Places of the queue whose doubt is kept, to place a task that was opened outside it."""
-
-FEWEST_TASKS = 2
-"""A round needs labels on this many images that are not the audit's."""
+FIRST_SIDE_PX = 512
+"""Long side at which an encoder looks before there is a version: it looks for nothing in the image,
+and half the usual side takes a quarter of the time."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +83,16 @@ class Outcome:
         next_payloads: one for each part of the next stage; used by the part that ends the stage.
         round_values: columns of the round to write.
         problems: sentences for the round's list.
+        judged: rows of evidence, written with the part.
+        withdrawn: tasks whose evidence goes with it.
     """
 
     result: Mapping[str, Any] = field(default_factory=dict)
     next_payloads: Sequence[Mapping[str, Any]] = ({},)
     round_values: Mapping[str, Any] = field(default_factory=dict)
     problems: Sequence[str] = ()
+    judged: Sequence[Mapping[str, Any]] = ()
+    withdrawn: Collection[int] = ()
 
 
 # collect
@@ -121,11 +137,26 @@ def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     train = train_config(classes, members, options, work.settings)
     if options.steps is None:
         train = replace(train, steps=_budget(work, row["slug"], train))
+    due = _due_evidence(work, row, manifest)
+    shards = [due.judge[i : i + SHARD_TASKS] for i in range(0, len(due.judge), SHARD_TASKS)]
     return Outcome(
-        result={"labelled": len(manifest)},
-        next_payloads=[{"member": member} for member in range(members)],
+        result={"labelled": len(manifest), "judged": len(due.judge)},
+        next_payloads=[{"tasks": [list(each) for each in shard]} for shard in shards or [[]]],
         round_values={"manifest": manifest, "config": train.to_json()},
         problems=problems,
+        withdrawn=due.withdrawn,
+    )
+
+
+def _due_evidence(work: Workplace, row: Row, manifest: Sequence[Mapping[str, Any]]) -> Due:
+    version = work.ledger.promoted_version(row["id"])
+    learnt = [] if version is None else work.ledger.round(version["round_id"])["manifest"] or []
+    return due_evidence(
+        manifest,
+        work.ledger.evidence(row["id"]),
+        None if version is None else version["number"],
+        learnt,
+        work.registry.versions(row["slug"]),
     )
 
 
@@ -252,7 +283,7 @@ def _make_example(
         image = read_image(work.images, entry["url"])
     except ImageRefused as error:
         return [f"Task {task_id}: {error}"]
-    mask, problems = _mask_of(teaching, image, recipe.config, options, recipe.classes)
+    mask, problems = mask_of(teaching, image, recipe.config, options, recipe.classes)
     if (mask == UNKNOWN).all():
         problems.append("nothing on it is known, every pixel is unknown.")
     else:
@@ -263,7 +294,7 @@ def _make_example(
     return [f"Task {task_id}: {problem}" for problem in problems]
 
 
-def _mask_of(
+def mask_of(
     annotations: Sequence[Mapping[str, Any]],
     image: NDArray[np.uint8],
     config: LabelConfig,
@@ -285,6 +316,107 @@ def _mask_of(
         masks.append(mask)
         problems += [f"annotation {annotation['id']}: {problem}" for problem in said]
     return merge_masks(masks), problems
+
+
+# judge
+
+
+def judge(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Look at newly labelled images by a version that never saw the labels: which measure saw
+    its errors?"""
+    row = work.ledger.project(round_["project_id"])
+    config = TrainConfig.from_json(round_["config"])
+    entries = {entry["task"]: entry for entry in round_["manifest"]}
+    before = {each["task_id"]: each for each in work.ledger.evidence(row["id"])}
+    chosen_for = work.ledger.chosen_for(row["id"], labelled_at(round_["manifest"]))
+    judged: list[dict[str, Any]] = []
+    withdrawn: list[int] = []
+    judges: dict[int, Committee | None] = {}
+    problems: list[str] = []
+    for done, (task_id, digest, number) in enumerate(payload["tasks"]):
+        if number not in judges:
+            try:
+                judges[number] = _judge_of(work, row["slug"], number, config)
+            except TrainingError as error:
+                judges[number] = None
+                problems.append(f"Version {number} cannot judge new labels: {error}")
+        committee = judges[number]
+        if committee is None:
+            if task_id in before:
+                withdrawn.append(task_id)  # it was of the label before it was edited
+            continue
+        example = work.registry.get_example(row["slug"], digest)
+        former = before.get(task_id)
+        judged.append(
+            {
+                "task_id": task_id,
+                "round_id": round_["id"] if former is None else former["round_id"],
+                "version": number,
+                "stamp": entries[task_id]["stamp"],
+                **_judgement(committee, example, config.classes),
+                "audit": entries[task_id]["audit"],
+                "chosen_for": (
+                    chosen_for.get(task_id, "") if former is None else former["chosen_for"]
+                ),
+            }
+        )
+        tick((done + 1) / len(payload["tasks"]))
+    return Outcome(
+        result={"judged": len(judged)},
+        next_payloads=[{"member": member} for member in range(config.members)],
+        problems=problems,
+        judged=judged,
+        withdrawn=withdrawn,
+    )
+
+
+def labelled_at(manifest: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """Task id to when its first annotation was made, or last changed: unix seconds."""
+    return {
+        entry["task"]: min(
+            datetime.fromisoformat(updated_at).timestamp() for _, updated_at in entry["annotations"]
+        )
+        for entry in manifest
+        if entry["annotations"]
+    }
+
+
+def _judge_of(work: Workplace, slug: str, number: int, config: TrainConfig) -> Committee:
+    """The version that judges.
+
+    Raises:
+        TrainingError: it cannot be read, or sees a class that no label stands for any more.
+    """
+    committee = work.registry.load(slug, number)
+    gone = [name for name in committee.config.classes if name not in config.classes]
+    if gone:
+        raise BadConfig(
+            f"it sees {', '.join(gone)}, which the labeling configuration does not have any more"
+        )
+    return committee
+
+
+def _judgement(committee: Committee, example: Example, classes: Sequence[str]) -> dict[str, Any]:
+    """The columns of evidence that a look at an example gives."""
+    import torch
+
+    from acquisition.adaptive import judge as judge_maps
+
+    look = committee.look(example.image)
+    h, w = look.predicted.shape
+    truth = truth_for(example.mask, (h, w), classes, committee.config.classes)
+    found = judge_maps(
+        {name: torch.from_numpy(each)[None] for name, each in look.maps.items()},
+        torch.from_numpy(look.predicted)[None],
+        torch.from_numpy(truth)[None],
+    )
+    return {
+        "rewards": dict(found.rewards),
+        "scores": dict(look.arms),
+        "error": found.error,
+        "wrong": found.wrong,
+        "judged": found.judged,
+    }
 
 
 # fit
@@ -350,8 +482,13 @@ def assemble(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Pro
         return Outcome(result={"version": number, "promoted": True})
     verdict = _compare(work, slug, former, assessment, examples)
     manifest = {"round": round_["id"], "entries": round_["manifest"]}
+    metrics = {
+        **assessment.metrics,
+        "labelled_images": labelled_images(examples, config.classes),
+        **_audit(work, round_, slug, assessment),
+    }
     folder = work.registry.save_version(
-        slug, number, weights, config, manifest, assessment.metrics, assessment.sheet
+        slug, number, weights, config, manifest, metrics, assessment.sheet
     )
     if not assessment.problems:
         # Once here, and not by each that scores and serves with it.
@@ -364,7 +501,7 @@ def assemble(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Pro
         reason=verdict.reason,
         members=config.members,
         classes=config.classes,
-        metrics=assessment.metrics,
+        metrics=metrics,
     )
     if not verdict.promote and former is None:
         raise NotEnoughLabels(
@@ -374,6 +511,27 @@ def assemble(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Pro
         result={"version": number, "promoted": verdict.promote},
         problems=[] if verdict.promote else [f"Version {number} was kept: {verdict.reason}"],
     )
+
+
+def _audit(work: Workplace, round_: Row, slug: str, assessment: Assessment) -> dict[str, Any]:
+    project_id, manifest = round_["project_id"], round_["manifest"]
+    audits = load_examples(work, slug, [e for e in manifest if e["audit"]], audits=True)
+    evidence = work.ledger.evidence(project_id)
+    chance = {str(row["task_id"]) for row in evidence if row["chosen_for"] == "chance"}
+    truths = {str(e["task"]): e["digest"] for e in manifest if e["digest"] is not None}
+    former = [row for row in work.ledger.versions(project_id) if row["state"] == "promoted"]
+    return audit_metrics(assessment, audits, chance, truths, former[::-1])
+
+
+def labelled_images(examples: Iterable[Example], classes: Sequence[str]) -> dict[str, int]:
+    """Class name to how many of the examples show it."""
+    import numpy as np
+
+    counts = dict.fromkeys(classes, 0)
+    for example in examples:
+        for index in set(np.unique(example.mask).tolist()) - {UNKNOWN}:
+            counts[classes[index]] += 1
+    return counts
 
 
 def _compare(
@@ -405,9 +563,7 @@ def choose(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progr
     project_id = round_["project_id"]
     row = work.ledger.project(project_id)
     options = work.options(row)
-    version = work.ledger.promoted_version(project_id)
-    if version is None:
-        raise NotEnoughLabels("There is no version to rank with: label more and train first.")
+    promoted = None if round_["kind"] == START else _promoted(work, project_id)
     config = label_config_of(work.studio.project(row["studio_id"]).label_config, options)
     problems: list[str] = []
     pool: dict[int, str] = {}
@@ -417,18 +573,33 @@ def choose(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progr
         if task.annotations == 0 and task.skipped == 0:
             _add_candidate(pool, task, config, problems)
     most = options.candidates or work.settings.candidates
-    chosen = choose_candidates(
-        list(pool), _last_head(work, project_id), most, seed=options.seed + round_["id"]
-    )
+    by_chance = _mode(options, promoted) in ("random", FALLBACK)
+    head = [] if by_chance else _last_head(work, project_id)
+    chosen, drawn = choose_candidates(list(pool), head, most, seed=options.seed + round_["id"])
     shards = [chosen[i : i + SHARD_TASKS] for i in range(0, len(chosen), SHARD_TASKS)] or [[]]
     return Outcome(
-        result={"pool": tasks, "unlabelled": len(pool)},
+        result={"pool": tasks, "unlabelled": len(pool), "drawn": drawn},
         next_payloads=[
-            {"version": version["number"], "tasks": [[task_id, pool[task_id]] for task_id in shard]}
+            {
+                "version": NO_VERSION if promoted is None else promoted["number"],
+                "tasks": [[task_id, pool[task_id]] for task_id in shard],
+            }
             for shard in shards
         ],
         problems=problems,
     )
+
+
+def _promoted(work: Workplace, project_id: int) -> Row:
+    version = work.ledger.promoted_version(project_id)
+    if version is None:
+        raise NotEnoughLabels("There is no version to rank with: label more and train first.")
+    return version
+
+
+def _mode(options: ProjectOptions, version: Row | None) -> str:
+    """What weighs the measures: the option, or chance while the labels it asked for do harm."""
+    return FALLBACK if version is not None and harms(version["metrics"]) else options.mode
 
 
 def _add_candidate(
@@ -445,19 +616,38 @@ def _last_head(work: Workplace, project_id: int) -> list[int]:
     return [] if serving is None else [r["task_id"] for r in work.ledger.ranking(serving["id"])]
 
 
+class Candidates(NamedTuple):
+    """Whom a round looks at.
+
+    Attributes:
+        task_ids: all of them.
+        drawn: those that are an even sample of the pool; None where it is the pool itself. What
+            chance places is to come from these: of the others doubt has decided already.
+    """
+
+    task_ids: list[int]
+    drawn: list[int] | None
+
+
 def choose_candidates(
     pool: Sequence[int], last_head: Sequence[int], most: int, *, seed: int
-) -> list[int]:
-    """At most ``most`` of the pool: the last queue's head fills a half, chance the rest.
+) -> Candidates:
+    """At most ``most`` of the pool: an even sample, and for a half of them the last queue's head.
 
     A round then costs what it scores, not what the pool holds, and no image is out of reach.
     """
     if len(pool) <= most:
-        return list(pool)
-    unlabelled = set(pool)
-    head = [task_id for task_id in last_head if task_id in unlabelled][: most // 2]
-    rest = sorted(unlabelled.difference(head))
-    return head + random.Random(seed).sample(rest, most - len(head))
+        return Candidates(list(pool), None)
+    # Of the whole pool, the last head included: of what the head leaves no draw would be even.
+    order = random.Random(seed).sample(sorted(pool), len(pool))
+    waiting = set(pool).intersection(last_head)
+    half = min(len(waiting), most // 2)
+    drawn, rest = order[: most - half], order[most - half :]
+    waiting.difference_update(drawn)
+    head = [task_id for task_id in last_head if task_id in waiting][:half]
+    in_head = set(head)
+    others = [task_id for task_id in rest if task_id not in in_head]
+    return Candidates(head + drawn + others[: half - len(head)], drawn)
 
 
 # score
@@ -467,32 +657,76 @@ def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
     """Look at one shard of the candidates; masks and measures wait in the scratch folder."""
     row = work.ledger.project(round_["project_id"])
     options = work.options(row)
-    config = label_config_of(row["label_config"], options)
-    committee = work.registry.load(row["slug"], int(payload["version"]))
+    version, tasks = int(payload["version"]), payload["tasks"]
     scored: list[dict[str, Any]] = []
     problems: list[str] = []
+    unlike: list[str] = []
     read: list[int] = []
 
     def images() -> Iterator[NDArray[np.uint8]]:
         """Read as they are looked at; ``read`` tells whose they are."""
-        for task_id, url in payload["tasks"]:
+        for task_id, url in tasks:
             try:
                 image = read_image(work.images, url)
             except ImageRefused as error:
                 problems.append(f"Task {task_id}: {error}")
-                tick((len(scored) + len(problems)) / len(payload["tasks"]))
+                tick((len(scored) + len(problems)) / len(tasks))
             else:
                 read.append(task_id)
                 yield image
 
-    for number, look in enumerate(committee.looks(images())):
-        result = pre_annotate(look, committee.config.classes, config, options)
-        scored.append({"task": read[number], "arms": look.arms, "result": result})
-        tick((len(scored) + len(problems)) / len(payload["tasks"]))
+    if version == NO_VERSION and options.mode == "random":
+        # Chance needs no look.
+        scored = [{"task": task_id, "arms": {}, "result": []} for task_id, _ in tasks]
+    else:
+        looks = (
+            _first_looks(work, options, images())
+            if version == NO_VERSION
+            else _looks(work, row, options, version, images())
+        )
+        for number, found in enumerate(looks):
+            scored.append({"task": read[number], **found})
+            if found["features"] is None:
+                unlike.append(
+                    f"The features of task {read[number]} are not finite numbers, so this queue "
+                    "does not heed which images are alike: look at the network."
+                )
+            tick((len(scored) + len(problems)) / len(tasks))
     name = write_shard(work, row["slug"], round_["id"], payload, scored)
     return Outcome(
-        result={"file": name, "scored": len(scored), "refused": len(problems)}, problems=problems
+        result={"file": name, "scored": len(scored), "refused": len(problems)},
+        problems=problems + unlike,
     )
+
+
+def _looks(
+    work: Workplace,
+    row: Row,
+    options: ProjectOptions,
+    version: int,
+    images: Iterator[NDArray[np.uint8]],
+) -> Iterator[dict[str, Any]]:
+    """What a version sees in each image: what ranks it, and its regions."""
+    config = label_config_of(row["label_config"], options)
+    committee = work.registry.load(row["slug"], version)
+    for look in committee.looks(images):
+        yield {
+            "arms": look.arms,
+            "features": packed(look.features.mean(axis=0)),
+            "class_scores": look.class_scores.tolist(),
+            "result": pre_annotate(look, committee.config.classes, config, options),
+        }
+
+
+def _first_looks(
+    work: Workplace, options: ProjectOptions, images: Iterator[NDArray[np.uint8]]
+) -> Iterator[dict[str, Any]]:
+    """What is seen in each image before there is a version: no more than what it resembles."""
+    from training.first_look import first_features
+
+    side_px = min(options.max_side_px, FIRST_SIDE_PX)
+    for features in first_features(images, side_px, work.registry.threads):
+        yield {"arms": {}, "features": packed(features), "result": []}
 
 
 def write_shard(
@@ -504,12 +738,12 @@ def write_shard(
 ) -> str:
     """Keep what was scored for publishing; its name, by what was asked, so that repeats agree.
 
-    A line for each task, {task, arms} and its result with a tab between: the masks are most of
+    A line for each task, what ranks it and its result with a tab between: the masks are most of
     it, and publishing hands them on without reading them.
     """
     name = f"shard-{hashlib.sha256(orjson.dumps(payload)).hexdigest()[:16]}.gz"
     lines = [
-        orjson.dumps({"task": entry["task"], "arms": entry["arms"]})
+        orjson.dumps({key: value for key, value in entry.items() if key != "result"})
         + b"\t"  # within JSON's strings it is escaped
         + orjson.dumps(entry["result"])
         for entry in scored
@@ -518,12 +752,29 @@ def write_shard(
     return name
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What the scoring of one task left: the score of each arm, and the regions as JSON text."""
+def packed(features: NDArray[np.float32]) -> str | None:
+    """Features [F] in half precision as text, an eighth of their length as JSON numbers; None
+    where one is not finite, as of a laboratory's own network it may be."""
+    import numpy as np
 
-    arms: Mapping[str, float]
-    result: bytes
+    if not np.isfinite(features).all():
+        return None
+    largest = float(np.finfo(np.float16).max)
+    return base64.b64encode(features.clip(-largest, largest).astype("<f2").tobytes()).decode()
+
+
+def unpacked(text: str) -> NDArray[np.float16]:
+    """What ``packed`` packed."""
+    import numpy as np
+
+    return np.frombuffer(base64.b64decode(text), "<f2")
+
+
+@dataclass(frozen=True)
+class Scored(Candidate):
+    """What the scoring of one task left; ``result`` is its regions as JSON text."""
+
+    result: bytes = b"[]"
 
 
 def read_shards(work: Workplace, slug: str, round_id: int) -> dict[int, Scored]:
@@ -534,8 +785,20 @@ def read_shards(work: Workplace, slug: str, round_id: int) -> dict[int, Scored]:
         for line in data.splitlines():
             head, result = line.split(b"\t", 1)
             entry = orjson.loads(head)
-            scored[entry["task"]] = Scored(entry["arms"], result)
+            scored[entry["task"]] = _scored(entry, result)
     return scored
+
+
+def _scored(entry: Mapping[str, Any], result: bytes) -> Scored:
+    import numpy as np
+
+    features, shown = entry.get("features"), entry.get("class_scores")
+    return Scored(
+        entry["arms"],
+        None if features is None else unpacked(features),
+        None if shown is None else np.array(shown, np.float32),
+        result,
+    )
 
 
 # publish
@@ -545,18 +808,21 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     """Rank what was scored and make the head of it the queue that Label Studio serves."""
     project_id = round_["project_id"]
     row = work.ledger.project(project_id)
-    options = work.options(row)
-    arm = f"{options.measure}/{options.aggregate}"
-    scored = read_shards(work, row["slug"], round_["id"])
-    arms = {task_id: entry.arms for task_id, entry in scored.items()}
+    touched = work.studio.stamps(row["studio_id"])
+    # What was labelled since it was chosen is asked for no more, nor may this queue's reason
+    # for it take the place of that for which it was.
+    scored = {
+        task_id: found
+        for task_id, found in read_shards(work, row["slug"], round_["id"]).items()
+        if task_id not in touched
+    }
     chosen = next(p["result"] for p in work.ledger.parts(round_["id"], "choose"))
-    head = rank(arms, arm, row["slug"], options, seed=options.seed + round_["id"])
-    queue_length = options.queue_length or work.settings.queue_length
-    head, left_out = head[:queue_length], len(head[queue_length:])
+    version = int(work.ledger.parts(round_["id"], "score")[0]["payload"]["version"])
+    ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
+    head, left_out = ranking.places, len(scored) - len(ranking.places)
     left_out += chosen["unlabelled"] - sum(
         len(p["payload"]["tasks"]) for p in work.ledger.parts(round_["id"], "score")
     )
-    version = int(work.ledger.parts(round_["id"], "score")[0]["payload"]["version"])
     problems: list[str] = []
     published = 0
     if head:
@@ -564,7 +830,7 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
         publication = _stored_already(work, row, round_, held)
         if publication is None:
             publication, stored = _store_what_is_there(
-                work, row, round_, version, head, scored, arm, held
+                work, row, round_, version, ranking, scored, held
             )
         else:
             stored = publication["length"]
@@ -586,20 +852,46 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     )
 
 
-def rank(
-    arms: Mapping[int, Mapping[str, float]],
-    arm: str,
-    slug: str,
-    options: ProjectOptions,
-    *,
-    seed: int,
-) -> list[int]:
-    """Task ids, the one to label first at the head; audit tasks at seeded places."""
-    import torch
+@dataclass(frozen=True)
+class Ranking:
+    """A queue to publish, and what it was made by.
 
-    audit = {task_id for task_id in arms if is_audit(slug, task_id, options.audit_fraction)}
-    scores = {task_id: arms[task_id][arm] for task_id in sorted(arms)}
-    return order_queue(scores, audit, torch.Generator().manual_seed(seed))
+    Attributes:
+        places: head first.
+        mode: the option that made the weights, or ``FALLBACK``.
+        weights: arm to weight.
+        arm_quantiles: of the weighted arms.
+    """
+
+    places: Sequence[Place]
+    mode: str
+    weights: Mapping[str, float]
+    arm_quantiles: Mapping[str, Sequence[float]]
+
+
+def _rank(
+    work: Workplace,
+    row: Row,
+    round_: Row,
+    version: int,
+    scored: Mapping[int, Scored],
+    drawn: Collection[int] | None,
+) -> Ranking:
+    options = work.options(row)
+    length = options.queue_length or work.settings.queue_length
+    audits = {t for t in scored if is_audit(row["slug"], t, options.audit_fraction)}
+    seed = options.seed + round_["id"]
+    if version == NO_VERSION:
+        places = first_rank(scored, audits, length, seed=seed, drawn=drawn)
+        by_chance = any(place.why == "chance" for place in places)
+        return Ranking(places, "random" if by_chance else options.mode, {}, {})
+    ranks = next(v for v in work.ledger.versions(row["id"]) if v["number"] == version)
+    mode = _mode(options, ranks)
+    weights = weights_of(mode, trust_of(work.ledger, row["id"]))
+    counts = ranks["metrics"].get("labelled_images")  # an earlier release did not count them
+    known = None if counts is None else [counts[name] for name in ranks["classes"]]
+    places = rank(scored, audits, weights, length, seed=seed, known=known, drawn=drawn)
+    return Ranking(places, mode, weights, arm_quantiles(scored, weights))
 
 
 def place_score(position: int, length: int) -> float:
@@ -607,27 +899,13 @@ def place_score(position: int, length: int) -> float:
     return (position + 0.5) / length
 
 
-def score_between(doubt: float, quantiles: Sequence[float]) -> float:
-    """The score a task of this doubt would have had in the queue.
-
-    Args:
-        quantiles: doubt at evenly spaced places, most doubtful first.
-
-    Returns:
-        In [0, 1]: the share of the queue that is more doubtful.
-    """
-    more = sum(q > doubt for q in quantiles)
-    return more / len(quantiles) if quantiles else 0.5
-
-
 def _store_what_is_there(
     work: Workplace,
     row: Row,
     round_: Row,
     version: int,
-    head: list[int],
+    ranking: Ranking,
     scored: Mapping[int, Scored],
-    arm: str,
     held: Collection[str],
 ) -> tuple[Row, int]:
     """``_store_head``, again without the tasks that were deleted since they were scored.
@@ -636,16 +914,18 @@ def _store_what_is_there(
     are there would cost every publication of 10,000 tasks some seconds.
     """
     try:
-        return _store_head(work, row, round_, version, head, scored, arm, held)
+        return _store_head(work, row, round_, version, ranking, scored, held)
     except StudioRefused as error:
         if error.studio_status != 400:
             raise
-        there = {task.id for task in work.studio.tasks(row["studio_id"], ids=head)}
-        left = [task_id for task_id in head if task_id in there]
-        if not left or len(left) == len(head):
+        ids = [place.task_id for place in ranking.places]
+        there = {task.id for task in work.studio.tasks(row["studio_id"], ids=ids)}
+        left = [place for place in ranking.places if place.task_id in there]
+        if not left or len(left) == len(ids):
             raise
-        log.info("%d ranked tasks were deleted meanwhile", len(head) - len(left))
-        return _store_head(work, row, round_, version, left, scored, arm, held)
+        log.info("%d ranked tasks were deleted meanwhile", len(ids) - len(left))
+        ranking = replace(ranking, places=left)
+        return _store_head(work, row, round_, version, ranking, scored, held)
 
 
 def _store_head(
@@ -653,9 +933,8 @@ def _store_head(
     row: Row,
     round_: Row,
     version: int,
-    head: Sequence[int],
+    ranking: Ranking,
     scored: Mapping[int, Scored],
-    arm: str,
     held: Collection[str],
 ) -> tuple[Row, int]:
     """Write the publication to the ledger and its predictions to Label Studio, in one POST.
@@ -663,36 +942,37 @@ def _store_head(
     Returns:
         The publication, and how many predictions Label Studio stored.
     """
-    audit_fraction = work.options(row).audit_fraction
-    doubts = sorted((scored[task_id].arms[arm] for task_id in head), reverse=True)
+    head, weights = ranking.places, ranking.weights
     publication = work.ledger.prepare_publication(
         row["id"],
         version,
         round_["id"],
-        arm=arm,
-        quantiles=[
-            doubts[round(i * (len(doubts) - 1) / (QUANTILES - 1))] for i in range(QUANTILES)
-        ],
+        arm=max(weights, key=lambda arm: weights[arm], default=""),
+        quantiles=queue_quantiles([place.doubt for place in head]),
         rows=[
             {
-                "task_id": task_id,
+                "task_id": place.task_id,
                 "position": position,
-                "doubt": scored[task_id].arms[arm],
-                "audit": is_audit(row["slug"], task_id, audit_fraction),
-                "arms": scored[task_id].arms,
+                "doubt": place.doubt,
+                "audit": place.why == "audit",
+                "arms": scored[place.task_id].arms,
+                "why": place.why,
             }
-            for position, task_id in enumerate(head)
+            for position, place in enumerate(head)
         ],
         taken=held,
+        mode=ranking.mode,
+        weights=weights,
+        arm_quantiles=ranking.arm_quantiles,
     )
     predictions = [
         {
-            "task": task_id,
-            "result": orjson.Fragment(scored[task_id].result),
+            "task": place.task_id,
+            "result": orjson.Fragment(scored[place.task_id].result),
             "score": place_score(position, len(head)),
             "model_version": publication["name"],
         }
-        for position, task_id in enumerate(head)
+        for position, place in enumerate(head)
     ]
     try:
         stored = work.studio.import_predictions(row["studio_id"], predictions)
@@ -740,6 +1020,7 @@ def clear_up(work: Workplace, round_: Row) -> None:
 
 RUN: Mapping[str, Callable[[Workplace, Row, Mapping[str, Any], Progress], Outcome]] = {
     "collect": collect,
+    "judge": judge,
     "fit": fit,
     "assemble": assemble,
     "choose": choose,

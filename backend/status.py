@@ -6,11 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backend.audits import advice, audit_in_words
 from backend.ledger import Ledger, Row
 from backend.rounds import STAGES
 
 SILENT_AFTER_S = 30.0
 """A process beats every ten seconds; three missed beats are a silence."""
+
+BY_LIKENESS = "no version yet; the queue is ordered by how typical and different the images are"
+BY_CHANCE = "no version yet; the queue is ordered by chance"
 
 Json = dict[str, Any]
 
@@ -44,7 +48,10 @@ def project_status(ledger: Ledger, row: Row) -> Json:
         "round": round_status(ledger, row["id"], active),
         "version": None if version is None else version["number"],
         "quality": None if version is None else quality(version["metrics"]),
+        "audit": None if version is None else audit(version["metrics"]),
+        "advice": None if version is None else advice(version["metrics"]),
         "publication": None if serving is None else serving["name"],
+        "first_queue": None if version is not None else first_queue(serving),
         "labelled": row["labelled"],
         "changed": row["changed"],
         "ranked_left": row["ranked_left"],
@@ -52,10 +59,23 @@ def project_status(ledger: Ledger, row: Row) -> Json:
     }
 
 
+def first_queue(serving: Row | None) -> str | None:
+    """How the queue is ordered before the first version; None where none serves."""
+    if serving is None:
+        return None
+    return BY_CHANCE if serving["mode"] == "random" else BY_LIKENESS
+
+
 def quality(metrics: Mapping[str, Any]) -> Json:
     """What a version's metrics say of it: measured out of fold, calibrated where that was done."""
     names = ("foreground_dice", "dice", "iou", "temperature", "ece", "ece_uncalibrated")
     return {name: metrics.get(name) for name in (*names, "out_of_fold", "bf16_agreement")}
+
+
+def audit(metrics: Mapping[str, Any]) -> Json:
+    """What the audit images say of a version, in numbers and in words."""
+    names = ("audit", "audit_gain", "chance_gain")
+    return {name: metrics.get(name) for name in names} | {"words": audit_in_words(metrics)}
 
 
 def quality_in_words(metrics: Mapping[str, Any]) -> str:
@@ -154,6 +174,7 @@ def _project_in_words(project: Json) -> list[str]:
     lines = [
         f"Project {project['project']}, {project['title']!r} on {project['server']}: {state}",
         f"  version      {_version_in_words(project)}",
+        *_audit_in_words(project),
         f"  serving      {project['publication'] or 'nothing yet'}",
         f"  labelled     {project['labelled']} tasks, {project['changed']} of them "
         "changed since the last round",
@@ -170,9 +191,21 @@ def _project_in_words(project: Json) -> list[str]:
     return lines
 
 
+def _audit_in_words(project: Json) -> list[str]:
+    if project["audit"] is None:
+        return []
+    lines = []
+    if project["audit"]["words"]:
+        lines.append(f"  audit        {project['audit']['words']}")
+    if project["advice"]:
+        lines.append(f"  advice       {project['advice']}")
+    return lines
+
+
 def _version_in_words(project: Json) -> str:
     if project["version"] is None:
-        return "none yet"
+        first = project["first_queue"]
+        return first or "none yet"
     return ": ".join(filter(None, (str(project["version"]), quality_in_words(project["quality"]))))
 
 

@@ -63,7 +63,7 @@ Json = dict[str, Any]
 class Stamp(NamedTuple):
     """What tells one state of an annotation from another.
 
-    ``updated_at`` is Label Studio's own ISO 8601 text: it is compared, never computed with.
+    ``updated_at`` is Label Studio's own ISO 8601 text: states are told apart by it as it is.
     """
 
     annotation_id: int

@@ -150,6 +150,10 @@ publications = Table(
     Column("made_at", Float, nullable=False),
     Column("served_at", Float),
     Column("superseded_at", Float),
+    # Null in what was made before there were weights: there `arm` alone ranks.
+    Column("mode", String(60)),
+    Column("weights", JSON(none_as_null=True)),
+    Column("arm_quantiles", JSON(none_as_null=True)),
     UniqueConstraint("project_id", "version", "n"),
     Index(
         "publications_one_serving",
@@ -169,6 +173,29 @@ ranking = Table(
     Column("doubt", Float, nullable=False),
     Column("audit", Boolean, nullable=False),
     Column("arms", JSON, nullable=False),
+    # doubt, class, chance, audit, or typical before the first version
+    Column("why", String(10), nullable=False, server_default="doubt"),
+)
+
+# What a person's corrections said of the measures; a task is judged once.
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("project_id", Integer, ForeignKey("projects.id"), primary_key=True),
+    Column("task_id", Integer, primary_key=True),
+    # Of the round that judged it first: evidence of one round is weighed together.
+    Column("round_id", Integer, ForeignKey("rounds.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("stamp", String(20), nullable=False),
+    Column("rewards", JSON, nullable=False),
+    Column("scores", JSON, nullable=False),
+    Column("error", Float, nullable=False),
+    Column("wrong", Integer, nullable=False),
+    Column("judged", Integer, nullable=False),
+    Column("audit", Boolean, nullable=False),
+    # As `ranking.why`; empty where no queue asked for it.
+    Column("chosen_for", String(10), nullable=False),
+    Column("judged_at", Float, nullable=False),
 )
 
 processes = Table(

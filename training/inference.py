@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from acquisition.aggregate import aggregate
+from acquisition.aggregate import aggregate, class_means
 from acquisition.uncertainty import MEASURES, uncertainty_maps
 from training.config import NETWORKS, TrainConfig
 from training.data import Example, Image8, network_size, shrink
@@ -70,6 +70,8 @@ class Look:
         predicted: [h, w] uint8 class indices.
         maps: the measures of ``acquisition.uncertainty.MEASURES``, each [h, w] float32.
         arms: "measure/aggregate" to the image's score.
+        class_scores: [C] float32 nats, the mean predictive entropy of the pixels seen as each
+            class; 0 for a class without an object's worth of them.
         features: [M, F] float32, what each member made of the image as a whole.
     """
 
@@ -78,6 +80,7 @@ class Look:
     predicted: NDArray[np.uint8]
     maps: Mapping[str, NDArray[np.float32]]
     arms: Mapping[str, float]
+    class_scores: NDArray[np.float32]
     features: NDArray[np.float32]
 
     def mask(self) -> NDArray[np.uint8]:
@@ -382,6 +385,11 @@ class Committee:
                 {name: torch.from_numpy(each) for name, each in maps.items()},
                 torch.from_numpy(predicted),
             )
+            class_scores = class_means(
+                torch.from_numpy(maps["predictive_entropy"]),
+                torch.from_numpy(predicted),
+                len(self.config.classes),
+            ).numpy()
         return [
             Look(
                 (image.shape[0], image.shape[1]),
@@ -389,6 +397,7 @@ class Committee:
                 predicted[b],
                 {name: each[b] for name, each in maps.items()},
                 {name: float(scores[b]) for name, scores in arms.items()},
+                class_scores[b],
                 features[:, b],
             )
             for b, image in enumerate(images)

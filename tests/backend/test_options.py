@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acquisition.adaptive import ARMS
 from acquisition.aggregate import AGGREGATES
 from acquisition.uncertainty import MEASURES
+from backend import options
 from backend.errors import BadOptions
-from backend.options import ProjectOptions, options_table, parse_options
+from backend.options import ProjectOptions, fixed_arm, options_table, parse_options
 from training.config import NETWORKS
 
 
@@ -21,19 +23,15 @@ def test_without_extra_parameters_all_is_default(nothing: Any) -> None:
     assert parse_options(nothing) == ProjectOptions()
 
 
-CHOSEN = {"measure": "mutual_information", "members": 3, "audit_fraction": 0, "regions": "particle"}
+CHOSEN = {"mode": "leader", "members": 3, "audit_fraction": 0, "regions": "particle"}
 
 
 @pytest.mark.parametrize("given", [CHOSEN, json.dumps(CHOSEN), json.dumps(json.dumps(CHOSEN))])
 def test_an_object_may_come_quoted_once_or_twice(given: Any) -> None:
-    options = parse_options(given)
-    assert (options.measure, options.members, options.regions) == (
-        "mutual_information",
-        3,
-        "particle",
-    )
-    assert options.audit_fraction == 0
-    assert options.min_particle_px == 12
+    read = parse_options(given)
+    assert (read.mode, read.members, read.regions) == ("leader", 3, "particle")
+    assert read.audit_fraction == 0
+    assert read.min_particle_px == 12
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,7 @@ def test_a_wrong_value_is_refused_in_one_sentence(given: Any, says: str) -> None
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"arch": "unet"}, 'The options are image, measure, .*; got "arch"'),
+        ({"arch": "unet"}, 'The options are image, mode, .*; got "arch"'),
         ("{", "must be a JSON object, got text that is no JSON"),
         ("[1]", r"must be a JSON object, got \[1\]"),
         (7, "must be a JSON object, got 7"),
@@ -76,7 +74,7 @@ def test_a_wrong_value_is_refused_in_one_sentence(given: Any, says: str) -> None
         ({"audit_fraction": float("nan")}, "audit_fraction must be a number from 0 to 0.5"),
         ("[" * 100_000, "no JSON"),
         ({"image": "x" * 500, "seed": -1}, "The option seed must be an integer from 0"),
-        ({"measure": "x" * 500}, r'got "x{79}\.\.\.\.$'),
+        ({"mode": "x" * 500}, r'got "x{79}\.\.\.\.$'),
     ],
 )
 def test_what_is_no_set_of_options_is_refused(given: Any, says: str) -> None:
@@ -122,13 +120,47 @@ def test_any_number_for_any_option_is_taken_or_refused(name: str, value: float) 
 
 
 def test_the_names_are_those_of_the_parts_that_use_them() -> None:
-    for field, names in (("measure", MEASURES), ("aggregate", AGGREGATES), ("network", NETWORKS)):
-        for name in names:
-            assert getattr(parse_options({field: name}), field) == name
-        row = next(row for row in options_table() if row[0] == field)
-        assert [part.strip(', "') for part in row[1].replace(" or ", ", ").split(",")] == list(
-            names
-        )
+    assert (tuple(MEASURES), tuple(AGGREGATES)) == (options.MEASURES, options.AGGREGATES)
+    for name in NETWORKS:
+        assert parse_options({"network": name}).network == name
+    row = next(row for row in options_table() if row[0] == "network")
+    assert [part.strip(', "') for part in row[1].replace(" or ", ", ").split(",")] == list(NETWORKS)
+
+
+@pytest.mark.parametrize("mode", ["hedge", "leader", "random"])
+def test_a_mode_that_weighs_names_no_arm(mode: str) -> None:
+    assert fixed_arm(parse_options({"mode": mode}).mode) is None
+
+
+def test_a_fixed_mode_names_any_arm_and_a_measure_alone_the_usual_aggregate() -> None:
+    for arm in ARMS:
+        assert fixed_arm(parse_options({"mode": f"fixed:{arm}"}).mode) == arm
+    for measure in MEASURES:
+        assert fixed_arm(f"fixed:{measure}") == f"{measure}/top_quantile_mean"
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "",
+        "Hedge",
+        "fixed",
+        "fixed:",
+        "fixed:entropy",
+        "fixed:mutual_information/",
+        "fixed:mutual_information/mean",
+        "fixed:mutual_information/image_mean/x",
+        "mutual_information",
+        " hedge",
+    ],
+)
+def test_a_wrong_mode_is_told_all_that_may_stand_there(mode: str) -> None:
+    with pytest.raises(BadOptions) as refusal:
+        parse_options({"mode": mode})
+    said = str(refusal.value)
+    assert said.startswith('The option mode must be "hedge", "leader", "random", "fixed:MEASURE"')
+    assert all(name in said for name in (*MEASURES, *AGGREGATES))
+    assert said.endswith(f', got "{mode}".')
 
 
 def test_the_table_tells_all_of_every_option() -> None:

@@ -67,7 +67,13 @@ def test_nothing_is_looked_at_while_a_round_is_under_way() -> None:
 def test_a_paused_a_failing_and_a_disconnected_project_wait() -> None:
     assert not due(project(paused=True), event(90))
     assert not due(project(not_before=NOW + 1), event(90))
+    assert not due(project(paused=True, checked_at=NOW - RECONCILE_S, check_asked_at=NOW - 900))
     assert not due(project(connected=False), event(90, "START_TRAINING"))
+
+
+def test_a_failing_project_is_still_reconciled_so_that_it_gets_a_first_queue() -> None:
+    quiet = {"checked_at": NOW - RECONCILE_S, "check_asked_at": NOW - RECONCILE_S - 1}
+    assert due(project(not_before=NOW + 900, **quiet), event(1))
 
 
 def test_a_check_that_was_asked_for_is_not_asked_for_again_until_it_is_overdue() -> None:

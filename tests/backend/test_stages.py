@@ -6,22 +6,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import orjson
 import pytest
 
 from backend.errors import NotEnoughLabels
-from backend.options import parse_options
-from backend.rounds import is_audit
 from backend.stages import (
     check_folds,
     choose_candidates,
+    labelled_images,
+    packed,
     place_score,
-    rank,
     read_shards,
-    score_between,
+    unpacked,
     write_shard,
 )
 from backend.workplace import Workplace
+from training.data import Example
 from training.fit import fold
 from training.registry import Registry
 
@@ -76,20 +77,37 @@ def test_labels_that_leave_a_member_nothing_are_refused_before_training() -> Non
 
 class TestCandidates:
     def test_a_small_pool_is_scored_whole(self) -> None:
-        assert choose_candidates([5, 3, 9], [9], 3, seed=0) == [5, 3, 9]
+        assert choose_candidates([5, 3, 9], [9], 3, seed=0) == ([5, 3, 9], None)
 
     def test_half_are_the_last_head_in_its_order_and_the_rest_is_chance(self) -> None:
         pool = list(range(100))
-        chosen = choose_candidates(pool, [40, 7, 200, 12, 30, 31], 6, seed=0)
+        chosen, drawn = choose_candidates(pool, [40, 7, 200, 12, 30, 31], 6, seed=0)
         assert chosen[:3] == [40, 7, 12]  # 200 has been labelled since
+        assert drawn == chosen[3:]
         assert len(set(chosen)) == 6
         assert set(chosen) <= set(pool)
+
+    def test_without_a_last_head_all_are_chance(self) -> None:
+        for head in ([], [200]):
+            chosen, drawn = choose_candidates(range(100), head, 6, seed=0)
+            assert drawn == chosen
+            assert len(set(chosen)) == 6
+
+    def test_chance_draws_from_the_whole_pool_alike_the_last_head_included(self) -> None:
+        draws = [choose_candidates(range(30), [0, 1, 2, 3], 10, seed=s) for s in range(3000)]
+        for chosen, drawn in draws:
+            assert drawn is not None
+            assert len(set(chosen)) == len(chosen) == 10
+            assert {0, 1, 2, 3} <= set(chosen)
+        counts = np.bincount([t for _, drawn in draws for t in drawn or ()], minlength=30)
+        # 6 of 30 each time; four standard deviations of so many draws.
+        assert np.abs(counts / 3000 - 0.2).max() < 4 * (0.2 * 0.8 / 3000) ** 0.5
 
     def test_no_image_is_out_of_reach(self) -> None:
         seen = {
             task_id
             for seed in range(200)
-            for task_id in choose_candidates(range(30), [0, 1, 2, 3], 4, seed=seed)
+            for task_id in choose_candidates(range(30), [0, 1, 2, 3], 4, seed=seed).task_ids
         }
         assert seen >= set(range(4, 30))
 
@@ -103,27 +121,33 @@ class TestPlaces:
         scores = [place_score(position, 4) for position in range(4)]
         assert scores == [0.125, 0.375, 0.625, 0.875]
 
-    @pytest.mark.parametrize(
-        ("doubt", "score"), [(0.95, 0.0), (0.5, 0.5), (0.05, 1.0), (0.6, 0.25)]
-    )
-    def test_a_task_from_outside_stands_behind_those_more_doubtful(
-        self, doubt: float, score: float
-    ) -> None:
-        assert score_between(doubt, [0.9, 0.6, 0.4, 0.1]) == score
 
-    def test_without_quantiles_it_stands_in_the_middle(self) -> None:
-        assert score_between(0.3, []) == 0.5
+def test_a_shard_carries_what_the_queue_needs(work: SimpleNamespace) -> None:
+    scored = {**entry(1, []), "features": packed(np.arange(5, dtype=np.float32) / 3)}
+    scored["class_scores"] = [0.25, 0.0, 0.5]
+    found = read_shards(stored(work, [[scored, entry(2, [])]]), SLUG, 7)
+    assert found[1].features == pytest.approx(np.arange(5) / 3, abs=1e-3)
+    assert found[1].class_scores is not None
+    assert found[1].class_scores.tolist() == [0.25, 0.0, 0.5]
+    assert (found[2].features, found[2].class_scores) == (None, None)
 
 
-def test_the_most_doubtful_stand_first_and_audits_anywhere() -> None:
-    options = parse_options({"audit_fraction": 0.2})
-    arms = {task_id: {"a/b": (task_id * 7 % 40) / 40} for task_id in range(40)}
-    order = rank(arms, "a/b", SLUG, options, seed=3)
-    assert sorted(order) == list(range(40))
-    audits = {task_id for task_id in arms if is_audit(SLUG, task_id, 0.2)}
-    assert 2 <= len(audits) <= 16
-    ranked = [task_id for task_id in order if task_id not in audits]
-    doubts = [arms[task_id]["a/b"] for task_id in ranked]
-    assert doubts == sorted(doubts, reverse=True)
-    assert order != ranked + sorted(audits)
-    assert rank(arms, "a/b", SLUG, options, seed=3) == order
+def test_features_beyond_half_precision_stay_finite() -> None:
+    text = packed(np.array([1e9, -1e9], np.float32))
+    assert text is not None
+    assert np.isfinite(unpacked(text)).all()
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_none(odd: float) -> None:
+    assert packed(np.array([1.0, odd], np.float32)) is None
+
+
+def test_images_are_counted_for_each_class_that_they_show() -> None:
+    masks = [[[0, 1], [1, 255]], [[1, 1], [1, 1]], [[0, 0], [0, 255]]]
+    examples = [
+        Example(str(i), np.zeros((2, 2, 3), np.uint8), np.array(mask, np.uint8))
+        for i, mask in enumerate(masks)
+    ]
+    counts = labelled_images(examples, ("background", "cell", "cast"))
+    assert counts == {"background": 2, "cell": 2, "cast": 0}

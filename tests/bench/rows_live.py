@@ -25,7 +25,7 @@ from acquisition.uncertainty import MEASURES
 from backend import brush
 from backend.ledger import Row, upgrade
 from backend.settings import load_settings
-from backend.stages import SHARD_TASKS, publish, write_shard
+from backend.stages import SHARD_TASKS, packed, publish, write_shard
 from backend.workplace import Workplace
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_brush import blob_mask
@@ -41,6 +41,7 @@ TASKS = 10_000
 SIDE_PX = 512
 LABELS = 20
 MASKS = 50
+FEATURES = 432  # what a member on the pretrained encoder gives
 
 ARMS = tuple(f"{measure}/{aggregate}" for measure in MEASURES for aggregate in AGGREGATES)
 
@@ -253,6 +254,8 @@ def _publish(work: Workplace, project: Row, task_ids: list[int], number: int) ->
             {
                 "task": task_id,
                 "arms": dict.fromkeys(ARMS, generator.random()),
+                "features": packed(generator.normal(size=FEATURES).astype(np.float32)),
+                "class_scores": generator.random(3).tolist(),
                 "result": results[task_id % MASKS],
             }
             for task_id, _ in part["payload"]["tasks"]

@@ -130,18 +130,18 @@ def test_connecting_leaves_one_backend_with_basic_auth(
     project: MakeProject, studio: Studio, backend: Backend
 ):
     made = project(tasks=2)
-    connection = join(studio, made.id, backend, options={"measure": "mutual_information"})
+    connection = join(studio, made.id, backend, options={"mode": "leader"})
     (there,) = studio.ml_backends(made.id)
     assert there["id"] == connection.backend_id
     assert (there["title"], there["url"], there["state"]) == (TITLE, backend.url, "CO")
     assert (there["auth_method"], there["basic_auth_user"]) == ("BASIC_AUTH", USER)
     assert there["basic_auth_pass_is_set"] is True
     assert there["is_interactive"] is False
-    assert there["extra_params"] == {"measure": "mutual_information"}
+    assert there["extra_params"] == {"mode": "leader"}
     setups = [(ok, body) for path, ok, body in backend.seen if path == "/setup"]
     assert all(ok for ok, _ in setups)
     assert setups[0][1]["project"] == made.key
-    assert setups[0][1]["extra_params"] == {"measure": "mutual_information"}
+    assert setups[0][1]["extra_params"] == {"mode": "leader"}
 
 
 def test_connecting_leaves_one_webhook_that_is_authenticated(

@@ -1,0 +1,105 @@
+"""Before the first version: a real Label Studio serves typical and different images first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from backend.connect import BY_RANK
+from backend.ledger import Row
+from backend.rounds import check_project
+from backend.studio import Studio
+from tests.live.servers import LabelStudio
+from tests.live.stack import Stack, TinyProject, make_project, start_stack
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+
+TASKS, LABELS = 14, 6
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Stack]:
+    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def ordered(stack: Stack) -> TinyProject:
+    """A project that was connected without a label, once its first queue serves."""
+    project = make_project(stack, "start", TASKS, retrain_every=LABELS)
+    stack.wait(project.serving, "the first queue")
+    return project
+
+
+def serving(project: TinyProject) -> Row:
+    found = project.serving()
+    assert found is not None
+    return found
+
+
+def test_all_tasks_are_ordered_before_any_label_and_nothing_is_claimed_of_them(
+    stack: Stack, ordered: TinyProject, studio: Studio
+) -> None:
+    found = serving(ordered)
+    assert (found["name"], found["length"], found["stored"]) == ("committee-v0.1", TASKS, TASKS)
+    assert sorted(ordered.ranking()) == sorted(ordered.tasks)
+    settings = studio.project(ordered.id)
+    assert (settings.model_version, settings.sampling) == ("committee-v0.1", BY_RANK)
+    for task_id in ordered.tasks:
+        [prediction] = studio.predictions(task_id)
+        assert (prediction["result"], prediction["model_version"]) == ([], "committee-v0.1")
+    body = {
+        "project": settings.key,
+        "schema": settings.label_config,
+        "extra_params": stack.work.ledger.project(ordered.row_id)["extra_params"],
+    }
+    assert stack.post("/setup", body).json() == {"model_version": "committee-v0.1"}
+    tasks = [{"id": task.id, "data": task.data} for task in studio.tasks(ordered.id)]
+    answer = stack.post("/predict", {"tasks": tasks, "project": settings.key})
+    assert answer.json() == {"results": [[]] * TASKS}
+
+
+def test_label_studio_serves_exactly_that_order_and_labels_from_it_start_training(
+    stack: Stack, ordered: TinyProject, studio: Studio
+) -> None:
+    ranking = ordered.ranking()
+    served = []
+    for _ in range(LABELS):
+        row = studio.next_task(ordered.id)
+        assert row is not None
+        served.append(row["id"])
+        [prediction] = studio.predictions(row["id"])
+        made = studio.annotate(
+            row["id"], ordered.result(row["id"]), parent_prediction=prediction["id"]
+        )
+        assert made["parent_prediction"] == prediction["id"]
+    assert served == ranking[:LABELS]
+    assert stack.last_train(ordered) is None
+    ended = stack.await_round(ordered)
+    assert (ended["state"], ended["error"], ended["version"]) == ("succeeded", None, 1)
+    assert {entry["task"] for entry in ended["manifest"]} == set(served)
+    assert serving(ordered)["name"] == "committee-v1.1"
+    assert set(ordered.ranking()) == set(ordered.tasks) - set(served)
+    assert check_project(stack.work, ordered.row_id) is None
+    assert stack.work.ledger.last_round(ordered.row_id, kind="start")["id"] == 1  # type: ignore[index]
+
+
+def test_the_second_round_judges_what_the_first_version_had_not_seen(
+    stack: Stack, ordered: TinyProject, studio: Studio
+) -> None:
+    ranking = stack.work.ledger.ranking(serving(ordered)["id"])
+    whys = {row["task_id"]: row["why"] for row in ranking}
+    new = ordered.ranking()[:3]
+    ordered.label(*new)
+    stack.work.ledger.add_event(ordered.row_id, "RETRAIN")
+    ended = stack.await_round(ordered, 2)
+    assert (ended["state"], ended["error"]) == ("succeeded", None)
+    evidence = stack.work.ledger.evidence(ordered.row_id)
+    assert {row["task_id"] for row in evidence} == set(new)
+    assert {(row["round_id"], row["version"]) for row in evidence} == {(ended["id"], 1)}
+    assert {row["task_id"]: row["chosen_for"] for row in evidence} == {
+        task_id: whys[task_id] for task_id in new
+    }
+    assert all(row["judged"] > 0 and row["wrong"] > 0 for row in evidence)
