@@ -66,7 +66,7 @@ class LabelledFolder:
         Raises:
             BadFolder: it is no PNG of class indices, or holds one that classes.txt lacks.
         """
-        mask = _read_indices(item.mask)
+        mask = read_indices(item.mask)
         beyond = sorted({int(i) for i in np.unique(mask)} - {*range(len(self.classes)), UNKNOWN})
         if beyond:
             raise BadFolder(
@@ -194,7 +194,7 @@ def _twins(images: Sequence[Path]) -> list[str]:
     ]
 
 
-def _read_indices(path: Path) -> NDArray[np.uint8]:
+def read_indices(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as mask:
             mode = mask.mode
