@@ -181,6 +181,116 @@ def ablate(
         click.echo("| " + " | ".join(row) + " |")
 
 
+@cli.command("map")
+@click.option(
+    "--image",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="PNG, JPEG, TIFF or WebP.",
+)
+@click.option(
+    "--version",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="A version's folder; `python -m backend versions` names them.",
+)
+@click.option(
+    "--truth",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="A PNG of class indices, 255 where nothing is known, of the image's size.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="The folder to write to (default: this one).",
+)
+@click.option(
+    "--network",
+    default=None,
+    help="Your own network, package.module:factory, if the version is made with it.",
+)
+def map_(image: Path, version: Path, truth: Path | None, output: Path, network: str | None) -> None:
+    """Draw where a version doubts an image, and write the same as arrays.
+
+    IMAGE-map.png shows the image, what is seen in it, the five maps of doubt with their scales,
+    doubt against the distance to the nearest boundary and, with --truth, the error; IMAGE-map.npz
+    holds the arrays. The image's score by every measure and aggregate is printed.
+    """
+    from training.inference import Committee
+    from training.uncertainty_figure import (
+        arms_table,
+        read_image_file,
+        read_truth_file,
+        write_map,
+    )
+
+    # Torch's engine leaves nothing in the version's folder, and one look repays no compiling.
+    committee = Committee.load(version, engine="torch", own_network=network)
+    classes = committee.config.classes
+    pixels = read_image_file(image, committee.config.channels)
+    mask = None if truth is None else read_truth_file(truth, pixels, classes)
+    look = committee.look(pixels)
+    title = f"{image.name}, seen by version {committee.version}"
+    for path in write_map(output, image.stem, look, pixels, classes, mask, title):
+        click.echo(path)
+    click.echo(f"\n{arms_table(look.arms)}")
+
+
+@cli.command("loop")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="What to run, a YAML file (docs/ACQUISITION.md).",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="The run's folder (default: the file's name without .yaml); one that was interrupted "
+    "goes on.",
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=2, help="Paths side by side.")
+def loop(config_file: Path, output: Path | None, workers: int) -> None:
+    """Simulate active learning on a labelled folder, with several strategies and seeds."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    from training.loop import read_config, run
+
+    config = read_config(config_file)
+    folder = output or config_file.with_suffix("")
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as bars:
+        rows = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in rows:
+                rows[what] = bars.add_task(what, total=of)
+            bars.update(rows[what], completed=done, total=of)
+
+        run(config, folder, workers, show)
+    click.echo(f"The results are in {folder}: `python -m training report {folder}` tells them.")
+
+
+@cli.command("report")
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+def report(run: Path) -> None:
+    """Write RUN/report.html and RUN/csv, what a run of `loop` shows, finished or not.
+
+    What it says of the hypotheses, and how much more than random each strategy found, is printed
+    as well.
+    """
+    from training.report import write_report
+
+    path, sentences = write_report(run)
+    for sentence in sentences:
+        click.echo(sentence)
+    click.echo(f"The report is {path}.")
+
+
 @cli.command("draw")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--count", type=click.IntRange(1), default=50, help="Fields to draw; default 50.")

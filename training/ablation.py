@@ -8,9 +8,8 @@ done: what was interrupted goes on where it stopped.
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +28,7 @@ from training.fit import fit_member
 from training.inference import Committee, Look
 from training.labelled import by_hash, read_labelled_folder
 from training.metrics import Overlap, auroc, overlap
+from training.pool import process_pool
 
 PIXELS_PER_IMAGE = 4000
 """Of each test image, for calibration and for finding errors by doubt: neighbours say much the
@@ -233,8 +233,7 @@ def run(
     there = {_key(result): result for result in read_results(output)}
     yield from (there[key] for key in wanted if key in there)
     todo = [cell for key, cell in wanted.items() if key not in there]
-    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=context) as pool, output.open("a") as file:
+    with process_pool(workers) as pool, output.open("a") as file:
         for future in as_completed([pool.submit(measure, trial, cell) for cell in todo]):
             result = future.result()
             file.write(json.dumps(result) + "\n")

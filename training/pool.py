@@ -1,0 +1,30 @@
+"""Processes side by side that end when the one that started them does, however that one ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool of so many processes.
+
+    Without more they would outlive a parent that is killed, each with its gigabyte, and wait for
+    work for ever.
+    """
+    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_watch_parent)
+
+
+def _watch_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a pool's process has one
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
