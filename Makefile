@@ -23,7 +23,7 @@ runtime:
 
 # Our own pins come first: what development adds is resolved together with them.
 development: runtime
-	$(ENSURE) .venv requirements.txt requirements-dev.txt
+	$(ENSURE) .venv requirements.txt requirements-dev.txt --no-deps requirements-dev-nodeps.txt
 
 label-studio:
 	$(ENSURE) .venv-label-studio requirements-label-studio.txt
