@@ -25,6 +25,11 @@ squared distance to some 1e-6."""
 COPY = -1e6
 """Log newness of a copy: behind all that is none, whatever its score and noise."""
 
+COMPOSED = 1000
+"""Places that heed newness and classes; those behind are ordered by score, noise and chance alone.
+A queue is made anew long before anybody gets there, and 10,000 such places would take half a
+minute."""
+
 REFERENCES = 2048
 """Images that neighbours are looked for among: all 20,000 of a pool would take minutes."""
 
@@ -217,7 +222,7 @@ def compose(
     left[drawn] = False
     picks: list[Pick] = []
     ranked = 0  # places that did not go to chance
-    while len(picks) < min(k, N):
+    while len(picks) < min(k, N, COMPOSED):
         why: Why = "doubt"
         index: int | None = None
         if _is_due(len(picks), rule.chance_share, offset):
@@ -236,6 +241,13 @@ def compose(
             new.take(index)
         if classes is not None:
             classes.take(index)
+    ranked_left = torch.where(left, worth, -torch.inf).argsort(descending=True, stable=True)
+    behind = ranked_left[: int(left.sum())].tolist()[::-1]
+    while len(picks) < min(k, N):
+        if drawn and (not behind or _is_due(len(picks), rule.chance_share, offset)):
+            picks.append(Pick(drawn.pop(0), "chance"))
+        else:
+            picks.append(Pick(behind.pop(), "doubt"))
     return picks
 
 

@@ -913,3 +913,30 @@ class TestChance:
         )
         assert sum(pick.index < 20 for pick in picks[:21]) == 1
         assert sorted(pick.index for pick in picks) == list(range(40))
+
+
+class TestTheEndOfALongQueue:
+    """Behind ``COMPOSED`` places only scores, noise and chance count."""
+
+    def test_it_goes_on_in_the_order_of_the_scores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(acquisition.select, "COMPOSED", 10)
+        features = torch.randn(60, 8, generator=seeded(1))
+        scores = percentiles(torch.rand(60, generator=seeded(2)))
+        rule = Rule(diverse=True, chance_share=0.2)
+        queue = compose(scores, 60, rule, seeded(3), features=features)
+        assert sorted(pick.index for pick in queue) == list(range(60))
+        assert queue[:25] == compose(scores, 25, rule, seeded(3), features=features)
+        tail = [float(scores[pick.index]) for pick in queue[10:] if pick.why == "doubt"]
+        assert tail == sorted(tail, reverse=True)
+        assert sum(pick.why == "chance" for pick in queue) == 12
+        for length in (20, 40):
+            drawn = sum(pick.why == "chance" for pick in queue[:length])
+            assert abs(drawn - 0.2 * length) <= 1
+
+    def test_its_beginning_does_not_change(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        features = torch.randn(40, 8, generator=seeded(1))
+        scores = percentiles(torch.rand(40, generator=seeded(2)))
+        whole = compose(scores, 40, Rule(diverse=True), seeded(3), features=features)
+        monkeypatch.setattr(acquisition.select, "COMPOSED", 15)
+        cut = compose(scores, 40, Rule(diverse=True), seeded(3), features=features)
+        assert cut[:15] == whole[:15]
