@@ -289,7 +289,7 @@ def _runs_out(seen: _Seen, serving: Row) -> bool:
     Half of a short one is enough: else each label that is taken from a queue no longer than
     ``retrain_every`` would start a round.
     """
-    fewest = min(seen.retrain_every, max(1, serving["length"] // 2))
+    fewest = min(seen.retrain_every, (serving["length"] + 1) // 2)
     return bool(seen.left < fewest and seen.row["left_out"] > 0)
 
 

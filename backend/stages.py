@@ -51,7 +51,7 @@ from training.budget import budget_key, steps_within
 from training.config import UNKNOWN, BadConfig, TrainConfig
 from training.data import Example, make_example
 from training.errors import TrainingError
-from training.fit import fit_member, training_keys
+from training.fit import bounded_threads, fit_member, training_keys
 from training.network import check_allowed
 from training.own_network import weights_digest
 from training.registry import load_weights, save_weights
@@ -818,7 +818,9 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     }
     chosen = next(p["result"] for p in work.ledger.parts(round_["id"], "choose"))
     version = int(work.ledger.parts(round_["id"], "score")[0]["payload"]["version"])
-    ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
+    # Many small steps, which a second thread would only wait upon.
+    with bounded_threads(1):
+        ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
     head, left_out = ranking.places, len(scored) - len(ranking.places)
     left_out += chosen["unlabelled"] - sum(
         len(p["payload"]["tasks"]) for p in work.ledger.parts(round_["id"], "score")
