@@ -285,7 +285,11 @@ def test_a_publication_on_its_way_is_no_random_order(stack: Stack):
         for number, state in ((2, "prepared"), (1, "serving")):
             db.execute(
                 update(publications)
-                .where(publications.c.project_id == row["id"], publications.c.n == number)
+                .where(
+                    publications.c.project_id == row["id"],
+                    publications.c.version == 1,  # the first queue, without one, is superseded
+                    publications.c.n == number,
+                )
                 .values(state=state)
             )
     assert stack.work.studio.project(made.id).model_version == name
