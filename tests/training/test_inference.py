@@ -249,7 +249,8 @@ def test_any_number_of_channels_is_seen():
 
 def look_of(probs, size):
     predicted = probs.argmax(axis=0).astype(np.uint8)
-    return Look(size, probs, predicted, {}, {}, np.zeros((1, 1), np.float32))
+    no_doubt = np.zeros(len(probs), np.float32)
+    return Look(size, probs, predicted, {}, {}, no_doubt, np.zeros((1, 1), np.float32))
 
 
 @pytest.mark.parametrize("strip_px", [1, 300, 1 << 19])
