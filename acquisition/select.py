@@ -63,6 +63,9 @@ class Rule:
 RULE = Rule(beta=10.0, class_share=0.5, diverse=True, chance_share=0.2)
 """What serves unless a comparison asks for another; docs/ACQUISITION.md has the evidence."""
 
+FIRST_RULE = Rule(diverse=True)
+"""And before there is a committee: the typical images first, each unlike those before it."""
+
 
 @dataclass(frozen=True)
 class Pick:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from acquisition.select import (
+    FIRST_RULE,
     RULE,
     Pick,
     Rule,
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acquisition.adaptive import Trust
-
-FIRST_RULE = Rule(diverse=True)
-"""And before: the typical images first, each unlike those before it."""
 
 QUANTILES = 101
 """Places of the queue whose doubt is kept, and quantiles of each arm: to place a task that was

@@ -398,18 +398,10 @@ def _judge_of(work: Workplace, slug: str, number: int, config: TrainConfig) -> C
 
 def _judgement(committee: Committee, example: Example, classes: Sequence[str]) -> dict[str, Any]:
     """The columns of evidence that a look at an example gives."""
-    import torch
-
-    from acquisition.adaptive import judge as judge_maps
-
     look = committee.look(example.image)
     h, w = look.predicted.shape
     truth = truth_for(example.mask, (h, w), classes, committee.config.classes)
-    found = judge_maps(
-        {name: torch.from_numpy(each)[None] for name, each in look.maps.items()},
-        torch.from_numpy(look.predicted)[None],
-        torch.from_numpy(truth)[None],
-    )
+    found = look.judge(truth)
     return {
         "rewards": dict(found.rewards),
         "scores": dict(look.arms),

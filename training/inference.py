@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from acquisition.adaptive import Judgement, judge
 from acquisition.aggregate import aggregate, class_means
 from acquisition.uncertainty import MEASURES, uncertainty_maps
 from training.config import NETWORKS, TrainConfig
@@ -86,6 +87,14 @@ class Look:
     def mask(self) -> NDArray[np.uint8]:
         """[H, W] class indices: the likeliest class of the enlarged probabilities."""
         return self._enlarged[0]
+
+    def judge(self, truth: NDArray[np.uint8]) -> Judgement:
+        """How far each measure saw where this look was wrong, by the truth [h, w], 255 unknown."""
+        return judge(
+            {name: torch.from_numpy(each)[None] for name, each in self.maps.items()},
+            torch.from_numpy(self.predicted)[None],
+            torch.from_numpy(truth)[None],
+        )
 
     def confidence(self) -> NDArray[np.float32]:
         """[H, W] probability of the winning class, in steps of 1/255."""

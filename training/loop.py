@@ -27,8 +27,8 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from acquisition.adaptive import Evidence, Trust, judge, trust
-from acquisition.select import Rule, compose, percentiles, typicality
+from acquisition.adaptive import Evidence, Trust, trust
+from acquisition.select import FIRST_RULE, Rule, compose, percentiles, typicality
 from training.ablation import MAX_PIXELS, read_results
 from training.assessment import assess
 from training.calibrate import expected_calibration_error
@@ -629,9 +629,7 @@ class Walk:
             return keys
         features = self._features(source)
         scores = percentiles(typicality(features, generator))
-        picks = compose(
-            scores, self.config.initial, Rule(diverse=True), generator, features=features
-        )
+        picks = compose(scores, self.config.initial, FIRST_RULE, generator, features=features)
         keys = [source[pick.index] for pick in picks]
         self._check_teaches(keys, f"the {len(keys)} typical images that it begins with")
         return keys
@@ -746,11 +744,7 @@ class Walk:
 
 def evidence_of(look: Look, truth: NDArray[np.uint8], batch: int) -> Evidence:
     """How a committee's doubt fared on an image whose truth came to be known."""
-    found = judge(
-        {name: torch.from_numpy(each)[None] for name, each in look.maps.items()},
-        torch.from_numpy(look.predicted)[None],
-        torch.from_numpy(truth)[None],
-    )
+    found = look.judge(truth)
     return Evidence(batch, batch, dict(found.rewards), dict(look.arms), found.error)
 
 

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from acquisition.adaptive import ARMS, Trust
-from acquisition.select import RULE, Pick, Rule, compose, percentiles, rank_mixture, typicality
+from acquisition.select import (
+    FIRST_RULE,
+    RULE,
+    Pick,
+    Rule,
+    compose,
+    percentiles,
+    rank_mixture,
+    typicality,
+)
 from training.errors import TrainingError
 from training.inference import Look
 
@@ -75,7 +84,7 @@ NAMED: Mapping[str, Strategy] = {
         Strategy("rank_average", "rank_average"),
         Strategy("oracle_error", "oracle_error"),
         Strategy("diverse", "random", Rule(diverse=True)),
-        Strategy("typical", "typical", Rule(diverse=True)),
+        Strategy("typical", "typical", FIRST_RULE),
         Strategy("hedge_plain", "hedge"),
         Strategy("leader", "leader", RULE),
         Strategy("committee", "hedge", RULE),
