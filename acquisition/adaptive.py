@@ -221,6 +221,29 @@ def trust(evidence: Sequence[Evidence]) -> Trust:
     return Trust(_weights(gains), leader, rewards, pixel, correlations, batches, len(evidence))
 
 
+def weights_of(mode: str, trust: Trust) -> dict[str, float]:
+    """Arm to its weight in the doubt.
+
+    Args:
+        mode: "hedge" by the trust in each; "leader" the arm that saw the latest errors best alone,
+            all alike before there is one; "rank_average" all alike; "fixed:measure/aggregate" that
+            arm alone.
+
+    Raises:
+        ValueError: another mode.
+    """
+    if mode == "hedge":
+        return dict(trust.weights)  # equal before any evidence
+    if mode == "leader" and trust.leader is not None:
+        return {trust.leader: 1.0}
+    if mode in ("leader", "rank_average"):
+        return dict.fromkeys(ARMS, 1 / len(ARMS))
+    arm = mode.removeprefix("fixed:")
+    if arm == mode or arm not in ARMS:
+        raise ValueError(f"{mode!r} is no mode that weighs the arms")
+    return {arm: 1.0}
+
+
 def _weights(gains: Mapping[str, float]) -> dict[str, float]:
     most = max(gains.values())
     shares = {arm: exp(RATE * (gain - most)) for arm, gain in gains.items()}

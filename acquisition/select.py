@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
@@ -84,8 +85,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         ValueError: ``scores`` is not 1-d, a score is not finite, or k is negative.
     """
     _check_scores(scores)
-    if k < 0:
-        raise ValueError(f"k must not be negative, got {k}")
+    _check_k(k)
     return torch.argsort(scores, descending=True, stable=True)[:k]
 
 
@@ -116,11 +116,14 @@ def power_noise(scores: Tensor, beta: float, generator: torch.Generator) -> Tens
         )
     if not beta > 0:
         raise ValueError(f"beta must be above 0, got {beta}")
-    # Finite at 0, so that images without any doubt still have an order among themselves.
-    log_scores = scores.double().clamp_min(torch.finfo(torch.float64).tiny).log()
     waiting = torch.empty(len(scores), dtype=torch.float64).exponential_(generator=generator)
     gumbel = -waiting.log()
-    return log_scores + gumbel.to(scores.device) / beta
+    return _log(scores) + gumbel.to(scores.device) / beta
+
+
+def _log(scores: Tensor) -> Tensor:
+    # Finite at 0, so that images without any doubt still have an order among themselves.
+    return scores.double().clamp_min(torch.finfo(torch.float64).tiny).log()
 
 
 def percentiles(scores: Tensor) -> Tensor:
@@ -201,70 +204,120 @@ def compose(
     N = len(scores)
     if N and bool(scores.amin() < 0):
         raise ValueError(f"scores must be at least 0, the lowest is {scores.amin().item():.4g}")
-    if k < 0:
-        raise ValueError(f"k must not be negative, got {k}")
-    worth = scores.double().clamp_min(torch.finfo(torch.float64).tiny).log()
-    noise = torch.zeros(N, dtype=torch.float64)
-    if rule.beta is not None:
-        noise = power_noise(scores, rule.beta, generator).cpu() - worth.cpu()
-    worth = worth.cpu() + noise
+    _check_k(k)
+    worth, noise = _worth(scores, rule.beta, generator)
     new = _Newness(_check_features(features, N), generator) if rule.diverse else None
     classes = None
     if rule.class_share > 0:
         classes = _Classes(_check_class_scores(class_scores, N), noise, known)
     order = torch.randperm(N, generator=generator)
-    offset = float(torch.rand((), generator=generator))
-    class_offset = float(torch.rand((), generator=generator))
-    if by_chance is not None:
-        order = order[_check_by_chance(by_chance, N)[order]]
-    # Drawn before anything is ranked: of what doubt leaves over no draw would be even. And as many
-    # as the whole pool's queue needs, so that a shorter queue is the beginning of a longer one.
-    places = sum(_is_due(place, rule.chance_share, offset) for place in range(N))
-    drawn = order[:places].tolist()
-    left = torch.ones(N, dtype=torch.bool)
-    left[drawn] = False
+    of_chance = _Share(rule.chance_share, generator)
+    of_classes = _Share(rule.class_share, generator)
+    waiting = _Waiting(worth, _drawn(order, of_chance, by_chance), new, classes)
     picks: list[Pick] = []
     ranked = 0  # places that did not go to chance
     while len(picks) < min(k, N, COMPOSED):
-        why: Why = "doubt"
-        index: int | None = None
-        if _is_due(len(picks), rule.chance_share, offset):
-            index, why = _drawn(drawn, new), "chance"
-        if index is None:
-            if classes is not None and _is_due(ranked, rule.class_share, class_offset):
-                index, why = classes.best(left, new), "class"
-            if index is None and bool(left.any()):
-                index, why = _best(worth, left, new), "doubt"
-            if index is None:  # what is left was drawn, and is all copies
-                index, why = drawn.pop(0), "chance"
+        pick = waiting.next_by_chance() if of_chance.holds(len(picks)) else None
+        if pick is None:
+            pick = waiting.next_for_class() if of_classes.holds(ranked) else None
+            pick = pick or waiting.next_by_doubt() or waiting.next_copy()
             ranked += 1
-        picks.append(Pick(index, why))
-        left[index] = False
-        if new is not None:
-            new.take(index)
-        if classes is not None:
-            classes.take(index)
-    ranked_left = torch.where(left, worth, -torch.inf).argsort(descending=True, stable=True)
-    behind = ranked_left[: int(left.sum())].tolist()[::-1]
-    while len(picks) < min(k, N):
-        if drawn and (not behind or _is_due(len(picks), rule.chance_share, offset)):
-            picks.append(Pick(drawn.pop(0), "chance"))
-        else:
-            picks.append(Pick(behind.pop(), "doubt"))
-    return picks
+        waiting.take(pick.index)
+        picks.append(pick)
+    return picks + _behind(waiting, range(len(picks), min(k, N)), of_chance)
 
 
-def _is_due(place: int, share: float, offset: float) -> bool:
-    """Whether this place is one of an evenly spread share of them."""
-    return floor((place + 1) * share + offset) > floor(place * share + offset)
+def _worth(scores: Tensor, beta: float | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Log scores with their noise, and the noise alone: [N] float64 each."""
+    log_scores = _log(scores).cpu()
+    noise = torch.zeros(len(scores), dtype=torch.float64)
+    if beta is not None:
+        noise = power_noise(scores, beta, generator).cpu() - log_scores
+    return log_scores + noise, noise
 
 
-def _drawn(drawn: list[int], new: _Newness | None) -> int | None:
-    """Take the first of those drawn that is no copy of a queued image; None if all are."""
-    for place, index in enumerate(drawn):
-        if new is None or not new.is_copy(index):
-            return drawn.pop(place)
-    return None
+class _Share:
+    """An evenly spread share of the places of a queue, begun anywhere."""
+
+    def __init__(self, share: float, generator: torch.Generator) -> None:
+        self._share = share
+        self._offset = float(torch.rand((), generator=generator))
+
+    def holds(self, place: int) -> bool:
+        through = floor((place + 1) * self._share + self._offset)
+        return through > floor(place * self._share + self._offset)
+
+
+def _drawn(order: Tensor, of_chance: _Share, by_chance: Tensor | None) -> list[int]:
+    """The images that chance places, in its order.
+
+    Drawn before anything is ranked: of what doubt leaves over no draw would be even. And as many
+    as the whole pool's queue needs, so that a shorter queue is the beginning of a longer one.
+    """
+    N = len(order)
+    if by_chance is not None:
+        order = order[_check_by_chance(by_chance, N)[order]]
+    drawn: list[int] = order[: sum(of_chance.holds(place) for place in range(N))].tolist()
+    return drawn
+
+
+class _Waiting:
+    """The images that are not queued yet: those drawn by chance, and those that are ranked."""
+
+    def __init__(
+        self, worth: Tensor, drawn: list[int], new: _Newness | None, classes: _Classes | None
+    ) -> None:
+        self._worth, self.drawn, self._new, self._classes = worth, drawn, new, classes
+        self._left = torch.ones(len(worth), dtype=torch.bool)
+        self._left[drawn] = False
+
+    def next_by_chance(self) -> Pick | None:
+        """The first of those drawn that is no copy of a queued image; None if all are."""
+        for place, index in enumerate(self.drawn):
+            if self._new is None or not self._new.is_copy(index):
+                return Pick(self.drawn.pop(place), "chance")
+        return None
+
+    def next_for_class(self) -> Pick | None:
+        """The first for the class whose turn it is; None if there is none (``_Classes.best``)."""
+        index = None if self._classes is None else self._classes.best(self._left, self._new)
+        return None if index is None else Pick(index, "class")
+
+    def next_by_doubt(self) -> Pick | None:
+        """The largest score times newness; None if only those drawn are left."""
+        if not bool(self._left.any()):
+            return None
+        return Pick(_best(self._worth, self._left, self._new), "doubt")
+
+    def next_copy(self) -> Pick:
+        """The first of those drawn, where all that is left was drawn and is copies."""
+        return Pick(self.drawn.pop(0), "chance")
+
+    def take(self, index: int) -> None:
+        self._left[index] = False
+        if self._new is not None:
+            self._new.take(index)
+        if self._classes is not None:
+            self._classes.take(index)
+
+    def ranked(self) -> list[int]:
+        """All that were not drawn, by score and noise alone, the best first."""
+        order = torch.where(self._left, self._worth, -torch.inf).argsort(
+            descending=True, stable=True
+        )
+        ranked: list[int] = order[: int(self._left.sum())].tolist()
+        return ranked
+
+
+def _behind(waiting: _Waiting, places: range, of_chance: _Share) -> list[Pick]:
+    """The places that heed neither newness nor classes."""
+    drawn, ranked = deque(waiting.drawn), deque(waiting.ranked())
+    return [
+        Pick(drawn.popleft(), "chance")
+        if drawn and (not ranked or of_chance.holds(place))
+        else Pick(ranked.popleft(), "doubt")
+        for place in places
+    ]
 
 
 class _Newness:
@@ -398,6 +451,11 @@ def with_audits(
         Pick(audit_at[place], "audit") if place in audit_at else next(others)
         for place in range(length)
     ]
+
+
+def _check_k(k: int) -> None:
+    if k < 0:
+        raise ValueError(f"k must not be negative, got {k}")
 
 
 def _check_features(features: Tensor | None, N: int) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acquisition import adaptive
 from acquisition.select import (
     FIRST_RULE,
     RULE,
@@ -24,7 +25,7 @@ from acquisition.select import (
     with_audits,
 )
 from backend.ledger import Row
-from backend.options import FALLBACK, fixed_arm
+from backend.options import FALLBACK, FIXED, fixed_arm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,11 +71,7 @@ def weights_of(mode: str, trust: Trust) -> dict[str, float]:
     if mode in ("random", FALLBACK):
         return {}
     arm = fixed_arm(mode)
-    if arm is not None:
-        return {arm: 1.0}
-    if mode == "leader" and trust.leader is not None:
-        return {trust.leader: 1.0}
-    return dict(trust.weights)  # equal before any evidence
+    return adaptive.weights_of(mode if arm is None else FIXED + arm, trust)
 
 
 def rank(

@@ -16,25 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from acquisition.uncertainty import MEASURES
 from training.assessment import assess
-from training.calibrate import expected_calibration_error
-from training.config import UNKNOWN, BadConfig, TrainConfig
-from training.data import Example, decode_image, make_example
+from training.config import BadConfig, TrainConfig
+from training.data import Example
 from training.errors import TrainingError
 from training.fit import fit_member
 from training.inference import Committee, Look
 from training.labelled import by_hash, read_labelled_folder
-from training.metrics import Overlap, auroc, overlap
+from training.metrics import auroc
 from training.pool import process_pool
+from training.quality import Quality
 
 PIXELS_PER_IMAGE = 4000
-"""Of each test image, for calibration and for finding errors by doubt: neighbours say much the
-same."""
-
-MAX_PIXELS = 1 << 25
+"""Of each test image, for calibration and for finding errors by doubt."""
 
 BASE = "as it is"
 """The name of the variant that changes nothing."""
@@ -160,15 +156,7 @@ def _load(trial: Trial) -> tuple[tuple[str, ...], list[Example], list[Example]]:
         raise BadVariant(
             f"{trial.data} holds {len(items)} images: of these {trial.test} cannot be held back"
         )
-    examples = [
-        make_example(
-            item.name,
-            decode_image(item.image.read_bytes(), max_pixels=MAX_PIXELS),
-            folder.read_mask(item),
-            trial.max_side_px,
-        )
-        for item in items
-    ]
+    examples = [folder.read_example(item, item.name, trial.max_side_px) for item in items]
     return folder.classes, examples[: trial.test], examples[trial.test :]
 
 
@@ -188,34 +176,22 @@ class Tested:
 
 
 def _test(committee: Committee, examples: Sequence[Example]) -> Tested:
-    C = len(committee.config.classes)
-    total: Overlap | None = None
+    quality = Quality(len(committee.config.classes), PIXELS_PER_IMAGE)
     arms: list[Mapping[str, float]] = []
-    probs, truth, wrong = [], [], []
+    wrong = []
     doubts: dict[str, list[Any]] = {name: [] for name in MEASURES}
-    rng = np.random.default_rng(0)
     looks: Iterator[Look] = committee.looks(example.image for example in examples)
     for example, look in zip(examples, looks, strict=True):
-        counts = overlap(example.mask, look.predicted, C)
-        total = counts if total is None else total + counts
+        drawn = quality.add(example.mask, look.predicted, look.probs)
         arms.append(look.arms)
-        known = np.flatnonzero(example.mask != UNKNOWN)
-        drawn = rng.choice(known, min(len(known), PIXELS_PER_IMAGE), replace=False)
-        probs.append(look.probs.reshape(C, -1)[:, drawn].T)
-        truth.append(example.mask.ravel()[drawn])
         wrong.append((look.predicted != example.mask).ravel()[drawn])
         for name in MEASURES:
             doubts[name].append(look.maps[name].ravel()[drawn])
-    assert total is not None
-    iou, shown = total.iou(), total.truth > 0
-    errors = np.concatenate(wrong)
+    counts, errors = quality.overlap, np.concatenate(wrong)
     summary = {
-        "mean_iou": float(np.nan_to_num(iou)[1:][shown[1:]].mean()),
-        "iou": [float(value) if seen else None for value, seen in zip(iou, shown, strict=True)],
-        "ece": expected_calibration_error(
-            torch.from_numpy(np.concatenate(probs)),
-            torch.from_numpy(np.concatenate(truth)).long(),
-        ),
+        "mean_iou": counts.mean_iou(),
+        "iou": counts.where_shown(counts.iou()),
+        "ece": quality.ece(),
         "finds_errors": {name: auroc(np.concatenate(doubts[name]), errors) for name in MEASURES},
     }
     return Tested(summary, arms)

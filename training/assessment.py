@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.calibrate import expected_calibration_error, fit_temperature, reliability
-from training.config import UNKNOWN, TrainConfig
+from training.config import TrainConfig
 from training.contact_sheet import Seen, contact_sheet, worst_median_best
 from training.data import Example
 from training.engine import NoEngine, has_bf16
 from training.fit import Weights
 from training.inference import BF16_AGREEMENT, Committee
 from training.metrics import Overlap, PairedDifference, overlap, paired_bootstrap
+from training.quality import draw_known
 
 log = logging.getLogger(__name__)
 
 CALIBRATION_PX = 20_000
-"""Pixels per image that the temperature is fitted on: neighbours say much the same."""
+"""Pixels per image that the temperature is fitted on."""
 
 AGREEMENT_IMAGES = 8
 """Images that bfloat16 is tried on: some megapixels, so that two in a thousand are many."""
@@ -84,7 +85,7 @@ def assess(
         raise ValueError("assess needs at least one example")
     committee = Committee(weights, config, threads=config.threads, device=device, engine=engine)
     C = len(config.classes)
-    total: Overlap | None = None
+    total = Overlap.none(C)
     scores: dict[str, float] = {}
     logits_of, truth_of = [], []
     shown: set[int] = set()
@@ -92,16 +93,14 @@ def assess(
     for done, example in enumerate(sorted(examples, key=lambda each: each.key)):
         logits, predicted = committee.out_of_fold(example)
         counts = overlap(example.mask, predicted, C)
-        total = counts if total is None else total + counts
+        total += counts
         scores[example.key] = counts.foreground_dice()
         shown.update(np.unique(predicted).tolist())
-        known = np.flatnonzero(example.mask != UNKNOWN)
-        drawn = torch.from_numpy(rng.choice(known, min(len(known), CALIBRATION_PX), replace=False))
+        drawn = torch.from_numpy(draw_known(example.mask, CALIBRATION_PX, rng))
         logits_of.append(logits.flatten(1)[:, drawn].T)
         truth_of.append(torch.from_numpy(example.mask).flatten()[drawn].long())
         if progress is not None:
             progress((done + 1) / len(examples))
-    assert total is not None
     problems = _problems(weights, total, shown, config)
     metrics: dict[str, Any] = {
         "out_of_fold": config.members > 1,

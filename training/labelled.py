@@ -23,6 +23,11 @@ from training.errors import TrainingError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from training.data import Example
+
+MAX_PIXELS = 2 * 4096 * 4096
+"""Of an image that is decoded, as for those that are served."""
+
 HELD_BACK = 5
 """One image in so many is kept for testing: enough to see a curve, and most still teach."""
 
@@ -60,6 +65,17 @@ class LabelledFolder:
     classes: tuple[str, ...]
     items: tuple[Labelled, ...]
 
+    def read_example(self, item: Labelled, key: str, max_side_px: int) -> Example:
+        """Image and mask at the network's resolution, by this key.
+
+        Raises:
+            UnreadableImage: says which and why.
+            BadFolder: see ``read_mask``.
+        """
+        from training.data import make_example
+
+        return make_example(key, read_image(item.image), self.read_mask(item), max_side_px)
+
     def read_mask(self, item: Labelled) -> NDArray[np.uint8]:
         """Class indices, uint8 [H, W], 255 unknown.
 
@@ -67,7 +83,7 @@ class LabelledFolder:
             BadFolder: it is no PNG of class indices, or holds one that classes.txt lacks.
         """
         mask = read_indices(item.mask)
-        beyond = sorted({int(i) for i in np.unique(mask)} - {*range(len(self.classes)), UNKNOWN})
+        beyond = indices_beyond(mask, len(self.classes))
         if beyond:
             raise BadFolder(
                 f"{item.mask} holds the class index {beyond[0]}, but classes.txt names "
@@ -192,6 +208,27 @@ def _twins(images: Sequence[Path]) -> list[str]:
         for image in images
         if stems.count(image.stem) > 1
     ]
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """[H, W, 3] RGB, as ``training.data.decode_image`` sees it.
+
+    Raises:
+        UnreadableImage: says which and why.
+        OSError: there is no such file.
+    """
+    # Who only lists a folder must not need OpenCV.
+    from training.data import UnreadableImage, decode_image
+
+    try:
+        return decode_image(path.read_bytes(), max_pixels=MAX_PIXELS)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{path}: {error}") from error
+
+
+def indices_beyond(mask: NDArray[np.uint8], classes: int) -> list[int]:
+    """The indices in a mask that are neither a class nor 255, ascending."""
+    return sorted({int(i) for i in np.unique(mask)} - {*range(classes), UNKNOWN})
 
 
 def read_indices(path: Path) -> NDArray[np.uint8]:

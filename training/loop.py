@@ -27,30 +27,29 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from acquisition.adaptive import Evidence, Trust, trust
+from acquisition.adaptive import Evidence, Trust, trust, weights_of
 from acquisition.select import FIRST_RULE, Rule, compose, percentiles, typicality
-from training.ablation import MAX_PIXELS, read_results
+from training.ablation import read_results
 from training.assessment import assess
-from training.calibrate import expected_calibration_error
 from training.config import UNKNOWN, BadConfig, TrainConfig
-from training.data import Example, decode_image, make_example
+from training.data import Example, images_showing
 from training.distance import DoubtByDistance, doubt_by_distance
 from training.errors import TrainingError
 from training.fit import Weights, fit_member, training_keys
 from training.inference import Committee, Look
 from training.labelled import Labelled, LabelledFolder, by_hash, read_labelled_folder
-from training.metrics import Overlap, overlap
 from training.pool import process_pool
 from training.probe import STRIDE, Features, ProbeCommittee, fit_probe, keep_features, load_features
+from training.quality import Quality
 from training.registry import load_weights, save_weights
-from training.strategy import Candidates, Strategy, choose, strategy_of, weights_of
+from training.strategy import Candidates, Strategy, choose, strategy_of
 from training.version import write_whole
 
 ALL = "all"
 """The strategy that labels the whole pool at once: what there is to reach."""
 
 TEST_PX = 2000
-"""Pixels of each test image that calibration is measured on: neighbours say much the same."""
+"""Pixels of each test image that calibration is measured on."""
 
 OTHER = "start:"
 """Begins the key of an image of the folder that a domain shift starts from."""
@@ -167,8 +166,7 @@ class Data:
     def read(self, key: str) -> Example:
         """Image and truth at the network's resolution."""
         folder, item = self._find(key)
-        image = decode_image(item.image.read_bytes(), max_pixels=MAX_PIXELS)
-        return make_example(key, image, folder.read_mask(item), self.config.max_side_px)
+        return folder.read_example(item, key, self.config.max_side_px)
 
     def read_mask(self, key: str) -> NDArray[np.uint8]:
         """[H, W] class indices as the folder holds them."""
@@ -572,6 +570,7 @@ class Walk:
         size = config.pool or len(pool)
         self.pool = sorted(rng.permutation(pool)[:size].tolist())
         self.labelled = [key for line in lines for key in line["keys"]]
+        self.known = self._showing(self.labelled)
         self.evidence = [Evidence(**each) for line in lines for each in line["evidence"]]
         self.committee: Sees | None = None
 
@@ -592,6 +591,7 @@ class Walk:
                 weights = weights_of(self.strategy.mode, found)
             keys, judged = self._ask(self.strategy, number, found)
         self.labelled += keys
+        self.known += self._showing(keys)
         self.evidence += judged
         self.committee = self.learner.fit(self.labelled, self.seed)
         line = {
@@ -600,7 +600,7 @@ class Walk:
             "round": number,
             "labelled": len(self.labelled),
             "particles": sum(self.particles[key] for key in self.labelled),
-            "known": [bool(count) for count in self._known().tolist()],
+            "known": [bool(count) for count in self.known.tolist()],
             "chosen": [key.removeprefix(OTHER) for key in keys] if self.strategy else [],
             "keys": keys,
             "weights": None if weights is None else dict(weights),
@@ -669,7 +669,7 @@ class Walk:
             ]
         picks = choose(
             strategy,
-            Candidates(self._features(drawn), looks, errors, self._known()),
+            Candidates(self._features(drawn), looks, errors, torch.from_numpy(self.known)),
             self.config.query,
             found,
             (number - 1) / max(1, self.config.rounds - 1),
@@ -685,54 +685,37 @@ class Walk:
     def _features(self, keys: Sequence[str]) -> torch.Tensor:
         return torch.from_numpy(np.stack([self.learner.features[key] for key in keys]))
 
-    def _known(self) -> torch.Tensor:
-        """[C] labelled images that show each class."""
-        count = torch.zeros(len(self.data.classes), dtype=torch.float64)
-        for key in self.labelled:
-            shown = np.unique(self.learner.truth(key))
-            count[torch.from_numpy(shown[shown != UNKNOWN].astype(np.int64))] += 1
-        return count
+    def _showing(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """[C] how many of these images show each class."""
+        return images_showing(map(self.learner.truth, keys), len(self.data.classes))
 
     def _test(self, *, last: bool) -> dict[str, Any]:
         """Quality on the test images; of the last round also where the doubt lies."""
         assert self.committee is not None
-        C = len(self.data.classes)
-        total: Overlap | None = None
+        quality = Quality(len(self.data.classes), TEST_PX)
         distance: DoubtByDistance | None = None
-        probs, truths = [], []
-        rng = np.random.default_rng(0)
         for key in self.data.test:
             truth = self.learner.truth(key)
             if last:
                 look = self.committee.look(key)
-                seen, predicted = look.probs, look.predicted
+                probs, predicted = look.probs, look.predicted
                 found = doubt_by_distance(look.maps, truth, predicted)
                 distance = found if distance is None else distance + found
             else:
-                seen, predicted = self.committee.glance(key)
-            counts = overlap(truth, predicted, C)
-            total = counts if total is None else total + counts
-            known = np.flatnonzero(truth != UNKNOWN)
-            drawn = rng.choice(known, min(len(known), TEST_PX), replace=False)
-            probs.append(seen.reshape(C, -1)[:, drawn].T)
-            truths.append(truth.ravel()[drawn])
-        assert total is not None
-        iou, dice, shown = total.iou(), total.dice(), total.truth > 0
-        foreground = shown & (np.arange(C) > 0)
-        if not foreground.any():
+                probs, predicted = self.committee.glance(key)
+            quality.add(truth, predicted, probs)
+        counts = quality.overlap
+        if not counts.truth[1:].any():
             raise BadLoop(
                 f"none of the {len(self.data.test)} test images shows a class but background at "
                 "the resolution that is measured at: hold back others, or raise max_side_px"
             )
         return {
-            "mean_iou": float(np.nan_to_num(iou)[foreground].mean()),
-            "iou": [float(v) if seen else None for v, seen in zip(iou, shown, strict=True)],
-            "dice": [float(v) if seen else None for v, seen in zip(dice, shown, strict=True)],
-            "pixels_wrong": float(1 - total.shared.sum() / total.truth.sum()),
-            "ece": expected_calibration_error(
-                torch.from_numpy(np.concatenate(probs)),
-                torch.from_numpy(np.concatenate(truths)).long(),
-            ),
+            "mean_iou": counts.mean_iou(),
+            "iou": counts.where_shown(counts.iou()),
+            "dice": counts.where_shown(counts.dice()),
+            "pixels_wrong": float(1 - counts.shared.sum() / counts.truth.sum()),
+            "ece": quality.ece(),
             "doubt_by_distance": None if distance is None else self._in_image_px(distance),
         }
 

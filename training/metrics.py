@@ -27,6 +27,12 @@ class Overlap:
     truth: NDArray[np.int64]
     predicted: NDArray[np.int64]
 
+    @classmethod
+    def none(cls, classes: int) -> Overlap:
+        """Of no image yet."""
+        zero = np.zeros(classes, np.int64)
+        return cls(zero, zero, zero)
+
     def __add__(self, other: Overlap) -> Overlap:
         return Overlap(
             self.shared + other.shared, self.truth + other.truth, self.predicted + other.predicted
@@ -41,6 +47,16 @@ class Overlap:
         """[C] intersection over union, between 0 and 1; NaN for a class in neither."""
         union = self.truth + self.predicted - self.shared
         return _ratio(self.shared, union)
+
+    def mean_iou(self) -> float:
+        """Mean IoU of the classes but background that the truth shows; NaN where it shows none."""
+        shown = self.truth[1:] > 0
+        return float(self.iou()[1:][shown].mean()) if shown.any() else float("nan")
+
+    def where_shown(self, values: NDArray[np.float64]) -> list[float | None]:
+        """Values [C] for JSON: None for a class that the truth does not show."""
+        pairs = zip(values, self.truth, strict=True)
+        return [float(value) if count else None for value, count in pairs]
 
     def foreground_dice(self) -> float:
         """Mean Dice of the classes but background that are in truth or prediction.

@@ -42,9 +42,9 @@ from training.analysis import (
     summary_sentences,
 )
 from training.contact_sheet import as_rgb, colour_of, overlay
-from training.data import Image8, decode_image
+from training.data import Image8
 from training.errors import TrainingError
-from training.labelled import Labelled, LabelledFolder
+from training.labelled import Labelled, LabelledFolder, read_image
 from training.runs import FULL, RANDOM, Run, read_run
 from training.statistics import ALPHA, Difference, mean_interval
 
@@ -53,7 +53,6 @@ LEADERS = 5
 
 THUMBNAIL_PX = 160
 THUMBNAILS = 8
-MAX_PIXELS = 1 << 28
 JPEG_QUALITY = 82
 
 Row = Sequence[object]
@@ -602,7 +601,7 @@ def _thumbnail(folder: LabelledFolder, name: str) -> bytes:
         TrainingError: it or its mask cannot be read.
     """
     path = folder.root / "images" / name
-    image = as_rgb(decode_image(path.read_bytes(), max_pixels=MAX_PIXELS))
+    image = as_rgb(read_image(path))
     mask = folder.read_mask(Labelled(path, folder.root / "masks" / f"{path.stem}.png"))
     H, W = image.shape[:2]
     scale = min(1.0, THUMBNAIL_PX / max(H, W))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acquisition.adaptive import ARMS, Trust
+from acquisition.adaptive import ARMS, Trust, weights_of
 from acquisition.select import (
     FIRST_RULE,
     RULE,
@@ -201,14 +201,3 @@ def _foreground(looks: Sequence[Look]) -> Tensor:
     if not bool(count.any()):
         return torch.full((len(looks),), 1 / len(looks))
     return (shows / count.clamp_min(1)).sum(dim=1) / (count > 0).sum()
-
-
-def weights_of(mode: str, trust: Trust) -> dict[str, float]:
-    """The arms' weights in a mode that ranks by doubt."""
-    if mode == "hedge":
-        return dict(trust.weights)
-    if mode == "leader" and trust.leader is not None:
-        return {trust.leader: 1.0}
-    if mode in ("rank_average", "leader"):
-        return dict.fromkeys(ARMS, 1 / len(ARMS))
-    return {mode.removeprefix("fixed:"): 1.0}

@@ -20,20 +20,13 @@ from numpy.typing import NDArray
 
 from acquisition.aggregate import AGGREGATES
 from acquisition.uncertainty import MEASURES
-from training.ablation import MAX_PIXELS
 from training.config import UNKNOWN
 from training.contact_sheet import UNKNOWN_COLOUR, as_rgb, colour_of, overlay
-from training.data import (
-    Image8,
-    UnreadableImage,
-    decode_image,
-    make_example,
-    shrink,
-)
+from training.data import Image8, make_example, shrink
 from training.distance import BINS, EDGES_PX, DoubtByDistance, doubt_by_distance
 from training.errors import TrainingError
 from training.inference import Look
-from training.labelled import read_indices
+from training.labelled import indices_beyond, read_image, read_indices
 from training.version import write_whole
 
 UNITS: Mapping[str, str] = {
@@ -278,10 +271,7 @@ def read_image_file(path: Path, channels: int) -> Image8:
         OtherChannels: the version does not look at RGB.
         OSError: there is no such file.
     """
-    try:
-        image = decode_image(path.read_bytes(), max_pixels=MAX_PIXELS)
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{path}: {error}") from error
+    image = read_image(path)
     if image.shape[2] != channels:
         raise OtherChannels(
             f"The version looks at images of {channels} channels, and {path} is read as one of "
@@ -303,7 +293,7 @@ def read_truth_file(path: Path, image: Image8, classes: Sequence[str]) -> NDArra
         raise BadTruth(
             f"{path} is {width} x {height} px, its image {W} x {H} px: they must be of one size."
         )
-    beyond = sorted({int(i) for i in np.unique(mask)} - {*range(len(classes)), UNKNOWN})
+    beyond = indices_beyond(mask, len(classes))
     if beyond:
         raise BadTruth(
             f"{path} holds the class index {beyond[0]}, but the version knows {len(classes)} "

@@ -24,6 +24,7 @@ from acquisition.adaptive import (
     binned_auroc,
     judge,
     trust,
+    weights_of,
 )
 from acquisition.aggregate import AGGREGATES, aggregate
 from acquisition.uncertainty import MEASURES, uncertainty_maps
@@ -553,3 +554,24 @@ class TestTrust:
             for each in evidence
         ]
         assert trust(mapped).weights == pytest.approx(trust(evidence).weights)
+
+
+class TestWeightsOf:
+    EVEN = pytest.approx(dict.fromkeys(ARMS, 1 / len(ARMS)))
+
+    @pytest.mark.parametrize("mode", ["hedge", "leader", "rank_average"])
+    def test_before_any_evidence_all_arms_weigh_alike(self, mode: str) -> None:
+        assert weights_of(mode, trust([])) == self.EVEN
+
+    def test_evidence_moves_hedge_and_leader_and_nothing_else(self) -> None:
+        found = trust(random_evidence([3, 4, 5]))
+        assert found.leader is not None
+        assert weights_of("hedge", found) == found.weights != self.EVEN
+        assert weights_of("leader", found) == {found.leader: 1.0}
+        assert weights_of("rank_average", found) == self.EVEN
+        assert weights_of("fixed:" + ARMS[3], found) == {ARMS[3]: 1.0}
+
+    @pytest.mark.parametrize("mode", ["random", ARMS[3], "fixed:entropy", "fixed:"])
+    def test_a_mode_that_weighs_no_arm_is_refused(self, mode: str) -> None:
+        with pytest.raises(ValueError, match=f"'{mode}' is no mode"):
+            weights_of(mode, trust([]))

@@ -15,6 +15,7 @@ from training.data import (
     cut,
     decode_image,
     encode_png,
+    images_showing,
     make_example,
     network_size,
     recolour,
@@ -135,7 +136,7 @@ def test_a_flat_deep_image_is_black_and_no_division_by_zero():
     assert (decode(file_of(np.full((8, 8), 700, np.uint16), "PNG")) == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_the_orientation_tag_turns_the_image_as_a_browser_does(kind):
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # a quarter turn clockwise
@@ -275,6 +276,12 @@ def test_recolouring_keeps_the_range_and_changes_the_image():
         assert pixels.shape == COLOUR.shape
         assert 0 <= pixels.min() <= pixels.max() <= 1
         assert 0.002 < np.abs(pixels - COLOUR / 255).mean() < 0.3
+
+
+def test_images_are_counted_once_for_each_class_that_they_show():
+    masks = [np.array(mask, np.uint8) for mask in ([[0, 1, 1, 255]], [[1], [1]], [[0, 255]])]
+    assert images_showing(masks, 3).tolist() == [2, 2, 0]
+    assert images_showing([], 2).tolist() == [0, 0]
 
 
 def test_recolouring_at_strength_zero_changes_nothing():

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.labelled import BadFolder, read_classes, read_labelled_folder
+from training.data import UnreadableImage
+from training.labelled import (
+    MAX_PIXELS,
+    BadFolder,
+    indices_beyond,
+    read_classes,
+    read_image,
+    read_labelled_folder,
+)
 
 CLASSES = "0 background\n1 red cell\n2 crystal\n255 ignore\n"
 
@@ -88,6 +96,11 @@ class TestMasks:
         with pytest.raises(BadFolder, match=r"class index 2, but classes\.txt names 2 classes"):
             folder.read_mask(folder.items[2])
 
+    def test_what_is_neither_a_class_nor_unknown_lies_beyond(self) -> None:
+        mask = np.array([[0, 1, 255], [7, 2, 7]], np.uint8)
+        assert indices_beyond(mask, 2) == [2, 7]
+        assert indices_beyond(mask, 8) == []
+
     def test_a_mask_in_colours_is_refused(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path / "f")
         Image.new("RGB", (7, 5)).save(root / "masks" / "field-0.png")
@@ -143,3 +156,29 @@ class TestWhatIsWrong:
     def test_one_image_is_too_few(self, tmp_path: Path) -> None:
         with pytest.raises(BadFolder, match=r"one to test with .*got 1"):
             read_labelled_folder(make_folder(tmp_path / "f", 1))
+
+
+class TestExamples:
+    def test_image_and_mask_come_at_the_networks_resolution_by_the_key(
+        self, tmp_path: Path
+    ) -> None:
+        folder = read_labelled_folder(make_folder(tmp_path / "f"))
+        item = folder.items[2]
+        whole = folder.read_example(item, "two", 7)
+        np.testing.assert_array_equal(whole.image, np.asarray(Image.open(item.image)))
+        np.testing.assert_array_equal(whole.mask, folder.read_mask(item))
+        assert whole.key == "two"
+        assert folder.read_example(item, "two", 4).image.shape == (3, 4, 3)
+
+    def test_a_damaged_image_is_named(self, tmp_path: Path) -> None:
+        folder = read_labelled_folder(make_folder(tmp_path / "f"))
+        path = folder.items[4].image
+        path.write_bytes(path.read_bytes()[:60])
+        with pytest.raises(UnreadableImage, match=r"field-4\.png: "):
+            folder.read_example(folder.items[4], "four", 7)
+
+    def test_an_image_of_too_many_pixels_is_refused_by_its_header(self, tmp_path: Path) -> None:
+        path = tmp_path / "large.png"
+        Image.new("1", (MAX_PIXELS // 4096 + 1, 4096)).save(path)
+        with pytest.raises(UnreadableImage, match=r"large\.png: .* at most 33554432 pixels"):
+            read_image(path)

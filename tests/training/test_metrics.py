@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.config import UNKNOWN
-from training.metrics import auroc, overlap, paired_bootstrap
+from training.metrics import Overlap, auroc, overlap, paired_bootstrap
 
 TRUTH = np.array([[0, 0, 1, 1], [2, 2, 2, UNKNOWN]], np.uint8)
 SEEN = np.array([[0, 1, 1, 0], [2, 2, 0, 2]], np.uint8)
@@ -21,6 +21,20 @@ def test_overlaps_of_images_add_up_to_the_overlap_of_all():
     whole = overlap(TRUTH, SEEN, 3)
     parts = overlap(TRUTH[:1], SEEN[:1], 3) + overlap(TRUTH[1:], SEEN[1:], 3)
     np.testing.assert_array_equal(whole.dice(), parts.dice())
+
+
+def test_nothing_is_added_by_the_overlap_of_no_image():
+    counts = overlap(TRUTH, SEEN, 3)
+    np.testing.assert_array_equal((Overlap.none(3) + counts).iou(), counts.iou())
+    assert np.isnan(Overlap.none(3).iou()).all()
+
+
+def test_mean_iou_is_over_the_foreground_that_the_truth_shows():
+    seen = np.where(SEEN == 0, 3, SEEN).astype(np.uint8)  # class 3 is an invention
+    counts = overlap(TRUTH, seen, 4)
+    assert counts.mean_iou() == pytest.approx((1 / 3 + 2 / 3) / 2)
+    assert counts.where_shown(counts.iou()) == pytest.approx([0, 1 / 3, 2 / 3, None])
+    assert math.isnan(overlap(np.zeros_like(SEEN), SEEN, 4).mean_iou())
 
 
 def test_dice_agrees_with_a_slow_count():

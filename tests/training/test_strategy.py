@@ -13,7 +13,6 @@ from training.strategy import (
     _foreground,
     choose,
     strategy_of,
-    weights_of,
 )
 
 NO_EVIDENCE = trust([])
@@ -125,14 +124,6 @@ def test_clasp_grows_surer_over_the_rounds():
         for p in (0.0, 1.0)
     ]
     assert clasp[1].count(1) > clasp[0].count(1)
-
-
-def test_weights_follow_the_mode():
-    even = dict.fromkeys(ARMS, pytest.approx(1 / len(ARMS)))
-    assert weights_of("rank_average", NO_EVIDENCE) == even
-    assert weights_of("hedge", NO_EVIDENCE) == even
-    assert weights_of("leader", NO_EVIDENCE) == even
-    assert weights_of("fixed:" + ARMS[3], NO_EVIDENCE) == {ARMS[3]: 1.0}
 
 
 def test_a_described_strategy_is_what_it_says():
