@@ -14,6 +14,10 @@ NETWORKS = ("shared", "lite0", "unet")
 
 _OWN_NETWORK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
+MAX_CHANNELS = 256
+"""Of an image; a network for more would be made, and would fill the memory, before anybody sees
+that no weights fit it."""
+
 UNKNOWN = 255
 """The class index of a pixel about which nothing is known."""
 
@@ -108,6 +112,8 @@ class TrainConfig:
             raise BadConfig("network_weights and network_weights_sha256 go together")
         if self.crop_px < 32 or self.crop_px % 32:
             raise BadConfig(f"crop_px must be a multiple of 32, got {self.crop_px}")
+        if self.channels > MAX_CHANNELS:
+            raise BadConfig(f"channels must be at most {MAX_CHANNELS}, got {self.channels}")
         if self.max_side_px < 32:
             raise BadConfig(f"max_side_px must be at least 32, got {self.max_side_px}")
         for name in ("members", "channels", "batch", "steps", "threads"):

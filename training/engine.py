@@ -77,7 +77,8 @@ class Members(nn.Module):
         if features is None:
             # What a network without features can still say of an image: how much of each class
             # it sees, and how unevenly.
-            features = torch.cat((probs.mean(dim=(2, 3)), probs.std(dim=(2, 3))), dim=1)
+            spread = probs.std(dim=(2, 3), correction=0)  # of a single pixel: 0, not NaN
+            features = torch.cat((probs.mean(dim=(2, 3)), spread), dim=1)
         return probs, features.float()
 
 

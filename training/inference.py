@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from acquisition.adaptive import Judgement, judge
 from acquisition.aggregate import aggregate, class_means
 from acquisition.uncertainty import MEASURES, uncertainty_maps
+from training.checksums import read_plain
 from training.config import NETWORKS, TrainConfig
 from training.data import Example, Image8, network_size, shrink
 from training.engine import (
@@ -147,6 +149,7 @@ class Committee:
         device: torch.device | None = None,
         engine: str = "auto",
         own_network: str | None = None,
+        seal: bytes = b"",
     ) -> Committee:
         """Load a version from its folder, ready to look.
 
@@ -159,6 +162,8 @@ class Committee:
             engine: as for ``Committee``.
             own_network: the only ``package.module:factory`` that it may be made with: a folder
                 that somebody else can write must not choose what is imported here.
+            seal: a secret of this installation. OpenVINO reads compiled members with no guard
+                against malice, so only those sealed by it are read.
 
         Raises:
             UnknownVersion: there is none.
@@ -170,17 +175,20 @@ class Committee:
         stored = read_version(folder)
         check_allowed(stored.config, own_network)
         agreement = stored.metrics.get("bf16_agreement")
+        temperature = stored.metrics.get("temperature")
+        if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+            raise DamagedVersion(f"{folder} has no temperature above 0, but {temperature!r:.40}")
         committee = cls(
             stored.weights,
             stored.config,
-            temperature=float(stored.metrics["temperature"]),
+            temperature=temperature,
             version=stored.number,
             threads=threads,
             device=device,
             engine=engine,
-            bf16=agreement is not None and agreement >= BF16_AGREEMENT,
+            bf16=isinstance(agreement, float) and agreement >= BF16_AGREEMENT,
             folder=folder,
-            binding=binding_of(folder),
+            binding=binding_of(folder, seal),
         )
         committee.prepare()
         return committee
@@ -346,9 +354,9 @@ class Committee:
         other.openvino_model = self.openvino_model  # converted once
         return other
 
-    def keep_compiled(self, folder: Path) -> None:
-        """Make what ``load`` would make at its first time in this folder."""
-        self._folder, self._binding = folder, binding_of(folder)
+    def keep_compiled(self, folder: Path, seal: bytes = b"") -> None:
+        """Make what ``load`` with this seal would make at its first time in this folder."""
+        self._folder, self._binding = folder, binding_of(folder, seal)
         self.__dict__.pop("engine", None)
         self.prepare()
 
@@ -490,9 +498,10 @@ def _compiled_file(precision: str, release: str) -> str:
     return f"compiled-{precision}-{release}.blob"
 
 
-def binding_of(folder: Path) -> bytes:
-    """What ties a compiled model to a version's files, all of which version.json checks."""
-    return hashlib.sha256((folder / VERSION_FILE).read_bytes()).digest()
+def binding_of(folder: Path, seal: bytes) -> bytes:
+    """What ties a compiled model to a version's files, all of which version.json checks, and to
+    whoever knows the seal."""
+    return hmac.digest(seal, (folder / VERSION_FILE).read_bytes(), "sha256")
 
 
 def _keep_compiled(path: Path, data: bytes, binding: bytes) -> None:
@@ -501,7 +510,7 @@ def _keep_compiled(path: Path, data: bytes, binding: bytes) -> None:
     if not path.parent.exists():
         return
     try:
-        write_whole(path, hashlib.sha256(binding + data).digest() + data)
+        write_whole(path, hmac.digest(binding, data, "sha256") + data)
     except OSError as error:
         log.warning("the compiled members are not kept, and compiled at each start: %s", error)
 
@@ -510,12 +519,12 @@ def _read_compiled(path: Path, binding: bytes) -> bytes | None:
     """What ``_keep_compiled`` kept; None if there is nothing, or it is damaged or of another
     version."""
     try:
-        kept = path.read_bytes()
+        kept = read_plain(path)
     except OSError:
         return None
     digest, data = kept[:32], kept[32:]
-    if hashlib.sha256(binding + data).digest() != digest:
-        log.warning("%s is damaged, or of another version: compiling anew", path)
+    if not hmac.compare_digest(hmac.digest(binding, data, "sha256"), digest):
+        log.warning("%s is damaged, or not made here for this version: compiling anew", path)
         return None
     return data
 

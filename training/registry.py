@@ -15,12 +15,13 @@ import threading
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from training.checksums import read_plain
 from training.config import TrainConfig
 from training.data import Example
 from training.errors import TrainingError
@@ -60,6 +61,10 @@ class UnknownFile(TrainingError):
     """A round's scratch folder has no such file."""
 
 
+class LinkInRegistry(TrainingError):
+    """A folder of the registry is a link."""
+
+
 class Registry:
     """The registry of all projects, in one folder.
 
@@ -68,6 +73,7 @@ class Registry:
         threads: of a loaded committee's looks.
         engine: of a loaded committee, as for ``Committee``.
         own_network: the only ``package.module:factory`` that a version may be made with.
+        seal: a secret of this installation; compiled members without it are not read.
     """
 
     def __init__(
@@ -77,9 +83,11 @@ class Registry:
         threads: int = 1,
         engine: str = "auto",
         own_network: str | None = None,
+        seal: bytes = b"",
     ) -> None:
         self.root = root
         self.threads, self.engine, self.own_network = threads, engine, own_network
+        self.seal = seal
 
     # Versions
 
@@ -111,11 +119,11 @@ class Registry:
         return path
 
     def version_path(self, project: str, version: int) -> Path:
-        return self._project(project) / "versions" / str(version)
+        return self._folder(project, "versions") / str(version)
 
     def versions(self, project: str) -> list[int]:
         """Numbers of the versions there are, ascending."""
-        folder = self._project(project) / "versions"
+        folder = self._folder(project, "versions")
         if not folder.exists():
             return []
         return sorted(
@@ -153,7 +161,7 @@ class Registry:
             NoEngine: ``engine`` cannot run it.
         """
         folder = self._existing(project, version)
-        digest = hashlib.sha256((folder / VERSION_FILE).read_bytes()).hexdigest()
+        digest = hashlib.sha256(repr(read_checksums(folder)).encode()).hexdigest()
         key = (str(folder.resolve()), digest, self.threads, self.engine, self.own_network)
         with _loading:
             if key not in _loaded:
@@ -162,6 +170,7 @@ class Registry:
                     threads=self.threads,
                     engine=self.engine,
                     own_network=self.own_network,
+                    seal=self.seal,
                 )
             _loaded.move_to_end(key)
             while len(_loaded) > KEEP_LOADED:
@@ -176,6 +185,22 @@ class Registry:
     def delete_version(self, project: str, version: int) -> None:
         """Remove a version; nothing if it is gone already."""
         remove_folder(self.version_path(project, version))
+
+    def prune_versions(self, project: str, keep: Collection[int]) -> list[int]:
+        """Remove the versions that are not in ``keep``, and what a dead process was writing.
+
+        Returns:
+            The numbers of those that went.
+        """
+        folder = self._folder(project, "versions")
+        if not folder.exists():
+            return []
+        gone = [number for number in self.versions(project) if number not in keep]
+        for number in gone:
+            self.delete_version(project, number)
+        for path in folder.glob(".*"):
+            _remove_stale(path)
+        return gone
 
     def _existing(self, project: str, version: int) -> Path:
         path = self.version_path(project, version)
@@ -203,22 +228,23 @@ class Registry:
         """The example kept under this name.
 
         Raises:
-            UnknownExample: there is none, or its file is damaged.
+            UnknownExample: there is none, or its file was damaged, and is so no longer in the way.
         """
         path = self._example(project, digest)
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(read_plain(path)), allow_pickle=False) as arrays:
                 return Example(str(arrays["key"]), arrays["image"], arrays["mask"])
         except FileNotFoundError as error:
             raise UnknownExample(f"there is no example {path}") from error
         except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
+            path.unlink(missing_ok=True)
             raise UnknownExample(
-                f"{path} is damaged ({error}): delete it, and the next round makes it anew"
+                f"{path} was damaged ({error}) and is removed: the next round makes it anew"
             ) from error
 
     def prune_examples(self, project: str, keep: set[str]) -> int:
         """Remove the examples whose digest is not in ``keep``; returns how many went."""
-        folder = self._project(project) / "examples"
+        folder = self._folder(project, "examples")
         if not folder.exists():
             return 0
         removed = 0
@@ -227,17 +253,17 @@ class Registry:
                 if path.stem not in keep:
                     path.unlink(missing_ok=True)
                     removed += 1
-            elif time.time() - path.stat().st_mtime > STALE_S:
-                shutil.rmtree(path, ignore_errors=True)
+            else:
+                _remove_stale(path)
         return removed
 
     def _example(self, project: str, digest: str) -> Path:
-        return self._project(project) / "examples" / f"{_checked(digest)}.npz"
+        return self._folder(project, "examples") / f"{_checked(digest)}.npz"
 
     # What a round's jobs leave for each other
 
     def round_path(self, project: str, round_id: int) -> Path:
-        return self._project(project) / "rounds" / str(int(round_id))
+        return self._folder(project, "rounds") / str(int(round_id))
 
     def put_round(self, project: str, round_id: int, name: str, data: bytes) -> None:
         """Write a scratch file whole; one that is there already is replaced."""
@@ -251,10 +277,11 @@ class Registry:
         """
         path = self.round_path(project, round_id) / _checked(name)
         try:
-            return path.read_bytes()
-        except FileNotFoundError as error:
+            return read_plain(path)
+        except OSError as error:
             raise UnknownFile(
-                f"round {round_id} of {project} has no {name} in {path.parent}"
+                f"round {round_id} of {project} has no {name} in {path.parent} that can be read "
+                f"({error.strerror})"
             ) from error
 
     def has_round(self, project: str, round_id: int, name: str) -> bool:
@@ -265,9 +292,9 @@ class Registry:
     def steps(self, project: str, key: str) -> int | None:
         """The steps that were derived for a project under this key; None if none were yet."""
         try:
-            found = json.loads(self._steps(project).read_bytes())
+            found = json.loads(read_plain(self._steps(project)))
             steps = found.get(key)
-        except (FileNotFoundError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError):
             return None
         return steps if isinstance(steps, int) and steps > 0 else None
 
@@ -275,14 +302,14 @@ class Registry:
         """Keep a project's steps, so that every later round trains for as many."""
         path = self._steps(project)
         try:
-            found = json.loads(path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            found = json.loads(read_plain(path))
+        except (OSError, ValueError):
             found = {}
         kept = found if isinstance(found, dict) else {}
         write_whole(path, json.dumps({**kept, key: steps}, indent=1).encode())
 
     def _steps(self, project: str) -> Path:
-        return self._project(project) / "steps.json"
+        return self._folder(project, "steps.json")
 
     def drop_round(self, project: str, round_id: int) -> None:
         """Remove a round's scratch files; nothing if they are gone already."""
@@ -290,15 +317,40 @@ class Registry:
 
     def prune_rounds(self, project: str, ended: Callable[[int], bool]) -> None:
         """Remove the scratch files of all rounds that have ended."""
-        folder = self._project(project) / "rounds"
+        folder = self._folder(project, "rounds")
         if not folder.exists():
             return
         for path in folder.iterdir():
-            if path.name.isdecimal() and ended(int(path.name)):
+            if path.name.startswith("."):
+                _remove_stale(path)
+            elif path.name.isdecimal() and ended(int(path.name)):
                 self.drop_round(project, int(path.name))
 
-    def _project(self, project: str) -> Path:
-        return self.root / _checked(project)
+    def _folder(self, project: str, name: str) -> Path:
+        """A project's folder or file of this name.
+
+        Raises:
+            LinkInRegistry: it, or the project's folder, is a link: we would write and clear up
+                wherever that leads.
+        """
+        home = self.root / _checked(project)
+        for path in (home, home / name):
+            if path.is_symlink():
+                raise LinkInRegistry(
+                    f"{path} is a link, and the registry follows none: put the files there, or "
+                    "set REGISTRY_URL to where they are"
+                )
+        return home / name
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what was being written by a process that has died since."""
+    try:
+        stale = time.time() - path.stat().st_mtime > STALE_S
+    except FileNotFoundError:
+        return  # its writer lives, and has just put it into its place
+    if stale:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _checked(name: str) -> str:

@@ -21,23 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
+from training.checksums import VERSION_FILE as VERSION_FILE
+from training.checksums import DamagedVersion as DamagedVersion
+from training.checksums import UnknownVersion as UnknownVersion
+from training.checksums import read_checked
+from training.checksums import read_checksums as read_checksums
 from training.config import TrainConfig
-from training.errors import TrainingError
 from training.fit import Weights
 
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
 METRICS_FILE = "metrics.json"
-VERSION_FILE = "version.json"
 SHEET_FILE = "contact-sheet.png"
-
-
-class UnknownVersion(TrainingError):
-    """There is no such version."""
-
-
-class DamagedVersion(TrainingError):
-    """A version's files are not what was saved."""
 
 
 @dataclass(frozen=True)
@@ -125,22 +120,6 @@ def write_version(
     _sync_folder(folder.parent)
 
 
-def read_checksums(folder: Path) -> tuple[int, dict[str, str]]:
-    """A version's number and the SHA-256 of each of its files.
-
-    Raises:
-        UnknownVersion: there is none in this folder.
-        DamagedVersion: version.json is not what was saved.
-    """
-    try:
-        found = json.loads((folder / VERSION_FILE).read_bytes())
-        return int(found["version"]), {str(k): str(v) for k, v in found["files"].items()}
-    except FileNotFoundError as error:
-        raise UnknownVersion(f"there is no version in {folder}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedVersion(f"{folder / VERSION_FILE} is not what was saved: {error}") from error
-
-
 def read_version(folder: Path) -> StoredVersion:
     """A version, each file checked against its checksum.
 
@@ -150,35 +129,48 @@ def read_version(folder: Path) -> StoredVersion:
         BadConfig: another release wrote it.
     """
     number, checksums = read_checksums(folder)
-    files = {name: _read_checked(folder / name, digest) for name, digest in checksums.items()}
+    files = {name: read_checked(folder / name, digest) for name, digest in checksums.items()}
     missing = {CONFIG_FILE, MANIFEST_FILE, METRICS_FILE} - files.keys()
     if missing:
         raise DamagedVersion(f"{folder / VERSION_FILE} does not list {', '.join(sorted(missing))}")
-    config = TrainConfig.from_json(files[CONFIG_FILE].decode())
-    names = [member_file(m) for m in range(config.members)]
-    if not set(names) <= files.keys():
+    config = _config(folder / CONFIG_FILE, files[CONFIG_FILE])
+    if (
+        config.members > len(files)
+        or not {member_file(m) for m in range(config.members)} <= files.keys()
+    ):
         raise DamagedVersion(f"{folder} should hold {config.members} members, has {sorted(files)}")
     return StoredVersion(
         number,
-        [load_weights(files[name]) for name in names],
+        [_member(folder / member_file(m), files[member_file(m)]) for m in range(config.members)],
         config,
-        json.loads(files[MANIFEST_FILE]),
-        json.loads(files[METRICS_FILE]),
+        _object(folder / MANIFEST_FILE, files[MANIFEST_FILE]),
+        _object(folder / METRICS_FILE, files[METRICS_FILE]),
     )
 
 
-def _read_checked(path: Path, expected: str) -> bytes:
+def _member(path: Path, data: bytes) -> Weights:
+    weights = load_weights(data)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            raise DamagedVersion(f"{path} holds numbers in {name} that are not finite")
+    return weights
+
+
+def _config(path: Path, data: bytes) -> TrainConfig:
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedVersion(f"{path} is missing: restore it or delete the version") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != expected:
-        raise DamagedVersion(
-            f"{path} should have the SHA-256 {expected} and has {digest}: "
-            "restore it or delete the version"
-        )
-    return data
+        return TrainConfig.from_json(data.decode())
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise DamagedVersion(f"{path} is no JSON: {error}") from error
+
+
+def _object(path: Path, data: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedVersion(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DamagedVersion(f"{path} must hold a JSON object, got {type(found).__name__}")
+    return found
 
 
 def write_durably(path: Path, data: bytes) -> None:

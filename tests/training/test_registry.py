@@ -3,6 +3,7 @@ import json
 import os
 import pickletools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,6 +227,13 @@ def test_an_example_comes_back_as_it_was_put(registry):
     assert found.key == "task 7"
     np.testing.assert_array_equal(found.image, example.image)
     np.testing.assert_array_equal(found.mask, example.mask)
+
+
+def test_an_example_of_any_channels_comes_back(registry):
+    example = disc_example("7", 0)
+    five = replace(example, image=np.repeat(example.image[..., :1], 5, axis=2))
+    registry.put_example("p1", "five", five)
+    assert registry.get_example("p1", "five").image.shape[2] == 5
 
 
 def test_an_unknown_or_damaged_example_is_said(registry):
