@@ -9,7 +9,7 @@ import argparse
 from backend.app import build_app
 from backend.heartbeat import Heartbeat
 from backend.ledger import Ledger
-from backend.settings import load_settings
+from backend.settings import BadSettings, check_reach, is_loopback, load_settings
 
 settings = load_settings()
 app = build_app(settings)
@@ -23,4 +23,10 @@ if __name__ == "__main__":
     arguments, unused = parser.parse_known_args()
     if unused:
         parser.error(f"not options of this backend: {' '.join(unused)}")
+    try:
+        check_reach(arguments.host, settings)
+    except BadSettings as error:
+        parser.error(str(error))
+    if arguments.debug and not is_loopback(arguments.host):
+        parser.error("--debug lets a browser run code here: only with --host 127.0.0.1")
     app.run(host=arguments.host, port=arguments.port, debug=arguments.debug, threaded=True)

@@ -7,21 +7,33 @@
 | POST /predict | pre-annotations, one entry a task |
 | POST /webhook | 201 once the event is in the ledger |
 | GET /versions | the publications there are |
+| GET /openapi.json | what of all this is sent and answered, as OpenAPI 3.1 (``openapi.py``) |
+
+The password is looked at before anything else, so that nobody without it makes us read a body.
 """
 
 from __future__ import annotations
 
-import hmac
+import codecs
 import logging
 from typing import Any
 
 import orjson
-from flask import Flask, Request, Response, request
-from werkzeug.exceptions import HTTPException
+from flask import Flask, Response, request
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    HTTPException,
+    RequestEntityTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
 
 from backend.errors import BackendError, BadRequest
 from backend.labels import parse_label_config
+from backend.login import Login, WrongLogins
 from backend.model import CommitteeModel, project_key, record_event
+from backend.openapi import openapi
 from backend.options import check_labels, parse_options
 from backend.settings import Settings
 from backend.workplace import WEB_BUSY_S, Workplace
@@ -30,24 +42,39 @@ from training.errors import TrainingError
 log = logging.getLogger(__name__)
 
 MAX_BODY = 256 * 1024 * 1024
-"""Bytes of a request: /predict brings 500 tasks with the predictions that they already hold."""
+"""Bytes of a /predict: it brings 500 tasks with the predictions that they already hold."""
+
+MAX_EVENT = 32 * 1024 * 1024
+"""Bytes of a webhook: annotations with their masks. A larger one is found by reconciliation."""
+
+MAX_SETUP = 4 * 1024 * 1024
+"""Bytes of a /setup: a labeling configuration."""
 
 
 def build_app(settings: Settings) -> Flask:
     """The WSGI application of one web process."""
-    app = Flask("committee")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app = Flask("committee", static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # nothing here is for a page of another site
+    app.url_map.merge_slashes = False
+    login = Login(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
+    wrong_logins = WrongLogins()
     work = Workplace(settings, busy_s=WEB_BUSY_S)
     model = CommitteeModel.bind(work)
     app.extensions["committee"] = work
 
     @app.before_request
     def _ask_for_password() -> Response | None:
-        if request.path == "/health" or _authorised(request, settings):
+        if request.path == "/health" or login.passes(request.authorization):
             return None
-        answer = _json({"error": "This needs the user and password of HTTP Basic."}, 401)
-        answer.headers["WWW-Authenticate"] = 'Basic realm="Committee"'
-        return answer
+        if "Authorization" in request.headers:  # without it nothing was guessed
+            address = request.remote_addr or ""
+            wait_s = wrong_logins.count(address)
+            if wait_s:
+                said = f"Too many wrong logins from here: try again in {wait_s} s."
+                return _json({"error": said}, 429, {"Retry-After": str(wait_s)})
+            log.warning("a wrong user or password from %s", address)
+        said = "This needs the user and password of HTTP Basic."
+        return _json({"error": said}, 401, {"WWW-Authenticate": 'Basic realm="Committee"'})
 
     @app.get("/health")
     def health() -> Response:
@@ -55,7 +82,7 @@ def build_app(settings: Settings) -> Flask:
 
     @app.post("/setup")
     def setup() -> Response:
-        body = _body()
+        body = _body(MAX_SETUP)
         studio_id, created = project_key(body.get("project"))
         extra_params = _extra_params(body.get("extra_params"))
         options = parse_options(extra_params)
@@ -73,7 +100,7 @@ def build_app(settings: Settings) -> Flask:
 
     @app.post("/predict")
     def predict() -> Response:
-        body = _body()
+        body = _body(MAX_BODY)
         tasks = _tasks(body.get("tasks"))
         studio_id, created = project_key(body.get("project"))
         label_config = body.get("label_config")
@@ -87,7 +114,7 @@ def build_app(settings: Settings) -> Flask:
 
     @app.post("/webhook")
     def webhook() -> Response:
-        body = _body()
+        body = _body(MAX_EVENT)
         action = body.get("action")
         if not isinstance(action, str):
             raise BadRequest("webhook expects an 'action'.")
@@ -97,11 +124,15 @@ def build_app(settings: Settings) -> Flask:
     def versions() -> Response:
         names = [
             publication["name"]
-            for project in work.ledger.projects(connected_only=True)
+            for project in work.ledger.projects(connected_only=True, server=work.server)
             for publication in work.ledger.publications(project["id"])
             if publication["state"] in ("serving", "superseded")
         ]
         return _json({"versions": list(dict.fromkeys(names))})
+
+    @app.get("/openapi.json")
+    def document() -> Response:
+        return _json(openapi())
 
     @app.errorhandler(BackendError)
     def in_a_sentence(error: BackendError) -> Response:
@@ -116,11 +147,8 @@ def build_app(settings: Settings) -> Flask:
 
     @app.errorhandler(HTTPException)
     def in_http_words(error: HTTPException) -> Response:
-        answer = _json({"error": error.description or error.name}, error.code or 500)
-        for name, value in error.get_headers():
-            if name == "Allow":
-                answer.headers[name] = value
-        return answer
+        allowed = {name: value for name, value in error.get_headers() if name == "Allow"}
+        return _json({"error": error.description or error.name}, error.code or 500, allowed)
 
     @app.errorhandler(Exception)
     def in_the_log(error: Exception) -> Response:
@@ -130,22 +158,28 @@ def build_app(settings: Settings) -> Flask:
     return app
 
 
-def _authorised(asked: Request, settings: Settings) -> bool:
-    given = asked.authorization
-    if given is None or given.type != "basic":
-        return False
-    user = hmac.compare_digest((given.username or "").encode(), settings.basic_auth_user.encode())
-    password = hmac.compare_digest(
-        (given.password or "").encode(), settings.basic_auth_pass.get_secret_value().encode()
-    )
-    return user and password
-
-
-def _body() -> dict[str, Any]:
+def _body(limit: int) -> dict[str, Any]:
+    """The request's JSON object, of at most so many bytes, whatever type it says to be of."""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("The body must be plain JSON, without a Content-Encoding.")
+    request.max_content_length = limit
     try:
-        body = orjson.loads(request.get_data())
+        sent = request.get_data(cache=False)
+    except RequestEntityTooLarge as error:
+        raise RequestEntityTooLarge(
+            f"The body of {request.path} must be at most {limit // 2**20} MB."
+        ) from error
+    except ClientDisconnected as error:
+        # What the stream raised is behind what werkzeug makes of it.
+        if isinstance(error.__context__, TimeoutError):
+            raise RequestTimeout("The body did not arrive in time.") from error
+        raise BadRequest("The body broke off before its end.") from error
+    except ParseException as error:
+        raise BadRequest("The chunks of the body are malformed.") from error
+    try:
+        body = orjson.loads(sent.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"The body must be JSON: {error}.") from error
+        raise BadRequest(f"The body must be JSON in UTF-8: {error}.") from error
     if not isinstance(body, dict):
         raise BadRequest(f"The body must be a JSON object, got a {type(body).__name__}.")
     return body
@@ -157,7 +191,7 @@ def _tasks(tasks: Any) -> list[dict[str, Any]]:
     for number, task in enumerate(tasks):
         sound = (
             isinstance(task, dict)
-            and isinstance(task.get("id"), int)
+            and type(task.get("id")) is int  # true and false are none
             and isinstance(task.get("data"), dict)
         )
         if not sound:
@@ -185,5 +219,7 @@ def _extra_params(given: Any) -> dict[str, Any]:
     return given
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status=status, mimetype="application/json")
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        orjson.dumps(value), status=status, headers=headers, mimetype="application/json"
+    )

@@ -45,15 +45,26 @@ DEFAULT_PORT = 9090  # what Label Studio's own examples use for a backend
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
 
 
+MIN_PASSWORD = 12
+"""Characters of the web's password where others can reach it: wrong guesses are slowed down and
+written into the log there (login.py), and nothing but its length stops them."""
+
+
 class BadSettings(BackendError):
     """Values of the environment that cannot be used: one sentence per value, a line each."""
+
+    status = 503  # where the web meets it: an operator must mend it
 
 
 # ---- the forms a value may have ------------------------------------------------------------
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links
+    try:
+        # resolve() would follow links.
+        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100
+    except RuntimeError as error:  # ~name of somebody who has no home here
+        raise ValueError("nobody of that name has a home here") from error
 
 
 def _host(host: str) -> str:
@@ -121,9 +132,14 @@ def _network(name: str) -> str:
 
 
 def _file(path: Path) -> Path:
-    if not path.is_file():
+    found = _absolute(path)
+    try:
+        there = found.is_file()
+    except OSError as error:  # a name too long, or a folder that may not be looked into
+        raise ValueError("no file") from error
+    if not there:
         raise ValueError("no file")
-    return _absolute(path)
+    return found
 
 
 def _names(value: object) -> object:
@@ -226,7 +242,8 @@ class Settings(BaseSettings):
     allowed_image_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = _field(
         (),
         "Hosts other than Label Studio that images may come from, with commas between; "
-        "`name:port` for another port than 80 or 443.",
+        "`name:port` for another port than 80 or 443. A name that leads to this machine or the "
+        "local link needs that address listed too.",
         "host names or IP addresses, with :port where it is not 80 or 443, with commas between, "
         "without http:// and paths",
         "none",
@@ -371,6 +388,11 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as error:
         raise BadSettings("\n".join(_sentence(e) for e in error.errors())) from error
+    except UnicodeDecodeError as error:
+        raise BadSettings(
+            f"The file .env must be text in UTF-8; byte {error.start} of it is none."
+        ) from error
+    check_reach(settings.host, settings)
     if (settings.label_studio_url is None) != (settings.label_studio_api_key is None):
         given, missing = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
         if settings.label_studio_url is None:
@@ -387,6 +409,31 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # another name may be anything
+
+
+def check_reach(host: str, settings: Settings) -> None:
+    """Refuse to listen where others can reach us behind a password that can be guessed.
+
+    Raises:
+        BadSettings: it is too short for ``host``.
+    """
+    password = settings.basic_auth_pass.get_secret_value()
+    if not is_loopback(host) and len(password) < MIN_PASSWORD:
+        raise BadSettings(
+            f"BASIC_AUTH_PASS must have at least {MIN_PASSWORD} characters where HOST lets others "
+            f"reach the web ({host}), got {len(password)}: set a longer one, leave it out to have "
+            "one made up, or set HOST=127.0.0.1."
+        )
+
+
 def _sentence(error: Mapping[str, Any]) -> str:
     """``RETRAIN_EVERY must be a positive integer, got '0'.``"""
     name = str(error["loc"][0])
@@ -396,12 +443,19 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    """The refused value, without the passwords it may hold."""
+    """The refused value, without the passwords it may hold, cut where a reader would stop."""
     if name in ("label_studio_api_key", "basic_auth_pass"):
         return "something else (not shown, because it is a secret)"
     if isinstance(value, tuple):
         value = ",".join(map(str, value))
-    return repr(re.sub(r"//[^/@]*@", "//***@", str(value)))
+    text = str(value)
+    if name == "basic_auth_user":
+        text = re.sub(r"(?s):.*", ":***", text)  # somebody gave user:password
+    # An address that is refused may be malformed: all before its last @ could be the password,
+    # and a query may hold one as well.
+    text = re.sub(r"(?s)^(\w[\w+.-]*://)?.*@", r"\1***@", text)
+    text = re.sub(r"(?s)[?#].*", "?***", text)
+    return repr(text if len(text) <= 120 else text[:120] + "...")
 
 
 def reachable(host: str) -> str:
@@ -432,7 +486,11 @@ class _Remembered(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         given = self.current_state
-        data_dir = _absolute(Path(given.get("data_dir", "data")))
+        data_dir = Path(given.get("data_dir", "data"))
+        try:
+            data_dir = _absolute(data_dir)
+        except ValueError as error:
+            raise _no_folder(data_dir, str(error)) from error
         prepare_data_dir(data_dir)
         local, kept = remembered(data_dir), load_secrets(data_dir)
         values: dict[str, Any] = {"basic_auth_pass": kept["basic_auth_pass"]}
@@ -457,15 +515,19 @@ def prepare_data_dir(data_dir: Path) -> None:
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadSettings(
-            f"DATA_DIR must be a folder that can be written, got '{data_dir}' ({error.strerror})."
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in it
+        raise _no_folder(
+            data_dir, (error.strerror if isinstance(error, OSError) else None) or str(error)
         ) from error
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
-        raise BadSettings(
-            f"DATA_DIR must be a folder that can be written, got '{data_dir}' "
-            "(this user may not write there)."
-        )
+        raise _no_folder(data_dir, "this user may not write there")
+
+
+def _no_folder(data_dir: Path, why: str) -> BadSettings:
+    return BadSettings(
+        f"DATA_DIR must be a folder that can be written, got {_shown('data_dir', data_dir)} "
+        f"({why})."
+    )
 
 
 def remembered(data_dir: Path) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def _password(settings: Settings) -> Iterator[Finding]:
     mine = (settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
     with_ours = _get(url, mine).status_code
     without = _get(url, no_auth).status_code
-    if with_ours in (401, 403):
+    if with_ours in (401, 403, 429):
         yield _error(
             "web-password",
             f"The web refuses our own user and password ({with_ours}): it runs with others.",

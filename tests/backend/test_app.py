@@ -241,3 +241,25 @@ def test_a_locked_ledger_answers_503_in_a_sentence(client: FlaskClient, settings
 
 def test_versions_lists_publications(client: FlaskClient) -> None:
     assert client.get("/versions", auth=("lab", "secret")).json == {"versions": []}
+
+
+def test_without_a_label_studio_the_web_says_what_to_set(tmp_path: Path) -> None:
+    alone = load_settings(_env_file=None, data_dir=tmp_path, basic_auth_pass="secret")
+    upgrade(alone.ledger_url)
+    app = build_app(alone)
+    with app.test_client() as client:
+        answer = client.post(
+            "/webhook",
+            data=json.dumps({"action": "START_TRAINING", "project": PROJECT}),
+            auth=("committee", "secret"),
+        )
+    app.extensions["committee"].close()
+    assert answer.status_code == 503
+    assert answer.json["error"].startswith("LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY must be set")
+
+
+def test_a_byte_order_mark_is_read_over_and_another_encoding_refused(client: FlaskClient) -> None:
+    event = json.dumps({"action": "START_TRAINING", "project": PROJECT})
+    assert post(client, "/webhook", event.encode("utf-8-sig")).status_code == 201
+    answer = post(client, "/webhook", event.encode("utf-16"))
+    assert (answer.status_code, "UTF-8" in answer.json["error"]) == (400, True)  # type: ignore[index]

@@ -62,6 +62,52 @@ def test_a_wrong_value_is_refused_in_one_sentence(given: Any, says: str) -> None
     assert str(refusal.value) == says
 
 
+NO_NAME: list[Any] = ["", 1, True, [], {"name": "image"}]
+NO_COUNT: list[Any] = [0, -1, 1.5, "5", True, [1], {}, float("inf"), float("nan")]
+NULL: list[Any] = [None]
+"""Wrong only where the option has a default of its own: elsewhere null means that one."""
+
+WRONG: dict[str, list[Any]] = {
+    "image": NO_NAME,
+    "mode": [*NULL, "", "Hedge", "fixed:", "fixed:entropy", 1, True, [], {"mode": "hedge"}],
+    "regions": ["", "Class", "polygon", 1, True, ["class"]],
+    "min_particle_px": [*NULL, *NO_COUNT],
+    "unlabelled": [*NULL, "", "ignore", 0, False],
+    "unknown_label": NO_NAME,
+    "retrain_every": NO_COUNT,
+    "members": [*NO_COUNT, 21, 10**30],
+    "candidates": NO_COUNT,
+    "queue_length": NO_COUNT,
+    "steps": NO_COUNT,
+    "max_side_px": [*NULL, *NO_COUNT, 255, 4097],
+    "audit_fraction": [*NULL, -0.01, 0.51, "0.1", True, [0.1], float("nan"), float("inf")],
+    "seed": [*NULL, -1, 2**31, 1.5, "0", True],
+    "network": ["", "resnet", "Shared", "lab.net:make", 1, True, ["unet"]],
+}
+
+
+def test_every_option_has_wrong_values_tested_here() -> None:
+    assert set(WRONG) == set(ProjectOptions.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_a_wrong_value_is_refused_by_name_with_what_was_expected_and_what_came(
+    name: str, value: Any
+) -> None:
+    extra = ProjectOptions.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    said = refusal_of({name: value})
+    assert said is not None
+    assert said.startswith(f"The option {name} must be {extra['expected']}, got ")
+    came = json.dumps(value) if not isinstance(value, dict | list) else repr(value)
+    assert said.endswith(f", got {came}.")
+    # The text of a form says the same, unless JSON cannot hold the value.
+    if value == value and value not in (float("inf"), 10**30):
+        assert refusal_of(json.dumps({name: value})) == said
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,15 +59,24 @@ def test_a_wrong_number_is_refused_with_the_sentence_of_the_style_guide(tmp_path
     )
 
 
+A_FILE = str(ROOT / "README.md")
+
 WRONG = {
+    "data_dir": [A_FILE, f"{A_FILE}/below", "~nobody-of-that-name/x", "x" * 5000, "/proc/none"],
     "host": ["a b", "http://x", "-x"],
     "port": ["0", "65536", "x", "9090.5"],
     "backend_url": ["localhost:9090", "ftp://x", "http://u:p@x", "http://x/?q", "http://x:99999"],
     "label_studio_url": ["x", "http://", "http://x#y"],
     "label_studio_api_key": ["two words", "ключ"],
-    "redis_url": ["http://x", "redis://", "unix://", "redis://h:99999"],
-    "ledger_url": ["postgresql://u:p@h/db", "sqlite://", "sqlite:///:memory:", "ledger.db"],
-    "registry_url": ["s3://bucket", "file://", "file://host/x"],
+    "redis_url": ["http://x", "redis://", "unix://", "redis://h:99999", "h:6379", "redis://[::1"],
+    "ledger_url": [
+        "postgresql://u:p@h/db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "ledger.db",
+        "sqlite:///~nobody-of-that-name/x",
+    ],
+    "registry_url": ["s3://bucket", "file://", "file://host/x", "~nobody-of-that-name/x"],
     "basic_auth_user": ["a:b", " a", "a\n", "é"],
     "basic_auth_pass": ["\n", " x", "é"],
     "allowed_image_hosts": ["http://x", "a b", "x/y", "x:", "x:0", "x:99999"],
@@ -74,7 +85,7 @@ WRONG = {
     "candidates": ["0"],
     "queue_length": ["0"],
     "network": ["resnet", "a.b", "a:b:c", "os.path:"],
-    "network_weights": ["/nowhere/weights.pt", "/"],
+    "network_weights": ["/nowhere/weights.pt", "/", "x" * 5000, "~nobody-of-that-name/x"],
     "fit_seconds": ["0", "soon", "nan", "90000"],
     "engine": ["tensorrt", "cpu"],
     "workers": ["0", "65"],
@@ -87,15 +98,43 @@ WRONG = {
 def test_a_wrong_value_is_refused_with_one_sentence_that_names_it(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
     monkeypatch.setenv(name.upper(), value)
-    sentence = refusal(tmp_path)
-    assert sentence.startswith(f"{name.upper()} must be ")
+    with pytest.raises(BadSettings) as refused:
+        load_settings(_env_file=None)
+    sentence = str(refused.value)
+    extra = Settings.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    assert sentence.startswith(f"{name.upper()} must be {extra['expected']}, got ")
     assert sentence.endswith(".")
     assert sentence.count("\n") == 0
+    assert len(sentence) < 500
+    if name not in ("label_studio_api_key", "basic_auth_pass", "basic_auth_user"):
+        assert value.partition("u:p@")[0].partition("?")[0].partition("#")[0][:20] in sentence
 
 
-def test_every_setting_but_the_folder_has_wrong_values_tested_here() -> None:
-    assert {*WRONG, "data_dir"} == set(Settings.model_fields)
+def test_every_setting_has_wrong_values_tested_here() -> None:
+    assert set(WRONG) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+@given(value=st.text() | st.text(alphabet="~/:@?#%[]\x00. -0123456789abcredislq"))
+@hypothesis.settings(
+    derandomize=True,
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+def test_any_text_for_any_setting_is_taken_or_refused(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a folder that is taken as DATA_DIR is made
+    try:
+        load_settings(_env_file=None, **{"data_dir": tmp_path, name: value})
+        said = "Taken."
+    except BadSettings as error:
+        said = str(error)
+    assert said.endswith(".")
 
 
 def test_each_wrong_value_gets_a_line_of_its_own(tmp_path: Path) -> None:
@@ -103,15 +142,128 @@ def test_each_wrong_value_gets_a_line_of_its_own(tmp_path: Path) -> None:
     assert [sentence.split()[0] for sentence in sentences] == ["PORT", "MEMBERS"]
 
 
+ADDRESSES = (
+    "{scheme}://:{secret}@host:99999",
+    "{scheme}://user:{secret}@host:99999/0",
+    "{scheme}://user:a/{secret}/b@host:99999",
+    "{scheme}://user:a@{secret}@host:99999",
+    "{scheme}://user:a?{secret}#b@host:99999",
+    "{scheme}://user:\n{secret}@host:99999",
+    "user:{secret}@host:6379",
+    "//user:{secret}@host",
+    "{scheme}://host:99999/?password={secret}",
+    "{scheme}://host:99999/#{secret}",
+)
+
+
+SCHEMES = (
+    ("backend_url", "http"),
+    ("label_studio_url", "https"),
+    ("redis_url", "redis"),
+    ("redis_url", "valkey+tls"),
+    ("ledger_url", "postgresql"),
+    ("registry_url", "s3"),
+    ("allowed_image_hosts", "https"),
+    ("host", "http"),
+    ("basic_auth_user", "http"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, form.format(scheme=scheme, secret="sesame"))
+        for name, scheme in SCHEMES
+        for form in ADDRESSES
+        # Any text that is no address is a folder's path there, and taken.
+        if name != "registry_url" or form.startswith("{scheme}")
+    ],
+)
+def test_a_refused_address_keeps_its_password_to_itself(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    sentence = refusal(tmp_path, **{name: value})
+    assert sentence.startswith(f"{name.upper()} must be ")
+    assert "sesame" not in sentence
+
+
 def test_a_refusal_holds_no_password(tmp_path: Path) -> None:
     text = refusal(
         tmp_path,
-        redis_url="http://:sesame@h",
-        ledger_url="postgresql://u:sesame@h/x",
         label_studio_api_key="sesame street",
+        basic_auth_user="committee:sesame",
         basic_auth_pass=" sesame",
     )
     assert "sesame" not in text
+    assert "got 'committee:***'" in text
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "lab.example"])
+def test_a_short_password_is_refused_where_others_can_reach_the_web(
+    host: str, tmp_path: Path
+) -> None:
+    sentence = refusal(tmp_path, host=host, basic_auth_pass="sesame")
+    assert sentence.startswith("BASIC_AUTH_PASS must have at least 12 characters where HOST ")
+    assert host in sentence
+    assert "got 6" in sentence
+    assert "sesame" not in sentence
+    load(tmp_path, host=host, basic_auth_pass="sesame-street")
+    load(tmp_path, host=host)  # the one made up is long
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost", "LOCALHOST"])
+def test_a_short_password_is_enough_for_this_machine_alone(host: str, tmp_path: Path) -> None:
+    assert load(tmp_path, host=host, basic_auth_pass="x").host == host.lower()
+
+
+@pytest.mark.parametrize(
+    ("password", "arguments", "says"),
+    [
+        ("sesame", "--host 0.0.0.0", "BASIC_AUTH_PASS must have at least 12 characters"),
+        ("sesame-street", "--host 0.0.0.0 --debug", "--debug lets a browser run code here"),
+        ("sesame", "--nonsense", "not options of this backend: --nonsense"),
+    ],
+)
+def test_the_development_server_refuses_the_same(
+    password: str, arguments: str, says: str, tmp_path: Path
+) -> None:
+    environment = {"DATA_DIR": str(tmp_path), "BASIC_AUTH_PASS": password}
+    ended = subprocess.run(
+        [sys.executable, "_wsgi.py", *arguments.split()],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert ended.returncode == 2
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_example_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(b"MEMBERS=3\n# caf\xe9\n")
+    with pytest.raises(BadSettings, match="\\.env must be text in UTF-8; byte 15 of it is none"):
+        load_settings(_env_file=dotenv, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("command", ["serve", "run", "doctor"])
+def test_a_command_says_what_is_wrong_and_shows_no_traceback(command: str, tmp_path: Path) -> None:
+    environment = {"DATA_DIR": str(tmp_path), "HOST": "0.0.0.0", "BASIC_AUTH_PASS": "sesame"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "backend", command],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("BASIC_AUTH_PASS must have at least 12 characters")
+    assert "Traceback" not in ended.stderr + ended.stdout
 
 
 def test_settings_print_no_password(tmp_path: Path) -> None:
@@ -239,7 +391,7 @@ def test_missing_doors_are_sentences(tmp_path: Path) -> None:
 
 
 def test_every_interface_is_reached_over_the_loopback(tmp_path: Path) -> None:
-    everywhere = "0.0.0.0"  # noqa: S104 - nothing is bound here
+    everywhere = "0.0.0.0"
     assert load(tmp_path, host=everywhere).backend_url == "http://127.0.0.1:9090"
     assert load(tmp_path, host="::1").backend_url == "http://[::1]:9090"
 
