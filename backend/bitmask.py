@@ -10,10 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from backend.brush import MAX_PIXELS
 from backend.errors import BadRegion
+from backend.excerpt import excerpt, short
+from training.data import DAMAGE, quiet_pillow
 
 PREFIX = "data:image/png;base64,"
+
+# Twice an image of 4096 x 4096, the largest we promise: a few kilobytes of PNG can claim it, and
+# decoding it takes some 300 MB.
+MAX_PIXELS = 2**25
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIZE_AT = 16  # width and height, 4 bytes each, in the first chunk
@@ -42,15 +47,16 @@ def decode(url: object, height: int, width: int) -> npt.NDArray[np.uint8]:
         BadRegion: it is no PNG in a data URL, has another size, or no transparency at all.
     """
     if not isinstance(url, str) or not url.startswith(PREFIX):
-        shown = url[:40] if isinstance(url, str) else type(url).__name__
-        raise BadRegion(f"A bitmask's imageDataURL must start with '{PREFIX}', got '{shown}'.")
+        raise BadRegion(f"A bitmask's imageDataURL must start with '{PREFIX}', got {excerpt(url)}.")
     try:
         data = base64.b64decode(url[len(PREFIX) :], validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadRegion(f"A bitmask's imageDataURL must be base64: {error}.") from error
     _check_size(data, height, width)
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        with quiet_pillow(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.size != (width, height):
+                raise BadRegion("A bitmask's PNG must say its size once, it has two headers.")
             if not image.has_transparency_data:
                 # The editor would show all of it as set; whoever wrote a black-and-white mask
                 # meant something else.
@@ -59,9 +65,8 @@ def decode(url: object, height: int, width: int) -> npt.NDArray[np.uint8]:
                     "has no transparency."
                 )
             return np.asarray(image.convert("RGBA").getchannel("A"))
-    # What Pillow raises for a damaged PNG, by the chunk that is damaged.
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadRegion(f"A bitmask's PNG cannot be read: {error}.") from error
+    except DAMAGE as error:
+        raise BadRegion(f"A bitmask's PNG cannot be read: {short(str(error), 120)}.") from error
 
 
 def _check_size(data: bytes, height: int, width: int) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import BadRegion
+from backend.excerpt import short
 
 # What Label Studio's editor and its SDK write; the header repeats both.
 WORD_BITS = 8
@@ -182,7 +183,9 @@ def _as_bytes(rle: Sequence[int]) -> bytes:
     try:
         return bytes(rle)
     except (TypeError, ValueError) as error:
-        raise BadRegion(f"A brush's rle must hold integers from 0 to 255: {error}.") from error
+        raise BadRegion(
+            f"A brush's rle must hold integers from 0 to 255: {short(str(error), 120)}."
+        ) from error
 
 
 def _read_header(data: bytes, height: int, width: int) -> tuple[int, ...]:

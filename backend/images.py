@@ -2,7 +2,8 @@
 
 Whoever may import tasks writes these addresses, so each is taken as a stranger's: our token
 goes to Label Studio alone, and only to the paths behind which it keeps images; another host
-is asked only when ``ALLOWED_IMAGE_HOSTS`` names it; what is read is bounded.
+is asked only when ``ALLOWED_IMAGE_HOSTS`` names it, at an address that was checked
+(``backend.addresses``); what is read is bounded.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import re
 import time
 from contextlib import AbstractContextManager
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urljoin, urlsplit
 
 import requests
 import urllib3
 
+from backend.addresses import DEFAULT_PORTS, open_checked, spelled, spelled_with_port
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
-from backend.studio import AWAY, CONNECT_TIMEOUT_S, Studio, no_auth
+from backend.excerpt import short
+from backend.studio import AWAY, CONNECT_TIMEOUT_S, Studio
 
 MAX_BYTES = 64 * 2**20
 # A 64 MiB image over 10 Mbit/s takes 54 s; whoever trickles is cut off.
@@ -26,12 +29,14 @@ MAX_SECONDS = 90.0
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 64 * 2**10
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
-
 # Uploads, local files, persistent storage, and cloud storage through Label Studio.
 _IMAGE_PATHS = re.compile(
     r"/(data/(upload|local-files)/|storage-data/|(tasks|projects)/\d+/(resolve|presign)/)"
 )
+# The parameters in which /data/local-files/ and /storage-data/ name a file.
+_FILE_PARAMETERS = frozenset({"d", "filepath"})
+# No honest address is encoded oftener.
+MOST_ENCODED = 5
 
 
 class ImageFetcher:
@@ -40,8 +45,9 @@ class ImageFetcher:
     Args:
         studio: whose images and token.
         allowed_hosts: other hosts that images may come from: ``name`` for the ordinary port of
-            http and https, or ``name:port``. Such a host is trusted by name, whatever address
-            the name has, one on the inner network included.
+            http and https, or ``name:port``. Such a host is trusted by name, on the inner
+            network too; but a name that leads to this machine, to the local link or to a cloud's
+            own services is refused unless that address is listed itself.
         max_bytes: a larger image is refused while it is read.
         max_seconds: how long one image may take in all.
     """
@@ -56,7 +62,7 @@ class ImageFetcher:
         self._studio = studio
         self._origin = _origin(urlsplit(studio.url))
         self._prefix = urlsplit(studio.url).path
-        self._allowed = frozenset(host.strip().lower() for host in allowed_hosts)
+        self._allowed = frozenset(spelled_with_port(host) for host in allowed_hosts)
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
 
@@ -71,10 +77,15 @@ class ImageFetcher:
         deadline = time.monotonic() + self._max_seconds
         target = url
         for _ in range(MAX_REDIRECTS + 1):
-            with self._open(target, url) as answer:
+            try:
+                opened = self._open(target, url)
+            except ValueError as error:
+                # requests looks at where a redirect leads, whether it follows it or not.
+                raise _leads_nowhere(url, error) from error
+            with opened as answer:
                 if not answer.is_redirect:
                     return self._read(answer, url, deadline)
-                target = urljoin(answer.url, answer.headers["Location"])
+                target = _redirected(answer, url)
         raise ImageRefused(f"{short_url(url)} redirects more than {MAX_REDIRECTS} times.")
 
     def _open(self, target: str, url: str) -> AbstractContextManager[requests.Response]:
@@ -102,7 +113,8 @@ class ImageFetcher:
         if self._prefix and path.startswith(f"{self._prefix}/"):
             path = path[len(self._prefix) :]
         decoded = unquote(path)
-        climbs = ".." in decoded.split("/") or "\\" in decoded
+        climbs = "\\" in decoded or _climbs(path)
+        climbs |= any(_climbs(v) for name, v in parse_qsl(parts.query) if name in _FILE_PARAMETERS)
         if climbs or not path.startswith("/") or not _IMAGE_PATHS.match(decoded):
             raise ImageRefused(
                 f"{short_url(parts.geturl())} is no place where Label Studio keeps images: "
@@ -125,14 +137,12 @@ class ImageFetcher:
                 "ALLOWED_IMAGE_HOSTS if you trust it."
             )
         try:
-            answer = requests.get(
+            answer = open_checked(
                 parts.geturl(),
-                # Never our token; and an auth of our own keeps out what a .netrc holds.
-                auth=no_auth,
-                headers={"Accept-Encoding": "identity"},
-                timeout=(CONNECT_TIMEOUT_S, self._studio.timeout_s),
-                allow_redirects=False,
-                stream=True,
+                name,
+                port,
+                self._allowed,
+                (CONNECT_TIMEOUT_S, self._studio.timeout_s),
             )
         except requests.RequestException as error:
             raise ImageRefused(
@@ -192,15 +202,37 @@ def _split(url: str) -> SplitResult:
         raise ImageRefused(f"{short_url(url)} is no address: it has no host.")
     if any(character in url for character in "\r\n\t\0"):
         raise ImageRefused(f"{short_url(url)} is no address: it holds control characters.")
+    if any("\ud800" <= character <= "\udfff" for character in url):
+        raise ImageRefused(f"{short_url(url)} is no address: it holds halves of characters.")
     return parts
 
 
+def _climbs(path: str) -> bool:
+    """Whether it leads up by ``..``, however often that is encoded: a proxy may decode as well."""
+    for _ in range(MOST_ENCODED):
+        if ".." in re.split(r"[/\\]", path) or "\0" in path:
+            return True
+        decoded = unquote(path)
+        if decoded == path:
+            return False
+        path = decoded
+    return True
+
+
+def _redirected(answer: requests.Response, url: str) -> str:
+    try:
+        return urljoin(answer.url, answer.headers["Location"])
+    except ValueError as error:
+        raise _leads_nowhere(url, error) from error
+
+
+def _leads_nowhere(url: str, error: ValueError) -> ImageRefused:
+    return ImageRefused(f"{short_url(url)} redirects to what is no address: {error}.")
+
+
 def _host(parts: SplitResult) -> tuple[str, int]:
-    """(name in lower case, port); an IPv6 address keeps its brackets."""
-    name = (parts.hostname or "").rstrip(".")
-    if ":" in name:
-        name = f"[{name}]"
-    return name, parts.port or DEFAULT_PORTS[parts.scheme]
+    """(name as it is compared, port); an IPv6 address keeps its brackets."""
+    return spelled(parts.hostname or ""), parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:
@@ -210,6 +242,4 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 def short_url(url: str) -> str:
     """``url`` for a message: without what may be a signature or a password, and not endless."""
     text = url.split("?")[0]
-    text = re.sub(r"//[^/]*@", "//", text)
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return short(re.sub(r"//[^/]*@", "//", text), 120)

@@ -12,6 +12,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from backend.errors import BadLabelConfig
+from backend.excerpt import excerpt, short
 
 Kind = Literal["brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -111,11 +112,14 @@ def _read(xml: str) -> Element:
         raise BadLabelConfig("The project has no labeling configuration: set one in its settings.")
     try:
         root: Element = fromstring(xml)
-    except (ParseError, UnicodeError) as error:
-        raise BadLabelConfig(f"The labeling configuration must be XML: {error}.") from error
     except DefusedXmlException as error:
         raise BadLabelConfig(
             "The labeling configuration must be XML without entities or a DTD, it declares some."
+        ) from error
+    # Expat's own, and what Python says of a character or an encoding that it cannot use.
+    except (ParseError, ValueError, LookupError) as error:
+        raise BadLabelConfig(
+            f"The labeling configuration must be XML: {short(str(error), 120)}."
         ) from error
     return root
 
@@ -127,6 +131,10 @@ def _tag(element: Element) -> str:
 
 def _names(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return short(", ".join(names), 120)
 
 
 def _once(labels: Iterable[str]) -> tuple[str, ...]:
@@ -147,20 +155,21 @@ def _choose_image(images: list[Element], wanted: str | None) -> Element:
     if wanted is not None:
         if wanted not in names:
             raise BadLabelConfig(
-                f"The option image must name an Image tag ({', '.join(names)}), got '{wanted}'."
+                f"The option image must name an Image tag ({_listed(names)}), "
+                f"got {excerpt(wanted)}."
             )
         return images[names.index(wanted)]
     if len(images) > 1:
         raise BadLabelConfig(
-            f"The labeling configuration has {len(images)} Image tags ({', '.join(names)}): "
+            f"The labeling configuration has {len(images)} Image tags ({_listed(names)}): "
             'name one by the option image in the connection\'s extra parameters, as {"image": '
-            f'"{names[0]}"}}.'
+            f'"{short(names[0], 40)}"}}.'
         )
     return images[0]
 
 
 def _data_key(image: Element) -> str:
-    name = image.get("name")
+    name = short(image.get("name", ""), 40)
     if image.get("valueList"):
         raise BadLabelConfig(
             f"The Image tag '{name}' must show one image (value), it shows a list (valueList)."
@@ -170,7 +179,7 @@ def _data_key(image: Element) -> str:
     if match is None:
         raise BadLabelConfig(
             f"The value of the Image tag '{name}' must be one key of the task's data, "
-            f"as \"$image\", got '{value}'."
+            f'as "$image", got {excerpt(value)}.'
         )
     return match[1].strip()
 
@@ -179,12 +188,14 @@ def _read_tag(element: Element, kind: Kind, image_name: str) -> Tag:
     name = _attribute(element, "name")
     if element.get("value", "").strip().startswith("$") or element.get("apiUrl"):
         raise BadLabelConfig(
-            f"The labels of '{name}' must stand in the labeling configuration, "
+            f"The labels of '{short(name, 40)}' must stand in the labeling configuration, "
             "but they come from the task's data or an address."
         )
     labels = _once(_label_of(child, name) for child in element.iter() if _tag(child) == "label")
     if not labels:
-        raise BadLabelConfig(f"The {element.tag} tag '{name}' must hold a Label, it holds none.")
+        raise BadLabelConfig(
+            f"The {element.tag} tag '{short(name, 40)}' must hold a Label, it holds none."
+        )
     return Tag(name, image_name, kind, labels)
 
 
@@ -193,11 +204,13 @@ def _label_of(element: Element, parent: str) -> str:
     # selectedValues, the SDK's parse_config).
     label = element.get("alias") or element.get("value") or ""
     if not label.strip():
-        raise BadLabelConfig(f"Every Label of '{parent}' must have a value, one has none.")
+        raise BadLabelConfig(
+            f"Every Label of '{short(parent, 40)}' must have a value, one has none."
+        )
     if label.startswith("$"):
         raise BadLabelConfig(
-            f"The labels of '{parent}' must stand in the labeling configuration, "
-            f"but '{label}' comes from the task's data."
+            f"The labels of '{short(parent, 40)}' must stand in the labeling configuration, "
+            f"but {excerpt(label)} comes from the task's data."
         )
     return label
 
@@ -208,6 +221,7 @@ def _choose_output(inputs: tuple[Tag, ...], image_name: str) -> Tag:
             if tag.kind == kind:
                 return tag
     raise BadLabelConfig(
-        f"The Image tag '{image_name}' must have BrushLabels, BitmaskLabels or PolygonLabels to "
-        f"write masks with, got {', '.join(tag.kind for tag in inputs) or 'none of them'}."
+        f"The Image tag '{short(image_name, 40)}' must have BrushLabels, BitmaskLabels or "
+        f"PolygonLabels to write masks with, "
+        f"got {_listed([tag.kind for tag in inputs]) or 'none of them'}."
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest, ImageRefused
+from backend.excerpt import excerpt, short
 from backend.images import ImageFetcher, short_url
 from backend.labels import LabelConfig, parse_label_config
 from backend.options import ProjectOptions
@@ -35,7 +36,7 @@ def image_url(data: Mapping[str, Any], config: LabelConfig) -> str:
     if not isinstance(url, str) or not url:
         raise BadRequest(
             f"The task's data must hold an image URL under '{config.data_key}', "
-            f"got {str(url)[:80]!r} (its keys: {', '.join(map(str, data)) or 'none'})."
+            f"got {excerpt(url)} (its keys: {short(', '.join(map(str, data)), 120) or 'none'})."
         )
     return url
 

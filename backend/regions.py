@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from backend import bitmask, brush
 from backend.errors import BadRegion
+from backend.excerpt import excerpt
 from backend.geometry import (
     Mask,
     Patch,
@@ -45,8 +46,16 @@ OPAQUE = 127
 # than a few images. Beyond this many percent (or degrees), rounding would move its edges.
 FARTHEST = 1e6
 
+# Sentences about one annotation that are written out; the rest is counted.
+LISTED = 10
+
+# More corners than a hand or a model draws; reading as many takes seconds.
+MAX_POINTS = 2**20
+
 # A long side may be rounded by a pixel when a shrunk copy is made.
 SLACK_PX = 1
+
+QUOTES = "'\""
 
 
 # ---- out: a mask becomes regions ---------------------------------------------------------------
@@ -180,7 +189,7 @@ def _geometry(patch: Patch, tag: Tag, size: tuple[int, int]) -> Region:
 
 
 def to_mask(
-    result: Sequence[Mapping[str, Any]],
+    result: object,
     config: LabelConfig,
     classes: Sequence[str],
     size: tuple[int, int],
@@ -193,10 +202,10 @@ def to_mask(
     Regions of other images and results without an area (choices, text, relations) are passed over.
     A label that ``classes`` lacks paints 255, as ``unknown_label`` does; one called "background"
     paints 0. A region that carries no label or several paints 255 and is reported. What lies
-    outside the image is cut off.
+    outside the image is cut off. Nothing is known of an image whose result is no list.
 
     Args:
-        result: the annotation's ``result``.
+        result: the annotation's ``result``, as whoever sent it left it.
         config: names the image whose regions are meant.
         classes: names by index; ``classes[0]`` is the background.
         size: (H, W) of the image in pixels.
@@ -204,8 +213,12 @@ def to_mask(
         unknown_label: the label that paints 255, if there is one.
 
     Returns:
-        [H, W] uint8, and a sentence for every region that was left out or whose class is unclear.
+        [H, W] uint8, and a sentence for each region that was left out or whose class is unclear;
+        of more than ``LISTED`` the rest in one.
     """
+    if not isinstance(result, list | tuple):
+        said = f"Its result must be a list of regions, got {excerpt(result)}."
+        return np.full(size, UNKNOWN, dtype=np.uint8), [said]
     mask = np.full(size, unlabelled, dtype=np.uint8)
     problems: list[str] = []
     for number, region in enumerate(result, start=1):
@@ -220,6 +233,9 @@ def to_mask(
         patch.paint(mask, value)
         if doubt:
             problems.append(f"Region {_name(region, number)} is taken as unknown: {doubt}")
+    if len(problems) > LISTED:
+        more = len(problems) - LISTED
+        problems[LISTED:] = [f"And {more} more regions were left out or are taken as unknown."]
     return mask, problems
 
 
@@ -235,7 +251,7 @@ def _is_of(region: object, config: LabelConfig) -> bool:
 
 
 def _name(region: Mapping[str, Any], number: int) -> str:
-    return f"{str(region.get('id', number))[:40]} ({region['type']})"
+    return f"{excerpt(region.get('id', number), 40).strip(QUOTES)} ({region['type']})"
 
 
 def _class_of(
@@ -244,9 +260,10 @@ def _class_of(
     """The class index that the region paints, and why it is unclear, or ""."""
     labels = region["value"].get(region["type"], [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise BadRegion(f"Its labels must be a list of names, got {str(labels)[:80]}.")
+        raise BadRegion(f"Its labels must be a list of names, got {excerpt(labels)}.")
     if len(labels) != 1:
-        return UNKNOWN, f"it must have one label, it has {', '.join(labels) or 'none'}."
+        several = excerpt(labels, 80) if labels else "none"
+        return UNKNOWN, f"it must have one label, it has {several}."
     label = labels[0]
     if label == unknown_label:
         return UNKNOWN, ""
@@ -286,17 +303,17 @@ def _whole(value: object, key: str) -> int:
         value = int(value)
     # The largest that a PNG or a brush could have.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-        raise BadRegion(f"Its {key} must be a positive integer, got {str(value)[:40]}.")
+        raise BadRegion(f"Its {key} must be a positive integer, got {excerpt(value)}.")
     return value
 
 
 def _number(value: object, name: str, *, lowest: float = -FARTHEST) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise BadRegion(f"Its {name} must be a number, got {str(value)[:40]}.")
+        raise BadRegion(f"Its {name} must be a number, got {excerpt(value)}.")
     # Written so that NaN fails as well.
     if not lowest <= value <= FARTHEST:
         raise BadRegion(
-            f"Its {name} must be from {lowest:g} to {FARTHEST:g}, got {str(value)[:40]}."
+            f"Its {name} must be from {lowest:g} to {FARTHEST:g}, got {excerpt(value)}."
         )
     return float(value)
 
@@ -305,7 +322,7 @@ def _read_brush(
     value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
 ) -> Patch:
     if value.get("format", "rle") != "rle":
-        raise BadRegion(f"Its format must be 'rle', got {str(value['format'])[:40]}.")
+        raise BadRegion(f"Its format must be 'rle', got {excerpt(value['format'])}.")
     return _fit(brush.decode(value.get("rle"), *drawn_on) > OPAQUE, size)  # type: ignore[arg-type]
 
 
@@ -331,13 +348,15 @@ def _read_polygon(
 ) -> Patch:
     points = value.get("points")
     if not isinstance(points, list) or len(points) < 3:
-        raise BadRegion(f"Its points must be a list of at least 3, got {str(points)[:80]}.")
+        raise BadRegion(f"Its points must be a list of at least 3, got {excerpt(points)}.")
+    if len(points) > MAX_POINTS:
+        raise BadRegion(f"Its points must be at most {MAX_POINTS}, got {len(points)}.")
     if value.get("closed") is False:
         raise BadRegion("Its polygon must be closed, it is open.")
     pixels = np.empty((len(points), 2))
     for at, point in enumerate(points):
         if not isinstance(point, list | tuple) or len(point) != 2:
-            raise BadRegion(f"Each of its points must be [x, y], got {str(point)[:40]}.")
+            raise BadRegion(f"Each of its points must be [x, y], got {excerpt(point)}.")
         pixels[at] = _number(point[0], "x"), _number(point[1], "y")
     return fill_polygon(pixels * [size[1] / 100, size[0] / 100], size)
 

@@ -57,7 +57,7 @@ GOOD = bitmask.encode(np.eye(5, dtype=bool))
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        (None, "must start with .* got 'NoneType'"),
+        (None, "must start with .* got None"),
         ("https://example.test/mask.png", "must start with"),
         ("data:image/jpeg;base64,AAAA", "must start with"),
         (bitmask.PREFIX + "?!", "must be base64"),

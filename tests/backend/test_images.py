@@ -281,6 +281,17 @@ def test_a_login_page_behind_a_redirect_is_not_asked_for(label_studio: Host, stu
     assert len(label_studio.seen) == 1
 
 
+def test_a_redirect_to_what_is_no_address_is_refused(label_studio: Host, studio: Studio):
+    label_studio.pages["/data/upload/1/cell.png"] = redirect("http://[::1")
+    with pytest.raises(ImageRefused, match="redirects to what is no address"):
+        ImageFetcher(studio).fetch("/data/upload/1/cell.png")
+
+
+def test_an_address_with_half_a_character_is_refused(studio: Studio):
+    with pytest.raises(ImageRefused, match="halves of characters"):
+        ImageFetcher(studio).fetch("/data/upload/1/\ud800.png")
+
+
 def test_endless_redirects_end(label_studio: Host, studio: Studio):
     label_studio.pages["/data/upload/1/cell.png"] = redirect("/data/upload/1/cell.png")
     with pytest.raises(ImageRefused, match="more than 3 times"):
