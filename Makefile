@@ -1,6 +1,6 @@
 # Every target sets itself up; what is there already is not made again (backend/environment.py).
 
-.PHONY: help run test check bench runtime development label-studio
+.PHONY: help run test soak check audit bench runtime development label-studio
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
@@ -8,6 +8,7 @@
 # The oldest that fits: compiled packages appear last for the newest Python.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 ENSURE = @"$(or $(PYTHON),python3)" backend/environment.py
+AUDITED = requirements.txt requirements-nodeps.txt
 RUNTIME = .venv requirements.txt --no-deps requirements-nodeps.txt
 
 help:
@@ -15,7 +16,10 @@ help:
 	@echo '                          demo project unless LABEL_STUDIO_URL is set; Ctrl-C stops it'
 	@echo 'make run IMAGES=folder    the same, the demo project filled with your own images'
 	@echo 'make test                 every test, with the real servers and a browser'
-	@echo 'make check                lint, format, types'
+	@echo 'make soak                 kill everything at every stage for SOAK_S seconds (900), and'
+	@echo '                          print what it took to recover'
+	@echo 'make check                lint, format, security lint, types'
+	@echo 'make audit                known weaknesses of what is installed (needs the network)'
 	@echo 'make bench                measure, print the table, write bench.json'
 
 runtime:
@@ -35,10 +39,22 @@ run: runtime
 test: development label-studio
 	@exec .venv/bin/python -m pytest $(ARGS)
 
+SOAK_S ?= 900
+
+soak: development label-studio
+	@CHAOS_S=$(SOAK_S) LOOKS=1000 exec .venv/bin/python -m pytest \
+		tests/live/test_chaos.py tests/backend/test_bounds.py -s $(ARGS)
+
 check: development
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/bandit --quiet --recursive --configfile pyproject.toml acquisition training backend _wsgi.py
 	.venv/bin/mypy
+
+# Not in check: it asks the Python Packaging Advisory Database over the network.
+audit:
+	$(ENSURE) .venv-audit requirements-audit.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip $(AUDITED:%=-r %)
 
 bench: development label-studio
 	@exec .venv/bin/python -m tests.bench $(ARGS)

@@ -47,6 +47,8 @@ def cli() -> None:
 
     Settings come from the environment and .env; README.md lists them.
     """
+    # Images of patients, and passwords: what we and our children make is for nobody else to read.
+    os.umask(0o077)
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from backend.labels import LabelConfig, parse_label_config
 from backend.ledger import Row, upgrade
 from backend.options import ProjectOptions, parse_options
 from backend.preannotate import MAX_PIXELS, image_url
+from backend.standby import damage_in_words, damage_of, whole_version
 from backend.studio import Json, Project, Stamp, Studio, Task
 from backend.surroundings import (
     check_disk,
@@ -506,6 +507,25 @@ def _lost_since(case: _Case, serving: Row) -> Iterator[Finding]:
         )
 
 
+def check_version(case: _Case) -> Iterator[Finding]:
+    """Whether the version that ranks is what was saved."""
+    row = case.row
+    promoted = None if row is None else case.work.ledger.promoted_version(row["id"])
+    if row is None or promoted is None:
+        return
+    number = int(promoted["number"])
+    damage = damage_of(case.work, row, number)
+    if damage is None:
+        yield case.ok("version", f"The files of version {number} are what was saved.")
+        return
+    yield case.error(
+        "version-damaged",
+        damage_in_words(number, damage, whole_version(case.work, row, number)),
+        f"Restore its folder from a backup, or `python -m backend retrain --project {case.id}`.",
+        fixable=True,
+    )
+
+
 def check_overlap(case: _Case) -> Iterator[Finding]:
     if case.project.maximum_annotations > 1:
         yield case.warning(
@@ -704,6 +724,7 @@ CHECKS: tuple[Callable[[_Case], Iterator[Finding]], ...] = (
     check_webhook,
     check_order,
     check_predictions,
+    check_version,
     check_settings,
     check_view,
     check_overlap,
@@ -782,6 +803,12 @@ def _rank_anew(work: Workplace, project: int) -> str:
     return f"Project {project}: the pool is ranked anew within a minute; see `status`."
 
 
+def _retrain(work: Workplace, project: int) -> str:
+    row = work.ledger.project_of_studio(work.server, project)
+    work.ledger.add_event(row["id"], "RETRAIN")
+    return f"Project {project}: a round makes another version; see `status`."
+
+
 def _migrate(work: Workplace, _project: int) -> str:
     upgrade(work.settings.ledger_url)
     return "The ledger has this release's schema."
@@ -814,4 +841,5 @@ _FIXES: Mapping[str, Callable[[Workplace, int], str]] = {
         ("training-in-submit", "predictions-hidden", "predictions-in-listing"), _settings
     ),
     "predictions-gone": _rank_anew,
+    "version-damaged": _retrain,
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest
 from backend.ledger import Row
+from backend.retention import KEEP_EARLIER, KEEP_VERSIONS, in_use, removed_on_purpose
 from backend.status import quality_in_words
 from backend.workplace import Workplace
 
@@ -25,6 +26,8 @@ def versions_of(work: Workplace, studio_id: int | None = None) -> list[Json]:
     for project in work.ledger.projects():
         if studio_id not in (None, project["studio_id"]):
             continue
+        there = set(work.registry.versions(project["slug"]))
+        used = in_use(work.ledger, project["id"])
         for version in work.ledger.versions(project["id"]):
             slug, number = project["slug"], version["number"]
             try:
@@ -33,12 +36,18 @@ def versions_of(work: Workplace, studio_id: int | None = None) -> list[Json]:
                 files = {}
             folder = work.registry.version_path(slug, number) if files else None
             sheet = work.registry.sheet_path(slug, number)
-            found.append(_version(project, version, files, folder, sheet))
+            removed = removed_on_purpose(number, there, *used)
+            found.append(_version(project, version, files, removed, folder, sheet))
     return found
 
 
 def _version(
-    project: Row, version: Row, files: dict[str, str], folder: Path | None, sheet: Path | None
+    project: Row,
+    version: Row,
+    files: dict[str, str],
+    removed: bool,
+    folder: Path | None,
+    sheet: Path | None,
 ) -> Json:
     return {
         "project": project["studio_id"],
@@ -50,6 +59,7 @@ def _version(
         "metrics": version["metrics"],
         "created": version["created_at"],
         "files": files,
+        "removed": removed,
         "folder": None if folder is None else str(folder),
         "contact_sheet": None if sheet is None else str(sheet),
     }
@@ -67,13 +77,19 @@ def versions_in_words(found: Sequence[Json]) -> str:
         lines.append(
             f"project {version['project']}  v{version['version']}  {version['state']:9} {made}  "
             f"{quality}{version['members']} members, "
-            f"{'files whole' if version['files'] else 'files missing'}: {version['reason']}"
+            f"{_files_in_words(version)}: {version['reason']}"
         )
         if version["folder"]:
             lines.append(f"    in {version['folder']}")
         if version["contact_sheet"]:
             lines.append(f"    to check by eye: {version['contact_sheet']}")
     return "\n".join(lines)
+
+
+def _files_in_words(version: Json) -> str:
+    if version["files"]:
+        return "files whole"
+    return "files removed, as those of old versions are" if version["removed"] else "files missing"
 
 
 def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> int:
@@ -86,7 +102,7 @@ def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> int
         The version that ranks now.
 
     Raises:
-        BadRequest: there is none such, or a round is under way.
+        BadRequest: there is none such, its files are removed, or a round is under way.
     """
     row = work.ledger.project_of_studio(work.server, studio_id)
     if not row["connected"]:
@@ -106,6 +122,13 @@ def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> int
     if number not in [v["number"] for v in all_versions]:
         known = ", ".join(str(v["number"]) for v in all_versions) or "none"
         raise BadRequest(f"Project {studio_id} has no version {number} (it has: {known}).")
+    there = work.registry.versions(row["slug"])
+    if number not in there:
+        raise BadRequest(
+            f"The files of version {number} of project {studio_id} are not there any more: the "
+            f"newest {KEEP_VERSIONS} versions are kept, and the {KEEP_EARLIER} promoted before the "
+            f"one that serves. Go back to one of {', '.join(map(str, there)) or 'none'}."
+        )
     active = work.ledger.active_round(row["id"])
     if active is not None:
         raise BadRequest(

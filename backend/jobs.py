@@ -10,12 +10,12 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from redis.exceptions import RedisError
-from rq import Queue, get_current_job
+from rq import Queue, Worker, get_current_job
 from rq.serializers import JSONSerializer
 
 from backend.errors import (
@@ -24,9 +24,12 @@ from backend.errors import (
     LedgerUnavailable,
     StudioRefused,
     StudioUnreachable,
+    UnknownProject,
 )
 from backend.ledger import LEASE_S, START, Ledger, Row
-from backend.rounds import FORCING, check_is_due, check_project
+from backend.queued import OurJob
+from backend.retention import prune
+from backend.rounds import FORCING, PREDICT_REST, check_is_due, check_project
 from backend.settings import load_settings
 from backend.workplace import Workplace
 
@@ -37,17 +40,14 @@ QUEUE = "committee"
 JOB_TIMEOUT_S = 6 * 3600
 """RQ ends a job after this; a stalled one loses its lease long before."""
 
-TRANSIENT_ATTEMPTS = 10
-"""A server that does not answer is asked again, 5 s to 60 s apart: some six minutes in all."""
+TRANSIENT_ATTEMPTS = 16
+"""A server that does not answer is asked again, 5 s to 30 s apart: some six minutes in all."""
 
 UNEXPECTED_ATTEMPTS = 3
 """An error that nobody foresaw may be a passing one; thrice the same is not."""
 
-DEADLY_ATTEMPTS = 12
+DEADLY_ATTEMPTS = 20
 """A part whose worker keeps dying (out of memory, say) must end some time."""
-
-PREDICT_REST = "PREDICT_REST"
-"""Event: tasks that a /predict had no time for."""
 
 CLEAN_EVERY_S = 3600.0
 KEEP_EVENTS_S = 7 * 24 * 3600.0
@@ -62,7 +62,7 @@ QUIET_BEFORE_DELETE_S = 600.0
 
 
 def open_queue(work: Workplace) -> Queue:
-    return Queue(QUEUE, connection=work.redis, serializer=JSONSerializer)
+    return Queue(QUEUE, connection=work.redis, job_class=OurJob, serializer=JSONSerializer)
 
 
 # What workers run. Each is an entry: it opens its own workplace and closes it.
@@ -71,11 +71,19 @@ def open_queue(work: Workplace) -> Queue:
 def check(project_id: int) -> None:
     """Look at Label Studio and start the round that is due."""
     with _workplace() as work:
+        if not _is_ours(work, project_id):
+            return
         try:
             started = check_project(work, project_id)
         except BackendError as error:
             log.warning("check of project %d: %s", project_id, error)
             work.ledger.update_project(project_id, last_error=str(error), checked_at=time.time())
+            return
+        except Exception as error:
+            # The job boundary: whatever Label Studio answered, it is said and asked again.
+            log.exception("check of project %d failed", project_id)
+            what = f"The look at Label Studio failed: {in_words(error)}"
+            work.ledger.update_project(project_id, last_error=what, checked_at=time.time())
             return
         if started is not None:
             log.info("round %d started: %s", started["id"], started["reason"])
@@ -85,7 +93,7 @@ def check(project_id: int) -> None:
 def run_part(part_id: int) -> None:
     """Do one part of a round, under its lease."""
     with _workplace() as work:
-        part = work.ledger.take_part(part_id, _holder())
+        part = work.ledger.take_part(part_id, _holder(), work.server)
         if part is None:
             return
         round_ = work.ledger.round(part["round_id"])
@@ -101,12 +109,13 @@ def run_part(part_id: int) -> None:
 
 
 def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
-    # torch comes with the stages: only in the process that needs it.
-    from backend.stages import RUN, clear_up
-    from training.errors import TrainingError
-
     ledger, stage = work.ledger, part["stage"]
     with Lease(ledger.url, part) as lease:
+        # torch comes with the stages: only in the process that needs it, and under the lease, which
+        # a busy machine's import of it can outlast.
+        from backend.stages import RUN, clear_up
+        from training.errors import TrainingError
+
         try:
             outcome = RUN[stage](work, round_, part["payload"], lease.tick)
             following = next_stage(round_["kind"], stage)
@@ -140,11 +149,21 @@ def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
         except Exception as error:
             # The job boundary: whatever it was, the round must end with a reason.
             log.exception("%s of round %d failed", stage, round_["id"])
-            what = f"{type(error).__name__}: {error}"
-            _again(ledger, round_, part, what, UNEXPECTED_ATTEMPTS)
+            _again(ledger, round_, part, in_words(error), UNEXPECTED_ATTEMPTS)
             return
     if stage_ended and following is None:
         clear_up(work, round_)
+
+
+def in_words(error: Exception) -> str:
+    """An error that nobody foresaw, as a sentence; want of memory says itself in many ways."""
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said:
+        return (
+            f"There was not enough memory for a worker ({said}): let fewer WORKERS run, or give "
+            "the project fewer members or a smaller max_side_px."
+        )
+    return said
 
 
 def next_stage(kind: str, stage: str) -> str | None:
@@ -159,12 +178,13 @@ def _again(ledger: Ledger, round_: Row, part: Row, what: str, most: int) -> None
     if part["attempts"] >= most:
         ledger.fail_round(round_["id"], f"{part['stage']}, {most} times: {what}")
         return
-    delay_s = min(60.0, 5.0 * 2.0 ** (part["attempts"] - 1))
+    delay_s = min(30.0, 5.0 * 2.0 ** (part["attempts"] - 1))
     log.warning("%s of round %d again in %.0f s: %s", part["stage"], round_["id"], delay_s, what)
     try:
         ledger.retry_part(part["id"], part["token"], delay_s)
     except LeaseLost:
         return
+    ledger.update_project(round_["project_id"], last_error=f"{part['stage']}: {what}")
 
 
 def predict_rest(project_id: int, task_ids: list[int]) -> None:
@@ -172,6 +192,8 @@ def predict_rest(project_id: int, task_ids: list[int]) -> None:
     from backend.model import predict_tasks
 
     with _workplace() as work:
+        if not _is_ours(work, project_id):
+            return
         row = work.ledger.project(project_id)
         publication = work.ledger.serving(project_id)
         if publication is None:
@@ -192,18 +214,27 @@ def predict_rest(project_id: int, task_ids: list[int]) -> None:
 
 
 def clean(project_id: int) -> None:
-    """Remove what ended rounds left between their jobs; and, in a quiet moment, delete our
-    superseded predictions once nobody can hold them open."""
+    """Remove what ended rounds left, and what is older than is kept; and, in a quiet moment, delete
+    our superseded predictions once nobody can hold them open."""
     with _workplace() as work:
+        if not _is_ours(work, project_id):
+            return
         ledger, row = work.ledger, work.ledger.project(project_id)
         # Of a round that was cancelled or failed; its worker may have written on for a while.
         work.registry.prune_rounds(row["slug"], lambda round_id: _has_ended(ledger, row, round_id))
+        if ledger.active_round(project_id) is not None:
+            return
+        prune(work, row)
         last = ledger.last_event_at(project_id) or 0.0
-        quiet = time.time() - last > QUIET_BEFORE_DELETE_S
-        if not quiet or ledger.active_round(project_id) is not None:
+        if time.time() - last <= QUIET_BEFORE_DELETE_S:
             return
         held = work.studio.model_versions(row["studio_id"])
+        serves = work.studio.project(row["studio_id"]).model_version
         for publication in ledger.publications(project_id):
+            if publication["state"] == "prepared" and publication["name"] != serves:
+                # Its round ended before it served; from now on it is as good as superseded.
+                ledger.set_publication_state(publication["id"], "failed")
+                continue
             gone = publication["superseded_at"]
             if publication["state"] not in ("superseded", "failed") or gone is None:
                 continue
@@ -214,15 +245,21 @@ def clean(project_id: int) -> None:
             ledger.set_publication_state(publication["id"], "deleted")
 
 
+def _is_ours(work: Workplace, project_id: int) -> bool:
+    """Whether a project is of our Label Studio; another's numbers mean other projects there."""
+    try:
+        server = work.ledger.project(project_id)["server"]
+    except UnknownProject as error:
+        log.warning("a job is passed over: %s", error)
+        return False
+    if server != work.server:
+        log.warning("a job is passed over: project %d is of %s", project_id, server)
+    return bool(server == work.server)
+
+
 def _has_ended(ledger: Ledger, project: Row, round_id: int) -> bool:
     active = ledger.active_round(project["id"])
     return active is None or active["id"] != round_id
-
-
-ALLOWED = frozenset(
-    f"backend.jobs.{function.__name__}" for function in (check, run_part, predict_rest, clean)
-)
-"""All that a worker runs, whatever stands in Redis."""
 
 
 @contextmanager
@@ -232,6 +269,36 @@ def _workplace() -> Iterator[Workplace]:
         yield work
     finally:
         work.close()
+
+
+def known_workers(queue: Queue) -> set[str]:
+    """The names of the workers that Redis knows, dead ones that nobody told it of among them."""
+    prefix = Worker.redis_worker_namespace_prefix
+    return {key.removeprefix(prefix) for key in Worker.all_keys(queue=queue)}
+
+
+def forget_workers(queue: Queue, names: Collection[str]) -> None:
+    """Take workers that were killed out of Redis, with the jobs that they had begun.
+
+    RQ itself would call both alive for minutes more.
+    """
+    for name in names:
+        worker = Worker.find_by_key(
+            f"{Worker.redis_worker_namespace_prefix}{name}",
+            connection=queue.connection,
+            serializer=JSONSerializer,
+        )
+        if worker is None:
+            continue
+        with queue.connection.pipeline() as pipeline:
+            for execution in worker.get_current_executions():
+                job = queue.fetch_job(execution.job_id)
+                if job is not None:
+                    execution.delete(job, pipeline)
+                    job.delete(pipeline=pipeline)
+                    pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+            pipeline.execute()
+        worker.register_death()  # type: ignore[no-untyped-call]  # RQ leaves it untyped
 
 
 def _holder() -> str:
@@ -294,7 +361,7 @@ class Lease:
 
 def deliver(work: Workplace, queue: Queue) -> None:
     """Put every waiting part into Redis, once; again when Redis lost it."""
-    waiting = work.ledger.waiting_parts()
+    waiting = work.ledger.waiting_parts(work.server)
     if not waiting:
         return
     queued = set(queue.get_job_ids())
@@ -303,6 +370,12 @@ def deliver(work: Workplace, queue: Queue) -> None:
             continue
         _enqueue(queue, "run_part", (part["id"],), f"part-{part['id']}-{part['deliveries']}")
         work.ledger.mark_delivered(part["id"])
+
+
+def _is_checked(queue: Queue, project_id: int) -> bool:
+    """Whether a check of the project waits for a worker or has one."""
+    known = (*queue.get_job_ids(), *queue.started_job_registry.get_job_ids(cleanup=False))
+    return any(job_id.startswith(f"check-{project_id}-") for job_id in known)
 
 
 def _enqueue(
@@ -320,6 +393,12 @@ def _enqueue(
     )
 
 
+def _our_projects(work: Workplace) -> list[Row]:
+    """The connected ones of our Label Studio: the ledger may hold those of another, under the same
+    numbers."""
+    return work.ledger.projects(connected_only=True, server=work.server)
+
+
 class Clock:
     """Turns the ledger's rows into jobs; any number may tick beside each other."""
 
@@ -332,7 +411,7 @@ class Clock:
         try:
             queue = open_queue(self._work)
             deliver(self._work, queue)
-            for project in self._work.ledger.projects(connected_only=True):
+            for project in _our_projects(self._work):
                 self._serve_project(queue, project)
             if time.monotonic() - self._cleaned_at > CLEAN_EVERY_S:
                 self._clean(queue)
@@ -341,7 +420,7 @@ class Clock:
 
     def _serve_project(self, queue: Queue, project: Row) -> None:
         ledger, project_id = self._work.ledger, project["id"]
-        pending = ledger.pending_events(project_id)
+        pending = ledger.outline_of_events(project_id, whole=PREDICT_REST)
         for event in (e for e in pending if e["action"] == PREDICT_REST):
             _enqueue(queue, "predict_rest", (project_id, event["ids"]), f"rest-{event['id']}")
             ledger.handle_events([event["id"]])
@@ -350,16 +429,17 @@ class Clock:
         # A start round holds no training up.
         active = round_ is not None and round_["kind"] != START
         now = time.time()
-        if check_is_due(project, pending, active, now):
-            ledger.update_project(project_id, check_asked_at=now)
+        if check_is_due(project, pending, active, now) and not _is_checked(queue, project_id):
             forced = any(event["action"] in FORCING for event in pending)
             _enqueue(
                 queue, "check", (project_id,), f"check-{project_id}-{int(now)}", at_front=forced
             )
+            # Afterwards: a Redis that takes no job now is asked at the next tick.
+            ledger.update_project(project_id, check_asked_at=now)
 
     def _clean(self, queue: Queue) -> None:
         self._cleaned_at = time.monotonic()
         self._work.ledger.drop_old_events(KEEP_EVENTS_S)
         self._work.ledger.drop_silent_processes(SILENT_S)
-        for project in self._work.ledger.projects(connected_only=True):
+        for project in _our_projects(self._work):
             _enqueue(queue, "clean", (project["id"],), f"clean-{project['id']}-{int(time.time())}")

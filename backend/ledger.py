@@ -12,7 +12,9 @@ transaction, so a round stands after any crash exactly where its rows say.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,14 +26,18 @@ from sqlalchemy import (
     CursorResult,
     Engine,
     RowMapping,
+    Select,
     bindparam,
     create_engine,
     delete,
     event,
     func,
     insert,
+    null,
     or_,
     select,
+    true,
+    union,
     update,
 )
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
@@ -63,6 +69,14 @@ START = "start"
 NO_VERSION = 0
 """What a start round's publication has in place of a version's number."""
 
+LOG_BYTES = 32 * 2**20
+"""Of SQLite's write-ahead log between two checkpoints, on disk."""
+
+KEEP_PROBLEMS = 200
+"""Sentences on a round's list: more nobody reads, and every part would write them anew."""
+
+_AND_MORE = re.compile(r"And (\d+) more problems\.")
+
 HEAD = "0002"
 """The schema revision that this code reads and writes."""
 
@@ -78,6 +92,8 @@ def make_engine(url: str, busy_s: float) -> Engine:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
+        # A long read lets the log beside the ledger grow; afterwards it is cut to this again.
+        cursor.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 
@@ -141,6 +157,8 @@ class Ledger:
     def __init__(self, url: str, busy_s: float = 10.0) -> None:
         self.url = url
         self._engine = make_engine(url, busy_s)
+        self._busy_s = busy_s
+        self._writing = threading.Lock()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -169,11 +187,26 @@ class Ledger:
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         with (
+            self._turn(),
             _as_sentence(),
             self._engine.connect().execution_options(immediate=True) as db,
             db.begin(),
         ):
             yield db
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One writer of this process at a time: threads wake each other at once, where SQLite has
+        every one that waits sleep for up to a tenth of a second, and serves them in no order."""
+        if not self._writing.acquire(timeout=self._busy_s / 2):
+            raise LedgerUnavailable(
+                "The ledger cannot be written now: others of this process have waited for it for "
+                f"{self._busy_s / 2:g} s. Is another process holding it?"
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     # Projects
 
@@ -265,8 +298,11 @@ class Ledger:
             )
         return row
 
-    def projects(self, *, connected_only: bool = False) -> list[Row]:
+    def projects(self, *, connected_only: bool = False, server: str | None = None) -> list[Row]:
+        """The projects, of one Label Studio server if it is named."""
         query = select(projects).order_by(projects.c.id)
+        if server is not None:
+            query = query.where(projects.c.server == server)
         if connected_only:
             query = query.where(projects.c.connected)
         with self._read() as db:
@@ -315,19 +351,43 @@ class Ledger:
                 ).mappings()
             )
 
+    def outline_of_events(self, project_id: int, *, whole: str) -> list[Row]:
+        """Of the unhandled events, the first and the last of each action, oldest first.
+
+        A burst that waits for a round to end can be many thousands, and the clock looks every
+        second.
+
+        Args:
+            whole: the action whose events are wanted one and all.
+        """
+        pending = (events.c.project_id == project_id) & ~events.c.handled
+        ends = [
+            select(end(events.c.id)).where(pending).group_by(events.c.action)
+            for end in (func.min, func.max)
+        ]
+        wanted = or_(events.c.id.in_(union(*ends)), events.c.action == whole)
+        with self._read() as db:
+            return list(
+                db.execute(select(events).where(pending, wanted).order_by(events.c.id)).mappings()
+            )
+
     def handle_events(self, event_ids: Sequence[int]) -> None:
         if not event_ids:
             return
         with self._write() as db:
-            db.execute(update(events).where(events.c.id.in_(event_ids)).values(handled=True))
+            # One by one: a statement takes no more than 32,766 values.
+            db.execute(
+                update(events).where(events.c.id == bindparam("done")).values(handled=True),
+                [{"done": event_id} for event_id in event_ids],
+            )
 
     def drop_old_events(self, older_than_s: float) -> None:
+        """Forget the handled events, and of those that nobody came to handle all but the last of
+        each action: that one still says that there is something to look at."""
+        old = events.c.received_at < time.time() - older_than_s
+        last = select(func.max(events.c.id)).group_by(events.c.project_id, events.c.action)
         with self._write() as db:
-            db.execute(
-                delete(events).where(
-                    events.c.handled, events.c.received_at < time.time() - older_than_s
-                )
-            )
+            db.execute(delete(events).where(old, or_(events.c.handled, events.c.id.not_in(last))))
 
     def last_event_at(self, project_id: int) -> float | None:
         with self._read() as db:
@@ -423,6 +483,64 @@ class Ledger:
             ).scalars()
             return [manifest or [] for manifest in found]
 
+    def forget_workings(
+        self, project_id: int, keep: int, keep_manifests: int, versions_kept: Collection[int]
+    ) -> None:
+        """Forget what older rounds worked with: their jobs, problems and manifests, and the
+        quantiles of their publications. Their rows stay, with how they began and ended.
+
+        Args:
+            keep: rounds that keep their jobs and problems; the one that made the serving
+                publication does as well, and an active one keeps all.
+            keep_manifests: newest manifests that stay.
+            versions_kept: versions whose rounds keep their manifest: what they have learnt from.
+        """
+        of_project = rounds.c.project_id == project_id
+        with_manifest = of_project & rounds.c.manifest.is_not(None)
+        newest = select(rounds.c.id).where(of_project).order_by(rounds.c.id.desc()).limit(keep)
+        newest_manifests = (
+            select(rounds.c.id)
+            .where(with_manifest)
+            .order_by(rounds.c.id.desc())
+            .limit(keep_manifests)
+        )
+        serving = select(publications.c.round_id).where(
+            publications.c.project_id == project_id, publications.c.state == "serving"
+        )
+        learnt = select(versions.c.round_id).where(
+            versions.c.project_id == project_id, versions.c.number.in_(versions_kept)
+        )
+        with self._write() as db:
+            old = list(
+                db.execute(
+                    select(rounds.c.id).where(
+                        of_project,
+                        rounds.c.state != "active",
+                        rounds.c.id.not_in(newest),
+                        rounds.c.id.not_in(serving),
+                        # Forgotten already, if it has none.
+                        rounds.c.id.in_(select(parts.c.round_id)),
+                    )
+                ).scalars()
+            )
+            db.execute(delete(parts).where(parts.c.round_id.in_(old)))
+            db.execute(update(rounds).where(rounds.c.id.in_(old)).values(problems=[]))
+            db.execute(
+                update(publications)
+                .where(publications.c.round_id.in_(old))
+                .values(quantiles=[], arm_quantiles=None)
+            )
+            db.execute(
+                update(rounds)
+                .where(
+                    with_manifest,
+                    rounds.c.state != "active",
+                    rounds.c.id.not_in(newest_manifests),
+                    rounds.c.id.not_in(learnt),
+                )
+                .values(manifest=null())
+            )
+
     def fail_round(self, round_id: int, error: str) -> None:
         """End a round with its reason; the publication that serves is left alone.
 
@@ -465,9 +583,14 @@ class Ledger:
 
     # Parts
 
-    def waiting_parts(self) -> list[Row]:
-        """Parts to be delivered now, with their round's project; expired leases come back here."""
+    def waiting_parts(self, server: str | None = None) -> list[Row]:
+        """Parts to be delivered now, with their round's project; expired leases come back here.
+
+        Args:
+            server: only of this Label Studio's projects.
+        """
         now = time.time()
+        ours = true() if server is None else rounds.c.project_id.in_(_projects_of(server))
         with self._write() as db:
             expired = (parts.c.state == "leased") & (parts.c.lease_until < now)
             db.execute(
@@ -483,6 +606,7 @@ class Ledger:
                         parts.c.state == "waiting",
                         parts.c.not_before <= now,
                         rounds.c.state == "active",
+                        ours,
                         or_(
                             parts.c.delivered_at.is_(None),
                             parts.c.delivered_at < now - DELIVER_AGAIN_S,
@@ -502,14 +626,20 @@ class Ledger:
                 .values(deliveries=parts.c.deliveries + 1, delivered_at=time.time())
             )
 
-    def take_part(self, part_id: int, holder: str) -> Row | None:
-        """Lease a part; None if it is done, dropped, or another worker's."""
+    def take_part(self, part_id: int, holder: str, server: str | None = None) -> Row | None:
+        """Lease a part; None if it is done, dropped, or another worker's.
+
+        Args:
+            server: the Label Studio that the holder works with; another's part is not for it.
+        """
         now = time.time()
+        its_rounds = select(rounds.c.id).where(rounds.c.project_id.in_(_projects_of(server or "")))
         with self._write() as db:
             taken = db.execute(
                 update(parts)
                 .where(
                     parts.c.id == part_id,
+                    true() if server is None else parts.c.round_id.in_(its_rounds),
                     or_(
                         parts.c.state == "waiting",
                         (parts.c.state == "leased") & (parts.c.lease_until < now),
@@ -538,21 +668,42 @@ class Ledger:
             )
             return renewed.rowcount == 1
 
-    def release_parts(self, holder_prefix: str) -> None:
-        """Give back what the workers of one host and parent held: they were stopped."""
+    def renew_young_parts(self, holders: Collection[str], younger_than_s: float) -> None:
+        """Keep the leases of parts that these workers took a short while ago."""
+        now = time.time()
         with self._write() as db:
             db.execute(
                 update(parts)
-                .where(parts.c.state == "leased", parts.c.holder.startswith(holder_prefix))
+                .where(
+                    parts.c.state == "leased",
+                    parts.c.holder.in_(holders),
+                    parts.c.started_at > now - younger_than_s,
+                )
+                .values(lease_until=now + LEASE_S)
+            )
+
+    def release_parts(self, holders: Collection[str], *, died: bool) -> None:
+        """Give back at once what these workers held, whose leases nobody renews any more.
+
+        Args:
+            died: they were killed, maybe by what they did; else they were stopped, which is not
+                the part's fault and counts as no attempt.
+        """
+        attempts = parts.c.attempts if died else parts.c.attempts - 1
+        with self._write() as db:
+            db.execute(
+                update(parts)
+                .where(parts.c.state == "leased", parts.c.holder.in_(holders))
                 .values(
-                    state="waiting",
-                    token=None,
-                    holder=None,
-                    lease_until=None,
-                    # Stopping is not the part's fault.
-                    attempts=parts.c.attempts - 1,
+                    state="waiting", token=None, holder=None, lease_until=None, attempts=attempts
                 )
             )
+
+    def holders(self) -> set[str]:
+        """The workers that hold a part now, or held it when they were last heard of."""
+        with self._read() as db:
+            held = select(parts.c.holder).where(parts.c.state == "leased")
+            return set(db.execute(held).scalars())
 
     def retry_part(self, part_id: int, token: str, delay_s: float) -> None:
         with self._write() as db:
@@ -618,37 +769,21 @@ class Ledger:
             _put_evidence(db, row["project_id"], judged, withdrawn)
             values = dict(round_values or {})
             if problems:
-                values["problems"] = [*row["problems"], *problems]
-            open_parts = db.execute(
-                select(func.count())
-                .select_from(parts)
-                .where(
-                    parts.c.round_id == round_id,
-                    parts.c.stage == part["stage"],
-                    parts.c.state != "done",
-                )
-            ).scalar_one()
-            if open_parts == 0:
+                values["problems"] = _bounded([*row["problems"], *problems])
+            stage_ended = _all_done(db, round_id, part["stage"])
+            if stage_ended:
                 timings = dict(row["timings"])
                 timings[part["stage"]] = round(now - row["stage_started_at"], 3)
                 values |= {"timings": timings, "stage_started_at": now}
                 if next_stage is None:
                     values |= {"state": "succeeded", "ended_at": now}
-                    well = projects.c.id == row["project_id"]
-                    if row["kind"] == START:
-                        well &= projects.c.failures == 0  # else training still fails
-                    db.execute(
-                        update(projects)
-                        .where(well)
-                        .values(last_error=None, failures=0, not_before=0.0)
-                    )
-                    _add_event(db, row["project_id"], "ROUND_ENDED", now)
+                    _note_success(db, row, now)
                 else:
                     values["stage"] = next_stage
                     _add_parts(db, round_id, next_stage, next_payloads)
             if values:
                 db.execute(update(rounds).where(rounds.c.id == round_id).values(**values))
-            return open_parts == 0
+            return stage_ended
 
     def parts(self, round_id: int, stage: str | None = None) -> list[Row]:
         query = select(parts).where(parts.c.round_id == round_id).order_by(parts.c.id)
@@ -970,6 +1105,10 @@ def publication_name(version: int, n: int) -> str:
     return f"committee-v{version}.{n}"
 
 
+def _projects_of(server: str) -> Select[tuple[int]]:
+    return select(projects.c.id).where(projects.c.server == server)
+
+
 def project_slug(server: str, studio_id: int, created: int) -> str:
     """A folder name for a project: its numbers and a hash of the server's URL."""
     digest = hashlib.sha256(server.encode()).hexdigest()[:8]
@@ -991,6 +1130,24 @@ def _held(db: Connection, part_id: int, token: str) -> Row:
     return row
 
 
+def _all_done(db: Connection, round_id: int, stage: str) -> bool:
+    undone = db.execute(
+        select(func.count())
+        .select_from(parts)
+        .where(parts.c.round_id == round_id, parts.c.stage == stage, parts.c.state != "done")
+    ).scalar_one()
+    return bool(undone == 0)
+
+
+def _note_success(db: Connection, ended: Row, now: float) -> None:
+    """A round went well: its project need not wait any more, nor tell of an error."""
+    well = projects.c.id == ended["project_id"]
+    if ended["kind"] == START:
+        well &= projects.c.failures == 0  # else training still fails
+    db.execute(update(projects).where(well).values(last_error=None, failures=0, not_before=0.0))
+    _add_event(db, ended["project_id"], "ROUND_ENDED", now)
+
+
 def _add_parts(
     db: Connection, round_id: int, stage: str, payloads: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -1003,6 +1160,15 @@ def _add_parts(
             for number, payload in enumerate(payloads)
         ],
     )
+
+
+def _bounded(problems: Sequence[str]) -> list[str]:
+    """A round's list of problems, and how many more there are: a pool may be unreadable whole."""
+    kept, said = list(problems), 0
+    for problem in problems[KEEP_PROBLEMS:]:
+        before = _AND_MORE.fullmatch(problem)
+        said += 1 if before is None else int(before[1])
+    return kept if said == 0 else [*kept[:KEEP_PROBLEMS], f"And {said} more problems."]
 
 
 def _drop_parts(db: Connection, round_id: int) -> None:

@@ -1,4 +1,4 @@
-"""A process that dies with its parent, however the parent dies."""
+"""Which processes live, and one that dies with its parent, however the parent dies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of that number, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def die_with_parent(parent_pid: int | None = None) -> None:

@@ -14,10 +14,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import BackendError, BadRequest
-from backend.jobs import PREDICT_REST
 from backend.ledger import NO_VERSION, Row
 from backend.preannotate import image_url, label_config_of, pre_annotate, read_image
 from backend.ranking import outside_score
+from backend.rounds import PREDICT_REST
+from backend.standby import load_whole
 from backend.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def predict_tasks(
     tasks: Sequence[tuple[int, Mapping[str, Any]]],
     within_s: float | None = None,
 ) -> list[list[Prediction]]:
-    """Look at tasks with the version that serves.
+    """Look at tasks with the version that serves, or stands in for it.
 
     Args:
         tasks: (id, data) of each.
@@ -127,7 +128,7 @@ def predict_tasks(
     deadline = None if within_s is None else time.monotonic() + within_s
     options = work.options(project)
     config = label_config_of(project["label_config"], options)
-    committee = work.registry.load(project["slug"], publication["version"])
+    committee = load_whole(work, project, publication["version"])
     predictions: list[list[Prediction]] = []
     for task_id, data in tasks:
         wait_s = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())

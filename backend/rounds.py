@@ -15,7 +15,9 @@ from typing import Any
 
 from backend.errors import StudioRefused
 from backend.ledger import NO_VERSION, START, Ledger, Row
+from backend.standby import damage_in_words, damage_of, whole_version
 from backend.studio import Project, Stamp
+from backend.upkeep import keep_queue
 from backend.workplace import Workplace
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,18 @@ PATIENCE_S = 60.0
 RECONCILE_S = 120.0
 """Label Studio never repeats a lost webhook: without any event, look this often."""
 
-ASK_AGAIN_S = 60.0
-"""A check that was asked for and never came is asked for again after this."""
+ASK_AGAIN_S = 20.0
+"""A check that was asked for and never came is asked for again after this, if it waits nowhere."""
+
+AFTER_FAILURE_S = (5.0, 60.0)
+"""Least and longest wait after a check that failed, while events ask for one: doubling between
+them, so that a Label Studio that struggles is not held under."""
 
 CONNECTED = "CONNECTED"
 """Event: a project with labels was connected; they start a round at once, unless one has them."""
+
+PREDICT_REST = "PREDICT_REST"
+"""Event: tasks that a /predict had no time for; the clock hands it on, and no check handles it."""
 
 FORCING = frozenset({"START_TRAINING", "RETRAIN"})
 """Events that start a training round at once, however few the labels."""
@@ -73,6 +82,12 @@ def check_is_due(project: Row, pending: Sequence[Row], active: bool, now: float)
     asked, checked = project["check_asked_at"] or 0.0, project["checked_at"] or 0.0
     if asked > checked and now - asked < ASK_AGAIN_S:
         return False
+    # A check that succeeds handles the events before it, unless training backs off.
+    if pending and pending[0]["received_at"] < checked:
+        least, longest = AFTER_FAILURE_S
+        wait = min(max(checked - pending[0]["received_at"], least), longest)
+        if now - checked < wait:
+            return False
     if any(event["action"] in FORCING or event["action"] == CONNECTED for event in pending):
         return True
     if project["paused"]:
@@ -120,62 +135,51 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
     active = work.ledger.active_round(project_id)
     if active is not None and active["kind"] != START:
         return None
-    pending = work.ledger.pending_events(project_id)
+    pending = [
+        event for event in work.ledger.pending_events(project_id) if event["action"] != PREDICT_REST
+    ]
     judged = {each["task_id"] for each in work.ledger.evidence(project_id)}
     now = time.time()
-    try:
-        project = work.studio.project(row["studio_id"])
-    except StudioRefused as error:
-        if error.studio_status != 404:
-            raise
-        work.ledger.update_project(
-            project_id,
-            connected=False,
-            last_error=f"Label Studio has no project {row['studio_id']} any more.",
-        )
-        return None
-    if project.created != row["created"]:
-        work.ledger.update_project(
-            project_id,
-            connected=False,
-            last_error=(
-                f"Project {row['studio_id']} was made anew in Label Studio since it was "
-                f"connected: run `python -m backend connect --project {row['studio_id']}`."
-            ),
-        )
+    project = _find_project(work, row)
+    if project is None:
         return None
     _heed_label_studio(work, row, project)
+    # A start round may be publishing just now.
+    gone = keep_queue(work, row, project) if active is None else 0
     stamps = work.studio.stamps(project.id)
     states = label_states(stamps)
     options = work.options(row)
     # Here, and not only by the next training round: without enough labels there is none.
-    if gone := judged - states.keys():
-        work.ledger.withdraw_evidence(project_id, gone)
-    changed = count_changes(states, work.ledger.last_manifest(project_id))
-    left = _ranked_left(work, project_id, stamps)
+    if unlabelled := judged - states.keys():
+        work.ledger.withdraw_evidence(project_id, unlabelled)
+    seen = _Seen(
+        row,
+        project,
+        actions=frozenset(event["action"] for event in pending),
+        retrain_every=options.retrain_every or work.settings.retrain_every,
+        changed=count_changes(states, work.ledger.last_manifest(project_id)),
+        left=max(0, _ranked_left(work, project_id, stamps) - gone),
+        touched=len(stamps),
+        teaching=sum(not is_audit(row["slug"], task, options.audit_fraction) for task in states),
+    )
     work.ledger.update_project(
         project_id,
         title=project.title,
         label_config=project.label_config,
         labelled=len(states),
-        changed=changed,
-        ranked_left=left,
+        changed=seen.changed,
+        ranked_left=seen.left,
+        # Of those that were deleted, as many may come again.
+        pool=min(row["pool"], project.task_number),
+        last_error=_standing_error(work, project_id),
         checked_at=now,
-    )
-    seen = _Seen(
-        row,
-        project,
-        frozenset(event["action"] for event in pending),
-        options.retrain_every or work.settings.retrain_every,
-        changed,
-        left,
-        len(stamps),
-        sum(not is_audit(row["slug"], task, options.audit_fraction) for task in states),
     )
     why = _why_train(seen)
     if why is not None:
         if active is not None:
-            _make_way(work, row, active)
+            # The version that is about to be made ranks better. `clean` removes what it leaves:
+            # the registry brings torch, and training would wait for that.
+            work.ledger.cancel_round(active["id"], "A training round became due.")
         started = work.ledger.start_round(project_id, "train", why, "collect", {})
     elif active is not None:
         started = None
@@ -185,6 +189,40 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
     if started is not None or asked or now >= row["not_before"]:
         work.ledger.handle_events([event["id"] for event in pending])
     return started
+
+
+def _standing_error(work: Workplace, project_id: int) -> str | None:
+    """What is still wrong though Label Studio has answered: a damaged version, or that the last
+    round failed. What a check before this one met is over."""
+    ledger, row = work.ledger, work.ledger.project(project_id)
+    promoted = ledger.promoted_version(project_id)
+    if promoted is not None and (damage := damage_of(work, row, promoted["number"])):
+        instead = whole_version(work, row, promoted["number"])
+        return damage_in_words(promoted["number"], damage, instead)
+    # While training fails, a start round that succeeded since has mended nothing.
+    last = ledger.last_round(project_id, state="failed" if row["failures"] else None)
+    return last["error"] if last is not None and last["state"] == "failed" else None
+
+
+def _find_project(work: Workplace, row: Row) -> Project | None:
+    """Label Studio's side of a project; None, and it is not connected any more, if that is gone."""
+    number = row["studio_id"]
+    try:
+        project = work.studio.project(number)
+    except StudioRefused as error:
+        if error.studio_status != 404:
+            raise
+        work.studio.whoami()  # a proxy that has lost Label Studio says 404 to everything
+        said = f"Label Studio has no project {number} any more."
+    else:
+        if project.created == row["created"]:
+            return project
+        said = (
+            f"Project {number} was made anew in Label Studio since it was connected: "
+            f"run `python -m backend connect --project {number}`."
+        )
+    work.ledger.update_project(row["id"], connected=False, last_error=said)
+    return None
 
 
 @dataclass(frozen=True)
@@ -233,12 +271,6 @@ def _why_train(seen: _Seen) -> str | None:
     return f"{seen.changed} labels changed since the last round ({seen.retrain_every} start one)"
 
 
-def _make_way(work: Workplace, row: Row, active: Row) -> None:
-    """End a start round: the version that is about to be made ranks better."""
-    if work.ledger.cancel_round(active["id"], "A training round became due."):
-        work.registry.drop_round(row["slug"], active["id"])
-
-
 def _start_ranking(ledger: Ledger, seen: _Seen) -> Row | None:
     project_id = seen.row["id"]
     promoted = ledger.promoted_version(project_id)
@@ -270,7 +302,7 @@ def _why_start(ledger: Ledger, seen: _Seen) -> str | None:
 
 
 def _is_vain(ledger: Ledger, last: Row, seen: _Seen) -> bool:
-    """Whether a start round would most likely end as the last one did: without a queue."""
+    """Whether a round would most likely end as the last one did: without a queue."""
     chosen = [part["result"] for part in ledger.parts(last["id"], "choose") if part["result"]]
     if any(seen.project.task_number > result["pool"] for result in chosen):
         return False
@@ -303,6 +335,9 @@ def _why_rank(ledger: Ledger, seen: _Seen, promoted: Row) -> str | None:
     # A round that succeeded without publishing found nothing to rank, and would again.
     if behind and last is not None and last["state"] == "failed":
         return f"version {promoted['number']} is not published yet"
+    unlabelled = seen.project.task_number > seen.touched
+    if serving is None and unlabelled and not (last is not None and _is_vain(ledger, last, seen)):
+        return "Label Studio holds no queue of ours"
     if serving is not None and _runs_out(seen, serving):
         return f"only {seen.left} ranked tasks left"
     return None

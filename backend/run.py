@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -113,6 +114,7 @@ class Child:
         self._started = 0.0
         self._failures = 0
         self._restart_at = 0.0
+        self._was_ready = False
 
     @property
     def pid(self) -> int:
@@ -122,8 +124,7 @@ class Child:
     def start(self) -> None:
         """Start it. From the main thread: the kernel ties a child to the thread it came from."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
-            self.log.replace(self.log.with_suffix(".1.log"))
+        self._cut_log()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *self._command],
@@ -136,6 +137,14 @@ class Child:
                 start_new_session=True,
             )
         self._started = time.monotonic()
+        self._was_ready = False
+
+    def _cut_log(self) -> None:
+        """Move what is in a long log to the one before it. The child writes on into the same file,
+        at its end, so it is copied and emptied, never renamed; a line may be lost between."""
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            shutil.copyfile(self.log, self.log.with_suffix(".1.log"))
+            os.truncate(self.log, 0)
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -160,8 +169,14 @@ class Child:
             return "".join(f"  | {line.rstrip()}\n" for line in deque(file, lines))
 
     def look_after(self, say: Callable[[str], None]) -> None:
-        """Start it again if it ended, later each time it ends soon."""
+        """Keep its log short; start it again if it ended or never got ready, later each time it
+        ends soon."""
         if self.alive():
+            self._cut_log()
+            self._was_ready = self._was_ready or self.ready()
+            if not self._was_ready and time.monotonic() - self._started > self.limit_s:
+                say(f"{self.name} was not ready after {self.limit_s:g} s, so it is ended.")
+                self._kill_group()
             return
         if self._process is not None:
             if time.monotonic() - self._started > STEADY_S:

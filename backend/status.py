@@ -107,6 +107,7 @@ def round_status(ledger: Ledger, project_id: int, active: Row | None) -> Json | 
         "started": row["started_at"],
         "progress": _progress(parts) if active else None,
         "eta_s": eta_s(ledger, active, parts) if active else None,
+        "again_in_s": again_in_s(parts) if active else None,
         "error": row["error"],
         "problems": row["problems"],
         "timings": row["timings"],
@@ -137,6 +138,16 @@ def eta_s(ledger: Ledger, active: Row, parts: Sequence[Row]) -> float | None:
     if any(stage not in before for stage in following):
         return None
     return round(this_stage + sum(before[stage] for stage in following), 1)
+
+
+def again_in_s(parts: Sequence[Row]) -> float | None:
+    """Seconds until a part that failed is tried again; None where none waits for that."""
+    waits = [
+        part["not_before"] - time.time()
+        for part in parts
+        if part["state"] == "waiting" and part["attempts"] > 0
+    ]
+    return round(max(0.0, min(waits)), 1) if waits else None
 
 
 def process_status(row: Row) -> Json:
@@ -215,6 +226,8 @@ def _round_in_words(found: Json) -> str:
         outcome = found["state"] + (f": {found['error']}" if found["error"] else "")
         return f"{found['id']} ({found['kind']}) {outcome}" + (f" ({times})" if times else "")
     eta = "" if found["eta_s"] is None else f", about {found['eta_s']:.0f} s to go"
+    if found["again_in_s"] is not None:
+        eta = f", interrupted, again in {found['again_in_s']:.0f} s"
     return (
         f"{found['id']} ({found['kind']}): {found['stage']}, {found['progress']:.0%}{eta}; "
         f"started because {found['reason']}" + (f" ({times})" if times else "")

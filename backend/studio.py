@@ -42,6 +42,7 @@ NO_ANSWER = (
     requests.ConnectionError,
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
 )
 # An access token lives 300 s; a call that starts now may wait this long before it is checked.
 REFRESH_BEFORE_S = 60.0
@@ -54,6 +55,8 @@ PROJECTS_PAGE = 100
 BODIES_PAGE = 25
 # Django refuses more files than this in one form (DATA_UPLOAD_MAX_NUMBER_FILES).
 FILES_PER_UPLOAD = 100
+# They go into the URL, of which proxies take 8 kB and Label Studio's own server 64 kB.
+IDS_PER_QUERY = 400
 # Label Studio refuses a request above 250 MB.
 BYTES_PER_UPLOAD = 100_000_000
 
@@ -191,8 +194,9 @@ class Studio:
         which ``connect`` sees to).
         """
         fields = "id,data,total_annotations,cancelled_annotations"
-        for row in self._list_tasks(project_id, PAGE, ids, include=fields):
-            yield _task(row)
+        for some in [None] if ids is None else _chunks(sorted(set(ids)), IDS_PER_QUERY):
+            for row in self._list_tasks(project_id, PAGE, some, include=fields):
+                yield _task(row)
 
     def task(self, task_id: int) -> Task:
         """One task. If it has no prediction, Label Studio asks the backend for one first."""
@@ -407,7 +411,7 @@ class Studio:
         answer = self._request("GET", path, None, None, self.timeout_s, stream=True)
         if answer.status_code >= 400:
             with answer:
-                raise self._refusal("GET", path, answer)
+                raise self._refusal("GET", path.partition("?")[0], answer)
         return answer
 
     # How a call is made
@@ -439,7 +443,7 @@ class Studio:
             page: dict[str, str | int] = {
                 "project": project_id,
                 "page_size": page_size,
-                "query": json.dumps(query),
+                "query": json.dumps(query, separators=(",", ":")),
             }
             answer = self._get("/api/tasks/", {**page, **parameters})
             rows = answer["tasks"]
@@ -525,9 +529,9 @@ class Studio:
                 wait = None if slow else next(waits, None)
                 if wait is None:
                     raise StudioUnreachable(
-                        f"Label Studio at {self.url} did not answer {method} {path} within "
-                        f"{timeout_s:g} s ({type(error).__name__}): is it running, and is "
-                        "LABEL_STUDIO_URL right?"
+                        f"Label Studio at {self.url} did not answer {method} "
+                        f"{path.partition('?')[0]} within {timeout_s:g} s "
+                        f"({type(error).__name__}): is it running, and is LABEL_STUDIO_URL right?"
                     ) from error
                 time.sleep(wait)
                 continue
@@ -553,7 +557,8 @@ class Studio:
         return cast(requests.Session, self._local.session)
 
     def _refusal(self, method: str, path: str, answer: requests.Response) -> StudioRefused:
-        detail = _detail(answer)
+        # A server under test or in between may echo what it was sent.
+        detail = self._token.hide(_detail(answer))
         status = answer.status_code
         if status == 401 and "legacy token authentication has been disabled" in detail:
             text = (
@@ -589,6 +594,12 @@ class _Token(AuthBase):
         request.headers["Authorization"] = f"{scheme} {token}"
         return request
 
+    def hide(self, text: str) -> str:
+        """``text`` without our tokens."""
+        for token in (self._api_key, self._access):
+            text = text.replace(token, "***") if token else text
+        return text
+
     def forget(self) -> None:
         """Exchange the token again before the next request."""
         with self._lock:
@@ -620,7 +631,8 @@ class _Token(AuthBase):
             ) from error
         if answer.status_code in (400, 401):
             raise StudioRefused(
-                f"Label Studio does not take our personal access token ({_detail(answer)}): it "
+                "Label Studio does not take our personal access token "
+                f"({self.hide(_detail(answer))}): it "
                 "was revoked or has expired. Make a new one under Account & Settings and set "
                 "LABEL_STUDIO_API_KEY to it.",
                 401,
@@ -685,6 +697,11 @@ def _parts(files: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes
         size += len(content)
     if part:
         yield part
+
+
+def _chunks(values: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(values), most):
+        yield values[start : start + most]
 
 
 def _detail(answer: requests.Response) -> str:

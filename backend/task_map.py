@@ -49,7 +49,7 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
         UnknownProject: its project is not connected.
         ImageRefused: its image cannot be read.
     """
-    from backend.stages import mask_of
+    from backend.stages.collect import mask_of
     from training.uncertainty_figure import write_map
 
     row, task = find_task(work, task_id)

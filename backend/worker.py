@@ -1,7 +1,7 @@
 """Workers: a parent that keeps the clock, and RQ workers that fork a horse for each job.
 
 The parents import neither torch nor any engine: a fork must start small, and a horse brings what
-its job needs. Horses run niced, since two cores must serve while they train.
+its job needs. Horses step back from the cores, since two must serve while they train.
 """
 
 from __future__ import annotations
@@ -9,65 +9,111 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from redis.exceptions import RedisError
 from rq import Worker
-from rq.exceptions import InvalidJobOperation
 from rq.serializers import JSONSerializer
 
 from backend.errors import LedgerUnavailable
 from backend.heartbeat import Heartbeat
-from backend.jobs import ALLOWED, Clock, open_queue
-from backend.lifeline import die_with_parent
+from backend.jobs import Clock, forget_workers, known_workers, open_queue
+from backend.ledger import LEASE_S, Ledger
+from backend.lifeline import die_with_parent, is_running
+from backend.priority import yield_to_serving
+from backend.queued import OurJob
 from backend.settings import Settings
 from backend.workplace import Workplace
 
 log = logging.getLogger(__name__)
 
-NICE = 10
-"""Training and scoring yield to the web and to Label Studio."""
-
 TICK_S = 1.0
+
+STARTING_S = 120.0
+"""So long a parent renews the leases of its workers' parts: where others keep all cores busy, a
+horse may not come to it while it imports torch. Afterwards one that is silent hangs."""
+
+_NAME = re.compile(r"(.+)-(\d+)-\d+")  # as of worker_name
 
 
 class CommitteeWorker(Worker):
     """An RQ worker that runs our jobs and nothing else, in horses that die with it."""
 
+    job_class = OurJob
+    # RQ's own minute would let a round wait that long for a Redis that is back.
+    max_connection_wait_time = 5.0
+    ledger: Ledger | None = None
+
     def main_work_horse(self, job: Any, queue: Any) -> None:
-        die_with_parent(os.getppid())
-        os.nice(NICE)
+        # Its number as it was before the fork: after it, the parent may have gone already.
+        die_with_parent(self.pid)
+        yield_to_serving()
         super().main_work_horse(job, queue)
 
-    def perform_job(self, job: Any, queue: Any, execution: Any) -> bool:
-        if job.func_name not in ALLOWED:
-            error = InvalidJobOperation(f"{job.func_name} is no job of this project; refused.")
-            log.error("%s", error)
-            self.handle_job_failure(job, queue, exc_string=str(error), execution=execution)
-            return False
-        return bool(super().perform_job(job, queue, execution))
+    def execute_job(self, job: Any, queue: Any) -> None:
+        try:
+            super().execute_job(job, queue)
+        finally:
+            # However the horse ended, nobody is at work any more on what it held.
+            if self.ledger is not None:
+                _release(self.ledger, {self.name})
+
+    def maintain_heartbeats(self, job: Any, execution: Any) -> None:
+        try:
+            super().maintain_heartbeats(job, execution)
+        except RedisError as error:
+            # The horse needs the ledger alone; to end with Redis would end its work too.
+            log.warning("worker %s works on without Redis: %s", self.name, error)
 
 
 def run_single(settings: Settings, name: str) -> None:
     """One RQ worker, until its parent ends."""
-    die_with_parent()
+    parent = _parent_of(name)
+    die_with_parent(None if parent is None else parent[1])
     work = Workplace(settings)
     random.seed()
     queue = open_queue(work)
-    CommitteeWorker(
+    worker = CommitteeWorker(
         [queue],
         name=name,
         connection=work.redis,
         serializer=JSONSerializer,
         # A dead worker's job is the ledger's to repeat; Redis needs a broom only.
         maintenance_interval=60,
-    ).work(logging_level="WARNING")
+    )
+    worker.ledger = work.ledger
+    worker.work(logging_level="WARNING")
+
+
+def worker_name(host: str, parent_pid: int, number: int) -> str:
+    """The name of a parent's worker, which holds its parts in the ledger."""
+    return f"{host}-{parent_pid}-{number}"
+
+
+def _parent_of(name: str) -> tuple[str, int] | None:
+    """(host, process number) of the parent of a worker; None if its name is not of our making."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else (found[1], int(found[2]))
+
+
+def _release(ledger: Ledger, names: Collection[str]) -> None:
+    """What workers that died held waits again at once, and not only when its lease runs out."""
+    try:
+        ledger.release_parts(names, died=True)
+    except LedgerUnavailable as error:
+        log.warning("what %s held waits for its lease: %s", ", ".join(names), error)
+    finally:
+        ledger.close()  # a connection of SQLite must not be open when the next horse is forked
 
 
 class WorkerParent:
@@ -81,9 +127,10 @@ class WorkerParent:
         self._settings = settings
         self._count = count
         self._work = Workplace(settings)
-        self._prefix = f"{socket.gethostname()}-{os.getpid()}-"
+        self._host = socket.gethostname()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._started = 0
+        self._vouched_at = float("-inf")
         self._stop = threading.Event()
         self._alive = Path(settings.data_dir) / "run" / f"worker-{os.getpid()}.alive"
 
@@ -96,10 +143,12 @@ class WorkerParent:
         clock = Clock(self._work)
         heartbeat = Heartbeat(self._work.ledger, "worker", f"{self._count} jobs side by side")
         log.info("%d workers, clock ticking", self._count)
+        self._bury(self._orphaned())
         try:
             while not self._stop.is_set():
                 self._keep_children()
                 clock.tick()
+                self._vouch()
                 heartbeat.beat()
                 self._alive.touch()
                 self._stop.wait(TICK_S)
@@ -110,18 +159,67 @@ class WorkerParent:
         self._stop.set()
 
     def _keep_children(self) -> None:
-        for name, child in list(self._children.items()):
-            if child.poll() is not None:
-                log.warning("worker %s ended with %s: starting another", name, child.returncode)
-                del self._children[name]
+        ended = {name for name, child in self._children.items() if child.poll() is not None}
+        for name in ended:
+            status = self._children.pop(name).returncode
+            log.warning("worker %s ended with %s: starting another", name, status)
+        self._bury(ended)
+        if len(self._children) < self._count and not self._redis_answers():
+            return  # a worker without its Redis would end at once, and the next, and the next
         while len(self._children) < self._count:
             # A new name each time: the old one is still registered in Redis.
-            name = f"{self._prefix}{self._started}"
+            name = worker_name(self._host, os.getpid(), self._started)
             self._started += 1
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", "backend", "worker", "--single", name],
                 start_new_session=True,
             )
+
+    def _vouch(self) -> None:
+        """Keep what the workers took of late, whose deaths would have been seen."""
+        if not self._children or time.monotonic() - self._vouched_at < LEASE_S / 6:
+            return
+        self._vouched_at = time.monotonic()
+        try:
+            self._work.ledger.renew_young_parts(set(self._children), STARTING_S)
+        except LedgerUnavailable as error:
+            log.warning("leases not renewed: %s", error)
+
+    def _orphaned(self) -> set[str]:
+        """The workers of parents that were killed on this machine.
+
+        Those of our own number too: a container that starts again gives the same ones.
+        """
+        names = self._work.ledger.holders()
+        try:
+            names |= known_workers(open_queue(self._work))
+        except RedisError as error:
+            log.warning("RQ will forget its dead workers itself: %s", error)
+        parents = {name: _parent_of(name) for name in names}
+        return {
+            name
+            for name, parent in parents.items()
+            if parent is not None
+            and parent[0] == self._host
+            and (parent[1] == os.getpid() or not is_running(parent[1]))
+        }
+
+    def _bury(self, names: Collection[str]) -> None:
+        """Take from workers that died what they held, in the ledger and in Redis."""
+        if not names:
+            return
+        _release(self._work.ledger, names)
+        try:
+            forget_workers(open_queue(self._work), names)
+        except RedisError as error:
+            log.warning("RQ will forget %s and their jobs itself: %s", ", ".join(names), error)
+
+    def _redis_answers(self) -> bool:
+        try:
+            return bool(self._work.redis.ping())
+        except RedisError as error:
+            log.warning("no worker starts without Redis: %s", error)
+            return False
 
     def _shut_down(self, heartbeat: Heartbeat) -> None:
         for child in self._children.values():
@@ -131,7 +229,7 @@ class WorkerParent:
             child.wait()
         self._alive.unlink(missing_ok=True)
         try:
-            self._work.ledger.release_parts(self._prefix)
+            self._work.ledger.release_parts(set(self._children), died=False)
             heartbeat.end()
         except LedgerUnavailable as error:
             log.warning("leaving without a word to the ledger: %s", error)

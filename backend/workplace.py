@@ -6,13 +6,14 @@ only by those who ask for it, so that the command line and a worker's parent sta
 
 from __future__ import annotations
 
+import hmac
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backend.images import ImageFetcher
 from backend.ledger import Ledger
 from backend.options import ProjectOptions, parse_options
-from backend.settings import Settings
+from backend.settings import Settings, load_secrets
 from backend.studio import Studio
 from training.config import NETWORKS
 
@@ -60,7 +61,13 @@ class Workplace:
             self.settings.registry_path,
             engine=self.settings.engine,
             own_network=network if network not in NETWORKS else None,
+            seal=self._seal(),
         )
+
+    def _seal(self) -> bytes:
+        """A key of this DATA_DIR, derived from one of its passwords and not telling it."""
+        password = load_secrets(self.settings.data_dir)["valkey_password"]
+        return hmac.digest(password.encode(), b"compiled members", "sha256")
 
     @cached_property
     def redis(self) -> Redis:

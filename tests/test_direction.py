@@ -17,6 +17,7 @@ LAYERS = ("_wsgi", "backend", "training", "acquisition")
 # processes, and the doctor Label Studio too, whether they answer.
 SPEAK_HTTP = {
     "backend/studio.py",
+    "backend/addresses.py",
     "backend/images.py",
     "backend/run.py",
     "backend/surroundings.py",

@@ -13,10 +13,10 @@ import torch
 
 from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
-from backend import stages
 from backend.evidence import due_evidence, trust_of, truth_for
 from backend.ledger import Row, upgrade
 from backend.settings import Settings
+from backend.stages import collect, judge
 from backend.workplace import Workplace
 from tests.training.discs import CLASSES, disc_examples
 from training import registry
@@ -150,7 +150,7 @@ class Round:
         ledger = self.work.ledger
         round_ = ledger.start_round(self.id, "train", "labels", "collect", {})
         assert round_ is not None
-        due = stages._due_evidence(self.work, ledger.project(self.id), manifest)
+        due = collect._due_evidence(self.work, ledger.project(self.id), manifest)
         [part] = ledger.waiting_parts()
         taken = ledger.take_part(part["id"], "test")
         assert taken is not None
@@ -167,7 +167,7 @@ class Round:
         taken = ledger.take_part(part["id"], "test")
         assert taken is not None
         round_ = ledger.round(round_["id"])
-        outcome = stages.judge(self.work, round_, taken["payload"], lambda _share: None)
+        outcome = judge.judge(self.work, round_, taken["payload"], lambda _share: None)
         assert [payload["member"] for payload in outcome.next_payloads] == [0, 1]
         ledger.finish_part(
             taken["id"],
@@ -202,7 +202,7 @@ def labels(*task_ids: int, stamp: str = "old") -> dict[int, tuple[str, Example]]
 def test_a_label_was_made_when_its_first_annotation_was() -> None:
     two = [[1, "2026-11-24T09:00:10Z"], [2, "2026-11-24T09:00:00.500000Z"]]
     manifest = [entry(1, annotations=two), entry(2, annotations=[])]
-    assert stages.labelled_at(manifest) == {1: 1795510800.5}
+    assert judge.labelled_at(manifest) == {1: 1795510800.5}
 
 
 def test_an_audit_is_judged_and_has_no_say(round_: Round) -> None:

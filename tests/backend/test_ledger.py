@@ -205,11 +205,40 @@ def test_what_a_stopped_parent_s_workers_held_waits_again_at_once(
     ledger.mark_delivered(ledger.waiting_parts()[0]["id"])
     take_id = ledger.parts(ledger.round(1)["id"])[0]["id"]
     assert ledger.take_part(take_id, "host-12-0") is not None
-    ledger.release_parts("host-1-")
+    assert ledger.holders() == {"host-12-0"}
+    ledger.release_parts({"host-1-0"}, died=False)
     assert ledger.waiting_parts() == []
-    ledger.release_parts("host-12-")
+    ledger.release_parts({"host-12-0"}, died=False)
     (part,) = ledger.waiting_parts()
     assert part["attempts"] == 0
+    assert ledger.holders() == set()
+
+
+def test_what_a_killed_worker_held_waits_again_at_once_and_its_attempt_counts(
+    ledger: Ledger, project: Row
+) -> None:
+    start(ledger, project)
+    part = take(ledger, "host-12-0")
+    ledger.release_parts({"host-12-0"}, died=True)
+    (waiting,) = ledger.waiting_parts()
+    assert (waiting["id"], waiting["attempts"]) == (part["id"], 1)
+    with pytest.raises(LeaseLost):
+        finish(ledger, part, "judge")
+
+
+def test_a_parent_keeps_what_its_workers_took_of_late_and_nothing_else(
+    ledger: Ledger, project: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "LEASE_S", -1.0)
+    start(ledger, project)
+    part = take(ledger, "host-12-0")
+    monkeypatch.setattr(ledger_module, "LEASE_S", 30.0)
+    ledger.renew_young_parts({"host-13-0"}, 300)
+    ledger.renew_young_parts({"host-12-0"}, -1.0)  # taken longer ago than that
+    assert ledger.parts(part["round_id"])[0]["lease_until"] == part["lease_until"]
+    ledger.renew_young_parts({"host-12-0"}, 300)
+    assert ledger.waiting_parts() == []
+    assert finish(ledger, part, "judge")
 
 
 def test_a_retried_part_waits_its_time(ledger: Ledger, project: Row) -> None:

@@ -51,8 +51,9 @@ def test_a_burst_of_labels_is_waited_out() -> None:
 
 
 def test_a_steady_stream_of_labels_does_not_put_a_check_off_for_ever() -> None:
-    assert not due(project(), event(PATIENCE_S - 1), event(1))
-    assert due(project(), event(PATIENCE_S), event(1))
+    seen = project(checked_at=NOW - PATIENCE_S - 1, check_asked_at=NOW - PATIENCE_S - 2)
+    assert not due(seen, event(PATIENCE_S - 1), event(1))
+    assert due(seen, event(PATIENCE_S), event(1))
 
 
 @pytest.mark.parametrize("action", ["START_TRAINING", "RETRAIN", "CONNECTED"])

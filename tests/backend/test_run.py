@@ -89,6 +89,27 @@ def test_a_child_that_ends_starts_again_and_says_its_last_words(
     assert "| up" in said[0]
 
 
+def test_a_child_that_started_again_and_is_never_ready_starts_once_more(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
+    log = tmp_path / "child.log"
+    hangs = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child = Child("part", hangs, log, os.environ, lambda child: False, limit_s=0.2)
+    started.append(child)
+    child.start()
+    first = child.pid
+    said: list[str] = []
+
+    def again() -> bool:
+        child.look_after(said.append)
+        return child.alive() and child.pid != first
+
+    wait_until(again, 20, "its second start")
+    assert said[0] == "part was not ready after 0.2 s, so it is ended."
+    assert "part ended (signal 9); it starts again in 0.05 s" in said[-1]
+
+
 def test_a_child_that_ends_at_once_waits_longer_each_time(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +242,7 @@ def test_label_studio_gets_none_of_our_names_and_no_password_on_its_command_line
     tmp_path: Path,
 ) -> None:
     kept = load_secrets(tmp_path)
-    ours = {"HOST": "0.0.0.0", "PORT": "9090", "DATA_DIR": "x", "PATH": "/bin"}  # noqa: S104
+    ours = {"HOST": "0.0.0.0", "PORT": "9090", "DATA_DIR": "x", "PATH": "/bin"}
     environment = label_studio_environment(ours, tmp_path, kept)
     assert not {"HOST", "PORT", "DATA_DIR"} & environment.keys()
     assert environment["PATH"] == "/bin"

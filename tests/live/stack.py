@@ -65,6 +65,8 @@ class Stack:
     valkey: ValkeyServer
     web: Process
     worker: Process
+    folder: Path
+    environment: Mapping[str, str]
 
     @property
     def url(self) -> str:
@@ -73,6 +75,15 @@ class Stack:
     @property
     def auth(self) -> tuple[str, str]:
         return self.settings.basic_auth_user, self.settings.basic_auth_pass.get_secret_value()
+
+    def start_again(self, role: str) -> Process:
+        """ "serve" or "worker", on the same data and port as the one that ended."""
+        process = _start(role, self.folder, self.environment)
+        if role == "serve":
+            self.web = process
+        else:
+            self.worker = process
+        return process
 
     def stop(self) -> None:
         """End everything that was started here."""
@@ -162,13 +173,18 @@ class TinyProject:
         return [row["task_id"] for row in self.stack.work.ledger.ranking(serving["id"])]
 
 
-def start_stack(folder: Path, label_studio: LabelStudio, **settings: Any) -> Stack:
+def start_stack(
+    folder: Path, label_studio: LabelStudio, *, keep_jobs: bool = False, **settings: Any
+) -> Stack:
     """Start Valkey, web and worker on free ports, all state in ``folder``; wait until healthy.
+
+    Args:
+        keep_jobs: Valkey keeps its jobs on the disk too.
 
     Raises:
         ServerFailed: one of them did not come up; the ends of the logs are in the message.
     """
-    valkey = start_valkey(_made(folder / "valkey"))
+    valkey = start_valkey(_made(folder / "valkey"), kept=keep_jobs)
     port = free_port()
     given: dict[str, Any] = {
         "data_dir": folder / "data",
@@ -192,10 +208,11 @@ def start_stack(folder: Path, label_studio: LabelStudio, **settings: Any) -> Sta
     loaded = load_settings(_env_file=None, **given)
     processes: list[Process] = []
     try:
-        for role in ("serve", "worker"):
-            command = [sys.executable, "-m", "backend", role]
-            processes.append(Process(command, folder / f"{role}.log", environment, cwd=ROOT))
-        stack = Stack(loaded, Workplace(loaded), label_studio, valkey, *processes)
+        processes += (_start(role, folder, environment) for role in ("serve", "worker"))
+        web, worker = processes
+        stack = Stack(
+            loaded, Workplace(loaded), label_studio, valkey, web, worker, folder, environment
+        )
         wait_until(lambda: _healthy(stack), START_LIMIT_S, "web and worker to be healthy")
     except BaseException as error:
         tails = "\n".join(process.tail() for process in processes)
@@ -206,6 +223,11 @@ def start_stack(folder: Path, label_studio: LabelStudio, **settings: Any) -> Sta
             raise ServerFailed(f"{error}\n{tails}") from error
         raise
     return stack
+
+
+def _start(role: str, folder: Path, environment: Mapping[str, str]) -> Process:
+    command = [sys.executable, "-m", "backend", role]
+    return Process(command, folder / f"{role}.log", environment, cwd=ROOT)
 
 
 def _made(folder: Path) -> Path:

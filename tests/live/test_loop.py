@@ -19,9 +19,9 @@ from click.testing import CliRunner
 
 from backend.cli import cli
 from backend.ledger import Row
+from backend.priority import NICE
 from backend.rounds import check_project
 from backend.studio import Studio
-from backend.worker import NICE
 from tests.live.servers import LabelStudio
 from tests.live.stack import Stack, TinyProject, make_project, start_stack
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import psutil
 import pytest
 import requests
 from PIL import Image
+from redis import Redis
+from redis.exceptions import RedisError
 from rich.console import Console
 
 from backend import demo
@@ -125,7 +127,7 @@ def test_one_command_brings_everything_up_and_takes_everything_down(
     roles = [one["role"] for one in json.loads(running.backend("status", "--json"))["processes"]]
     assert {"web", "worker"} <= set(roles)
     _a_second_one_refuses(running)
-    _a_crashed_web_comes_back(running)
+    _whatever_crashes_comes_back(running)
     _ctrl_c_leaves_nothing(running)
     again = Running(running.data_dir, tmp_path / "again.log", "--images", str(images)).wait()
     try:
@@ -176,19 +178,50 @@ def _a_second_one_refuses(running: Running) -> None:
     assert "`make run` is at work on" in done.stdout
 
 
-def _a_crashed_web_comes_back(running: Running) -> None:
-    first = running.child("_wsgi:app")
+def _whatever_crashes_comes_back(running: Running) -> None:
+    settings = running.settings()
+    web, label_studio = settings.backend_url, settings.label_studio()[0]
+
+    def answers(url: str) -> bool:
+        try:
+            return requests.get(f"{url}/health", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def pongs() -> bool:
+        try:
+            with Redis.from_url(settings.redis()) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    def works() -> bool:
+        parent = running.child("backend worker")
+        return (settings.data_dir / "run" / f"worker-{parent.pid}.alive").exists()
+
+    for name, part, ready in (
+        ("web", "_wsgi:app", lambda: answers(web)),
+        ("worker", "backend worker", works),
+        ("Valkey", "valkey-server", pongs),
+        ("Label Studio", "bin/label-studio", lambda: answers(label_studio)),
+    ):
+        _crash(running, name, part, ready)
+
+
+def _crash(running: Running, name: str, part: str, ready: Callable[[], bool]) -> None:
+    first = running.child(part)
+    family = [first, *first.children(recursive=True)]
     first.kill()
 
     def back() -> bool:
         try:
-            answer = requests.get(f"{running.settings().backend_url}/health", timeout=5)
-            return answer.status_code == 200 and running.child("_wsgi:app").pid != first.pid
-        except (requests.RequestException, StopIteration, psutil.NoSuchProcess):
+            return running.child(part).pid != first.pid and ready()
+        except (StopIteration, psutil.NoSuchProcess):
             return False
 
-    wait_until(back, 60, "the web's second start")
-    assert "web ended (signal 9)" in running.process.log.read_text()
+    wait_until(back, START_LIMIT_S, f"the second start of {name}")
+    assert gone(family, 5), f"something survived the kill -9 of {name}"
+    assert f"{name} ended (signal 9)" in running.process.log.read_text()
 
 
 def _ctrl_c_leaves_nothing(running: Running) -> None:

@@ -1,0 +1,71 @@
+"""A job as it comes out of Redis: one of our functions, numbers, a time limit, and nothing else.
+
+Whoever can write to Redis writes jobs. RQ would import and call the callbacks that a job names,
+some of them in the worker's own process and before any job runs, and would send the web requests
+that it asks for. So what our jobs do not have is not read, and a job that is not ours is none.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+from rq.utils import decode_redis_hash
+
+log = logging.getLogger(__name__)
+
+ALLOWED = frozenset(
+    f"backend.jobs.{function}" for function in ("check", "run_part", "predict_rest", "clean")
+)
+"""All that a worker runs, whatever stands in Redis."""
+
+_READ = frozenset(
+    {
+        *("data", "origin", "description", "status", "worker_name", "timeout", "ttl"),
+        *("created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat"),
+        *("result_ttl", "failure_ttl", "enqueue_at_front"),
+    }
+)
+"""The fields of ours. Among the others are callbacks, webhooks, dependencies, retries, repeats."""
+
+MAX_DATA_BYTES = 64 * 1024
+"""The ids of the largest /predict are some kilobytes; zlib makes at most 64 MiB of these."""
+
+
+class OurJob(Job):
+    """An RQ job that is one of ours, or does not exist."""
+
+    def restore(self, raw_data: dict[bytes | str, Any]) -> None:
+        """Take over what Redis holds.
+
+        Raises:
+            NoSuchJobError: it is no job of ours; RQ then passes it over.
+        """
+        try:
+            fields = decode_redis_hash(raw_data)
+            if len(fields.get("data", b"")) > MAX_DATA_BYTES:
+                raise ValueError(f"its data are longer than {MAX_DATA_BYTES} bytes")
+            super().restore({name: value for name, value in fields.items() if name in _READ})
+            _check(self)
+        # Whatever a stranger's bytes make of RQ's reading, an AssertionError for one: it must not
+        # end the worker, which would meet the same job again.
+        except Exception as error:
+            said = str(error)[:200] or type(error).__name__
+            log.error("job %.80r in Redis is none of ours (%s): passed over", self.id, said)
+            raise NoSuchJobError(f"no job of ours: {said}") from error
+
+
+def _check(job: Job) -> None:
+    if job.func_name not in ALLOWED or job.instance is not None:
+        raise ValueError(f"it names {job.func_name!r}")
+    if job.kwargs or not isinstance(job.args, list) or not all(map(_is_plain, job.args)):
+        raise ValueError("its arguments are not numbers")
+
+
+def _is_plain(argument: Any) -> bool:
+    """A number or a list of numbers: all that our jobs are told."""
+    if isinstance(argument, list):
+        return all(type(each) is int for each in argument)
+    return type(argument) is int

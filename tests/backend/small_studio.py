@@ -1,0 +1,132 @@
+"""A Label Studio of one project, as far as a round asks it, over real sockets; its pool is as large
+as wanted. The real one takes minutes to be filled with a hundred thousand tasks."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+
+LABEL_CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image"><Label value="dark"/><Label value="bright"/></BrushLabels>
+</View>"""
+CREATED = "2026-01-02T03:04:05Z"
+CREATED_S = 1767323045
+LONGEST_LINE = 65536  # of Label Studio's own server
+
+
+class SmallStudio:
+    """Answers as Label Studio does. ``annotated`` tasks are the first ones by id.
+
+    Args:
+        tasks: how many there are; their ids count from 1.
+        image: the bytes of each one's image.
+    """
+
+    def __init__(self, tasks: int, annotated: int = 0, image: bytes = b"") -> None:
+        self.tasks, self.annotated, self.image = tasks, annotated, image
+        self.model_version = ""
+        self.predictions: dict[str, int] = {}
+        self.longest_line = 0
+        studio = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                studio.longest_line = max(studio.longest_line, len(self.requestline))
+                answer = studio.answer(self.command, self.path, body)
+                self.send_response(201 if self.command == "POST" else 200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names that the base calls
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                """Keep the tests' output clean."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, method: str, path: str, body: bytes) -> bytes:
+        parts = urlsplit(path)
+        route = re.sub(r"\d+", "N", parts.path).rstrip("/")
+        if route == "/api/projects/N":
+            if method == "PATCH":
+                self.model_version = orjson.loads(body).get("model_version", self.model_version)
+            return orjson.dumps(self._project())
+        if route == "/api/projects/N/import/predictions":
+            rows = orjson.loads(body)
+            for row in rows:
+                version = row["model_version"]
+                self.predictions[version] = self.predictions.get(version, 0) + 1
+            return orjson.dumps({"created": len(rows)})
+        if route == "/api/projects/N/model-versions":
+            if method == "DELETE":
+                del self.predictions[orjson.loads(body)["model_version"]]
+            return orjson.dumps(self.predictions)
+        if route == "/api/tasks":
+            return self._page(parse_qs(parts.query))
+        if route == "/api/dm/views":
+            return orjson.dumps([] if method == "GET" else {"id": 1})
+        if route == "/data/upload/N/field.png":
+            return self.image
+        raise ValueError(f"nobody asks a Label Studio for {method} {path}")
+
+    def _project(self) -> dict[str, object]:
+        return {
+            "id": 1,
+            "title": "Large",
+            "created_at": CREATED,
+            "label_config": LABEL_CONFIG,
+            "sampling": "Uncertainty sampling",
+            "model_version": self.model_version,
+            "maximum_annotations": 1,
+            "task_number": self.tasks,
+        }
+
+    def _page(self, parameters: dict[str, list[str]]) -> bytes:
+        query, size = orjson.loads(parameters["query"][0]), int(parameters["page_size"][0])
+        filters = {item["filter"]: item["value"] for item in query["filters"]["items"]}
+        after = filters["filter:tasks:id"] + 1
+        last = self.annotated if "filter:tasks:annotations_ids" in filters else self.tasks
+        ids: range | list[int] = range(after, last + 1)
+        if "selectedItems" in query:
+            ids = sorted(set(query["selectedItems"]["included"]).intersection(ids))
+        rows = [self._task(task_id) for task_id in ids[:size]]
+        return orjson.dumps({"tasks": rows, "total": len(ids)})
+
+    def _task(self, task_id: int) -> dict[str, object]:
+        annotated = int(task_id <= self.annotated)
+        stamp = {"id": task_id, "updated_at": CREATED, "was_cancelled": False}
+        return {
+            "id": task_id,
+            "data": {"image": f"/data/upload/{task_id}/field.png"},
+            "total_annotations": annotated,
+            "cancelled_annotations": 0,
+            "annotations": [stamp] * annotated,
+        }
+
+
+@contextmanager
+def small_studio(tasks: int, annotated: int = 0, image: bytes = b"") -> Iterator[SmallStudio]:
+    studio = SmallStudio(tasks, annotated, image)
+    try:
+        yield studio
+    finally:
+        studio.close()

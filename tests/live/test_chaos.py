@@ -1,0 +1,194 @@
+"""kill -9 of everything at every stage, in turn and at random, while an annotator works.
+
+In `make test` some four minutes; CHAOS_S lengthens the random part (`make soak`), and `-s` shows
+the figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from backend.ledger import Row
+from tests.live.chaos import (
+    IN_TURN,
+    TRAINING,
+    VICTIMS,
+    Annotator,
+    Chaos,
+    start_chaos,
+    stop_chaos,
+)
+from tests.live.servers import wait_until
+from training.registry import Registry
+
+CHAOS_S = float(os.environ.get("CHAOS_S", "180"))
+"""How long the blows go on, in seconds; first comes each of them in turn, however long it takes."""
+
+AT_RANDOM_S = 25.0
+"""The least for those by chance."""
+
+RECOVERY_LIMIT_S = 60.0
+"""No limit on speed: a round that waits for RQ's maintenance, or for a person, waits for longer."""
+
+RETRAIN_EVERY = 8
+SEED = 20260728
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(CHAOS_S + 1200)]
+
+
+@dataclass
+class Outcome:
+    """What was left when all was quiet again."""
+
+    chaos: Chaos
+    annotator: Annotator
+    last: Row
+
+
+@pytest.fixture(scope="module")
+def chaos(label_studio_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
+    started = start_chaos(
+        tmp_path_factory.mktemp("chaos"),
+        label_studio_template,
+        images=36,
+        seed=SEED,
+        retrain_every=RETRAIN_EVERY,
+    )
+    yield started
+    stop_chaos(started)
+
+
+@pytest.fixture(scope="module")
+def outcome(chaos: Chaos) -> Outcome:
+    """The blows, then a last round over all that was labelled."""
+    ends_at = time.monotonic() + CHAOS_S
+    learning = {cell for cell in IN_TURN if cell[0] in TRAINING}
+    chaos.in_turn(IN_TURN - learning, when_idle=chaos.want_order)
+    chaos.project.label(*chaos.project.few(RETRAIN_EVERY - 2))
+    annotator = Annotator(chaos, chaos.stack.label_studio.second, SEED)
+    annotator.start()
+    chaos.in_turn(learning, when_idle=chaos.press_start)
+    chaos.at_random(until=max(ends_at, time.monotonic() + AT_RANDOM_S))
+    annotator.end()
+    last = _last_round(chaos)
+    print(f"\n{chaos.report(annotator)}")
+    return Outcome(chaos, annotator, last)
+
+
+def _last_round(chaos: Chaos) -> Row:
+    """A training round that began when all labels were there, and nothing is asked for since."""
+    labelled_at = time.time()
+
+    def ended() -> Row | None:
+        row = chaos.stack.last_train(chaos.project)
+        if row is None or row["started_at"] < labelled_at:
+            chaos.press_start()
+            return None
+        quiet = chaos.at_work()[0] is None and not chaos.ledger.pending_events(chaos.project.row_id)
+        return row if quiet else None
+
+    return chaos.stack.wait(ended, "the last round to end, and all to be quiet")
+
+
+def test_every_stage_was_hit_by_every_blow_while_it_was_at_work(outcome: Outcome) -> None:
+    hits = outcome.chaos.hits()
+    assert {cell for cell in IN_TURN if not hits[cell]} == set()
+    how = Counter(blow.how for blow in outcome.chaos.blows if blow.held)
+    assert {"Valkey, empty afterwards", "Valkey, its jobs kept"} <= how.keys()
+    assert {"gunicorn's master", "one of gunicorn's workers"} <= how.keys()
+    by_chance = [blow for blow in outcome.chaos.blows if blow.phase == "at random"]
+    assert {blow.victim for blow in by_chance} <= set(VICTIMS)
+    assert by_chance
+
+
+def test_a_round_goes_on_within_a_minute_of_any_blow(outcome: Outcome) -> None:
+    late = [blow for blow in outcome.chaos.blows if blow.recovered_s > RECOVERY_LIMIT_S]
+    assert late == []
+
+
+def test_no_round_failed_of_it(outcome: Outcome) -> None:
+    ended = [(row["id"], row["state"], row["error"]) for row in outcome.chaos.rounds()]
+    assert [row for row in ended if row[1] not in ("succeeded", "cancelled")] == []
+
+
+def test_nobody_s_open_task_was_refused(outcome: Outcome) -> None:
+    assert outcome.annotator.refused == []
+    assert outcome.annotator.submitted > 0
+    assert outcome.annotator.with_prediction > 0
+
+
+def test_every_annotation_is_in_the_last_manifest(outcome: Outcome) -> None:
+    chaos = outcome.chaos
+    held = {
+        (task_id, stamp.annotation_id, stamp.updated_at)
+        for task_id, stamps in chaos.stack.work.studio.stamps(chaos.project.id).items()
+        for stamp in stamps
+        if not stamp.skipped
+    }
+    used = {
+        (entry["task"], annotation_id, updated_at)
+        for entry in outcome.last["manifest"]
+        for annotation_id, updated_at in entry["annotations"]
+    }
+    assert used == held
+    assert len(held) >= outcome.annotator.submitted
+
+
+def test_every_version_is_whole(outcome: Outcome) -> None:
+    chaos = outcome.chaos
+    slug = chaos.ledger.project(chaos.project.row_id)["slug"]
+    registry = Registry(chaos.stack.settings.registry_path)
+    versions = registry.versions(slug)
+    assert versions
+    for number in versions:
+        folder = registry.version_path(slug, number)
+        for name, checksum in registry.files(slug, number).items():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
+    promoted = chaos.ledger.promoted_version(chaos.project.row_id)
+    assert promoted["number"] in versions
+
+
+def test_one_publication_serves_and_label_studio_has_it_without_doubles(outcome: Outcome) -> None:
+    chaos = outcome.chaos
+    publications = chaos.ledger.publications(chaos.project.row_id)
+    (serving,) = [row for row in publications if row["state"] == "serving"]
+    assert chaos.stack.work.studio.project(chaos.project.id).model_version == serving["name"]
+    ranked = chaos.project.ranking()
+    assert len(ranked) == serving["length"] == serving["stored"]
+    for task in chaos.stack.work.studio.tasks(chaos.project.id):
+        rows = chaos.stack.work.studio.predictions(task.id)
+        of_it = [row for row in rows if row["model_version"] == serving["name"]]
+        assert len(of_it) == 1 if task.id in ranked else len(of_it) <= 1
+
+
+def test_every_event_is_handled(outcome: Outcome) -> None:
+    assert outcome.chaos.ledger.pending_events(outcome.chaos.project.row_id) == []
+
+
+def test_no_job_and_no_process_is_left_without_a_parent(outcome: Outcome) -> None:
+    chaos = outcome.chaos
+    wait_until(lambda: chaos.jobs_in_redis() == [], 60, f"{chaos.jobs_in_redis()} to be gone")
+    assert chaos.orphans() == []
+    assert chaos.stack.horses() == []
+
+
+def test_the_order_that_is_served_is_the_ranking(outcome: Outcome) -> None:
+    chaos = outcome.chaos
+    labelled = chaos.stack.work.studio.stamps(chaos.project.id)
+    left = [task_id for task_id in chaos.project.ranking() if task_id not in labelled]
+    served = []
+    for _ in left[:3]:
+        task = outcome.annotator.open_next()
+        assert task is not None
+        served.append(task["id"])
+        outcome.annotator.submit(task)
+    assert served == left[:3]
+    assert outcome.annotator.refused == []

@@ -1,0 +1,368 @@
+"""What a laboratory's months bring: a Redis that is away, a Label Studio that is slow, refuses, is
+restarted or restored from a backup, a damaged version. Real servers; only the trouble is made.
+
+The tests follow each other: they are one history of one project.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backend import doctor, jobs
+from backend.app import build_app
+from backend.ledger import Row
+from backend.rounds import count_changes, label_states
+from backend.status import project_status
+from tests.live.history import History, record_history
+from tests.live.proxy import Fault, Proxy, every_way_to_fail
+from tests.live.servers import LabelStudio, start_label_studio, start_valkey
+from tests.live.stack import Stack, TinyProject, make_project, start_stack
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+
+INITIAL = 6
+
+
+@dataclass
+class Site:
+    """A Label Studio of our own, which is met through a proxy alone, and a system that meets it."""
+
+    server: LabelStudio
+    proxy: Proxy
+    stack: Stack
+
+    def start_again(self) -> None:
+        port = int(self.server.url.rsplit(":", 1)[1])
+        self.server = start_label_studio(self.server.data_dir, port=port)
+
+    @property
+    def database(self) -> Path:
+        return self.server.data_dir / "label_studio.sqlite3"
+
+    def told(self, project: TinyProject) -> str | None:
+        """The last error, as ``status`` shows it."""
+        row = self.stack.work.ledger.project(project.row_id)
+        error: str | None = project_status(self.stack.work.ledger, row)["last_error"]
+        return error
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, label_studio_template: Path) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("faults")
+    server = start_label_studio(folder / "label-studio", template=label_studio_template)
+    proxy = Proxy(server.url)
+    stack = start_stack(folder / "stack", server, label_studio_url=proxy.url)
+    site = Site(server, proxy, stack)
+    with pytest.MonkeyPatch.context() as patch:
+        # What a job of ours reads when the test itself runs it.
+        for name in ("data_dir", "label_studio_url", "redis_url", "basic_auth_user"):
+            patch.setenv(name.upper(), str(getattr(stack.settings, name)))
+        patch.setenv("LABEL_STUDIO_API_KEY", server.api_key)
+        patch.setenv("BASIC_AUTH_PASS", stack.auth[1])
+        patch.setattr("backend.studio.RETRY_AFTER_S", (0.05,))
+        yield site
+    stack.stop()
+    proxy.close()
+    site.server.stop()
+
+
+@pytest.fixture(scope="module")
+def project(site: Site) -> TinyProject:
+    """Its first version serves. A lone member is promoted if it is sane, however the last did."""
+    made = make_project(site.stack, "faults", 12, members=1)
+    made.label(*made.few(INITIAL))
+    site.stack.work.ledger.add_event(made.row_id, "RETRAIN")
+    row = site.stack.await_round(made)
+    assert (row["state"], row["error"]) == ("succeeded", None)
+    return made
+
+
+def name_of(serving: Row | None) -> str:
+    assert serving is not None
+    return str(serving["name"])
+
+
+class TestRedis:
+    def test_what_came_while_it_was_away_is_done_when_it_is_back(
+        self, site: Site, tmp_path: Path
+    ) -> None:
+        stack = site.stack
+        lonely = make_project(stack, "faults lonely", 1)
+        ledger = stack.work.ledger
+        stack.wait(lambda: ledger.project(lonely.row_id)["checked_at"], "the first check")
+        port = int(re.search(r":(\d+)/", stack.valkey.url)[1])  # type: ignore[index]
+        stack.valkey.stop()
+        try:
+            key = stack.work.studio.project(lonely.id).key
+            answer = stack.post("/webhook", {"action": "START_TRAINING", "project": key})
+            assert answer.status_code == 201
+            stack.wait(
+                lambda: "missed a tick" in stack.worker.tail() or None, "the clock to notice"
+            )
+            assert stack.worker.alive()
+            (event,) = ledger.pending_events(lonely.row_id)
+            assert event["action"] == "START_TRAINING"
+            assert stack.last_train(lonely) is None
+        finally:
+            stack.valkey = start_valkey(tmp_path, port=port)
+        # Nothing is labelled: the round that was asked for ends by saying so.
+        row = stack.await_round(lonely)
+        assert row["state"] == "failed"
+        assert "A round needs labels on at least 2 images, got 0" in row["error"]
+        assert site.told(lonely) == row["error"]
+
+
+class TestALockedLedger:
+    def test_loses_no_label(self, site: Site, project: TinyProject) -> None:
+        ledger = site.stack.work.ledger
+        jobs.check(project.row_id)
+        before = ledger.project(project.row_id)["changed"]
+        task_id = project.few(INITIAL)[0]
+        (annotation,) = site.stack.work.studio.annotations(task_id)
+        lock = sqlite3.connect(site.stack.settings.ledger_path, isolation_level=None)
+        try:
+            lock.execute("BEGIN IMMEDIATE")
+            # Label Studio's own webhook meets the lock as well, inside this very call.
+            site.stack.work.studio.update_annotation(
+                annotation["id"], result=project.result(task_id)
+            )
+            key = site.stack.work.studio.project(project.id).key
+            answer = site.stack.post("/webhook", {"action": "START_TRAINING", "project": key})
+            assert answer.status_code == 503
+            assert "The ledger cannot be read or written now" in answer.json()["error"]
+        finally:
+            lock.close()
+        assert ledger.pending_events(project.row_id) == []
+        jobs.check(project.row_id)
+        assert ledger.project(project.row_id)["changed"] == before + 1
+
+
+SAID = {
+    "500": "answered 500 to GET",
+    "502": "answered 502 to GET",
+    "401": "does not know our token",
+    "403": "does not allow our user",
+    "404 to everything": "answered 404 to GET",
+    "429": "answered 429 to GET",
+    "a page instead of JSON": "something other than JSON",
+    "JSON of another shape": "The look at Label Studio failed: KeyError",
+    "a list instead of an object": "The look at Label Studio failed: TypeError",
+    "cut connections": "did not answer GET",
+}
+
+
+class TestALabelStudioInTrouble:
+    @pytest.mark.parametrize("trouble", every_way_to_fail())
+    def test_is_told_and_forgotten_when_it_is_over(
+        self, site: Site, project: TinyProject, trouble: str
+    ) -> None:
+        before = name_of(project.serving())
+        with site.proxy.failing(every_way_to_fail()[trouble]()):
+            jobs.check(project.row_id)
+        told = site.told(project)
+        assert told is not None
+        assert SAID[trouble] in told
+        assert site.stack.work.ledger.project(project.row_id)["connected"]
+        jobs.check(project.row_id)
+        assert site.told(project) is None
+        assert name_of(project.serving()) == before
+
+    def test_that_takes_5_s_for_each_answer_holds_nobody_up(
+        self, site: Site, project: TinyProject
+    ) -> None:
+        studio = site.stack.work.studio
+        key, schema = studio.project(project.id).key, studio.project(project.id).label_config
+        looked_at = site.stack.work.ledger.project(project.row_id)["checked_at"]
+        slow = Fault(delay_s=5)
+        with site.proxy.failing(slow):
+            check = threading.Thread(target=jobs.check, args=(project.row_id,))
+            check.start()
+            body = {"project": key, "schema": schema, "extra_params": {}}
+            answer = site.stack.post("/setup", body)
+            assert answer.json() == {"model_version": name_of(project.serving())}
+            event = {"action": "LABEL_LINK_CREATED", "project": key}
+            assert site.stack.post("/webhook", event).status_code == 201
+            assert check.is_alive()
+            check.join()
+        assert slow.met >= 3
+        assert site.told(project) is None
+        assert site.stack.work.ledger.project(project.row_id)["checked_at"] > looked_at
+
+
+class TestARestart:
+    def test_is_met_again_without_a_hand(
+        self, site: Site, project: TinyProject, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """Down when training is asked for; then no images for a while, then a lost answer."""
+        stack, more = site.stack, [t for t in project.tasks if t not in project.few(INITIAL)][:2]
+        _back_up(site.database, tmp_path_factory.getbasetemp() / "backup.sqlite3")
+        project.label(*more)
+        key = stack.work.studio.project(project.id).key
+        site.server.stop()
+        answer = stack.post("/webhook", {"action": "START_TRAINING", "project": key})
+        assert answer.status_code == 201
+        told = stack.wait(lambda: site.told(project), "status to tell of it")
+        assert "did not answer GET" in told
+        no_images = Fault(status=503, path="/data/upload/", times=5)
+        lost = Fault(cut=True, path="/import/predictions", times=1)
+        with site.proxy.failing(no_images, lost):
+            site.start_again()
+            row = stack.await_round(project, 2)
+        assert (row["state"], row["error"], row["problems"]) == ("succeeded", None, [])
+        assert (no_images.met, lost.met) == (5, 1)
+        parts = stack.work.ledger.parts(row["id"])
+        assert {p["stage"] for p in parts if p["attempts"] > 1} >= {"collect", "publish"}
+        assert site.told(project) is None
+        # What Label Studio had stored before its answer was lost is not stored again.
+        held = stack.work.studio.model_versions(project.id)
+        ours = {name: count for name, count in held.items() if name.startswith("committee-v2.")}
+        serving = project.serving()
+        assert serving is not None
+        assert ours == {"committee-v2.1": serving["length"]}
+
+
+class TestARestoredBackup:
+    """The backup is from before the second round: its labels, and its queue, are gone."""
+
+    def test_is_noticed_and_a_queue_made_anew(
+        self, site: Site, project: TinyProject, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        stack, studio = site.stack, site.stack.work.studio
+        assert name_of(project.serving()) == "committee-v2.1"
+        site.server.stop()
+        shutil.copy(tmp_path_factory.getbasetemp() / "backup.sqlite3", site.database)
+        site.start_again()
+        assert studio.project(project.id).model_version == "committee-v1.1"
+
+        jobs.check(project.row_id)
+        ledger = stack.work.ledger
+        manifest = ledger.last_manifest(project.row_id)
+        states = label_states(studio.stamps(project.id))
+        assert ledger.project(project.row_id)["changed"] == count_changes(states, manifest) == 2
+        row = ledger.active_round(project.row_id)
+        assert row is not None
+        assert (row["kind"], row["reason"]) == ("rank", "Label Studio holds no queue of ours")
+        stack.wait(lambda: ledger.round(row["id"])["state"] == "succeeded" or None, "the ranking")
+        assert name_of(project.serving()) == "committee-v2.2"
+        assert studio.project(project.id).model_version == "committee-v2.2"
+        assert set(project.ranking()) == set(project.tasks) - states.keys()
+        found = doctor.examine(stack.work, [project.id])
+        assert [f for f in found if f.project == project.id and f.severity == "error"] == []
+
+    def test_a_queue_that_is_there_and_not_served_is_served_again(
+        self, site: Site, project: TinyProject
+    ) -> None:
+        """As a backup from between the import and the switch leaves it, or a connection by hand."""
+        studio = site.stack.work.studio
+        for other in ("committee-v1.1", ""):
+            studio.update_project(project.id, model_version=other, sampling="Uniform sampling")
+            jobs.check(project.row_id)
+            mended = studio.project(project.id)
+            assert (mended.model_version, mended.sampling) == (
+                "committee-v2.2",
+                "Uncertainty sampling",
+            )
+        assert site.stack.work.ledger.active_round(project.row_id) is None
+
+    def test_tasks_that_are_gone_are_not_left_in_the_queue(
+        self, site: Site, project: TinyProject
+    ) -> None:
+        ledger = site.stack.work.ledger
+        left = ledger.project(project.row_id)["ranked_left"]
+        site.stack.work.studio.delete_task(project.ranking()[-1])
+        jobs.check(project.row_id)
+        row = ledger.project(project.row_id)
+        assert (row["ranked_left"], row["pool"]) == (left - 1, len(project.tasks) - 1)
+
+
+class TestADamagedVersion:
+    def test_is_refused_and_the_one_before_it_looks(self, site: Site, project: TinyProject) -> None:
+        stack, work = site.stack, site.stack.work
+        row = work.ledger.project(project.row_id)
+        member = work.registry.version_path(row["slug"], 2) / "member-00.safetensors"
+        whole = member.read_bytes()
+        member.write_bytes(whole[: len(whole) // 2])
+        shown = work.studio.project(project.id)
+        task = next(iter(work.studio.tasks(project.id)))
+        body = {"tasks": [{"id": task.id, "data": task.data}], "project": shown.key}
+        app = build_app(stack.settings)  # a web that has not loaded the version yet
+        with app.test_client() as web:
+            answer = web.post("/predict", json=body, auth=stack.auth)
+        assert answer.status_code == 200
+        ((prediction,),) = answer.json["results"]
+        assert prediction["model_version"] == "committee-v2.2"
+        app.extensions["committee"].close()
+
+        jobs.check(project.row_id)
+        told = site.told(project)
+        assert told is not None
+        assert "Version 2 is damaged, so version 1 looks at new images" in told
+        assert str(member) in told
+        codes = {f.code: f for f in doctor.examine(work, [project.id]) if f.severity == "error"}
+        assert codes["version-damaged"].fixable
+
+        ranked = work.ledger.start_round(project.row_id, "rank", "a test's", "choose", {})
+        assert ranked is not None
+        stack.wait(
+            lambda: work.ledger.round(ranked["id"])["state"] != "active" or None, "the ranking"
+        )
+        done = work.ledger.round(ranked["id"])
+        assert (done["state"], done["problems"]) == ("succeeded", [told])
+        assert name_of(project.serving()) == "committee-v1.2"
+        jobs.check(project.row_id)
+        assert site.told(project) == told  # a round that went well has not mended it
+
+        member.write_bytes(whole)
+        jobs.check(project.row_id)
+        assert site.told(project) is None
+
+
+@pytest.fixture(scope="module")
+def history(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
+    """What annotators did, and the webhooks that Label Studio sent of it."""
+    folder = tmp_path_factory.mktemp("history")
+    with record_history(site.server.url, site.server.api_key, folder) as recorded:
+        yield recorded
+
+
+class TestWebhooks:
+    @settings(
+        max_examples=25,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(data=st.data())
+    def test_lost_doubled_or_out_of_order_end_in_the_same_state(
+        self, history: History, data: st.DataObject
+    ) -> None:
+        numbers = st.integers(0, len(history.events) - 1)
+        came = data.draw(st.lists(numbers, max_size=2 * len(history.events)))
+        for retrain_every in (3, 1000):
+            expected = history.outcome([], retrain_every)
+            assert history.outcome(came, retrain_every) == expected
+
+    def test_a_day_late_change_nothing(self, history: History) -> None:
+        assert history.events
+        everything = range(len(history.events))
+        assert history.late(everything, retrain_every=3) == (history.outcome([], 3).changed, 0)
+
+
+def _back_up(database: Path, to: Path) -> None:
+    """By SQLite itself, as an operator's nightly job does: whole, though Label Studio runs."""
+    source, target = sqlite3.connect(database), sqlite3.connect(to)
+    try:
+        source.backup(target)
+    finally:
+        source.close()
+        target.close()

@@ -1,0 +1,334 @@
+"""Workers that are killed, and what they held: a real Valkey, real processes, no Label Studio."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from rq import Queue
+from rq.executions import Execution
+from rq.serializers import JSONSerializer
+from sqlalchemy import update
+
+from backend import rounds
+from backend.jobs import Clock, forget_workers, known_workers, open_queue
+from backend.ledger import Ledger, Row, upgrade
+from backend.settings import Settings, load_settings
+from backend.tables import parts
+from backend.worker import CommitteeWorker, worker_name
+from backend.workplace import Workplace
+from tests.live.servers import ROOT, Process, ValkeyServer, free_port, start_valkey, wait_until
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(200)]
+
+START_LIMIT_S = 90.0
+HOST = socket.gethostname()
+
+# Settings of a process as a dictionary, and what starts one with them.
+Given = dict[str, Any]
+StartWorker = Callable[..., Process]
+
+
+@pytest.fixture
+def deaf_studio() -> Iterator[str]:
+    """A Label Studio that takes a call and never answers: whoever asks it is at work for long."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def given(tmp_path: Path, valkey: ValkeyServer, deaf_studio: str) -> Given:
+    return {
+        "data_dir": tmp_path / "data",
+        "redis_url": valkey.url,
+        "label_studio_url": deaf_studio,
+        "label_studio_api_key": "0" * 40,
+    }
+
+
+@pytest.fixture
+def settings(given: Given) -> Settings:
+    made = load_settings(_env_file=None, **given)
+    upgrade(made.ledger_url)
+    return made
+
+
+@pytest.fixture
+def work(settings: Settings) -> Iterator[Workplace]:
+    opened = Workplace(settings)
+    yield opened
+    opened.close()
+    opened.redis.close()
+
+
+@pytest.fixture
+def project(work: Workplace) -> Row:
+    return work.ledger.ensure_project(work.server, 7, 1795468845, title="Urine")
+
+
+@pytest.fixture
+def start_worker(given: Given, tmp_path: Path) -> Iterator[StartWorker]:
+    """``start_worker(*arguments, **other settings)`` runs `python -m backend worker`."""
+    started: list[Process] = []
+
+    def start(*arguments: str, **others: object) -> Process:
+        environment = {name.upper(): str(value) for name, value in {**given, **others}.items()}
+        command = [sys.executable, "-m", "backend", "worker", *arguments]
+        started.append(Process(command, tmp_path / "worker.log", environment, cwd=ROOT))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def ended_pid() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def start_round(ledger: Ledger, project: Row) -> int:
+    """A round whose first part waits; the part's number."""
+    round_ = ledger.start_round(project["id"], "train", "asked for", "collect", {})
+    assert round_ is not None
+    number: int = ledger.parts(round_["id"])[0]["id"]
+    return number
+
+
+def hold_for_an_hour(ledger: Ledger, part_id: int) -> None:
+    """So that nobody can have it because its lease ran out."""
+    with ledger._write() as db:
+        db.execute(
+            update(parts).where(parts.c.id == part_id).values(lease_until=time.time() + 3600)
+        )
+
+
+def attempts(ledger: Ledger, part_id: int) -> int:
+    (part,) = ledger.parts(1)
+    assert part["id"] == part_id
+    number: int = part["attempts"]
+    return number
+
+
+def jobs_begun(queue: Queue) -> list[str]:
+    begun: list[str] = queue.started_job_registry.get_job_ids(cleanup=False)
+    return begun
+
+
+def worker_of(queue: Queue, name: str) -> CommitteeWorker:
+    return CommitteeWorker(
+        [queue], name=name, connection=queue.connection, serializer=JSONSerializer
+    )
+
+
+def begin_as(queue: Queue, name: str) -> None:
+    """A worker of that name takes the job at the head of the queue, and is heard of no more."""
+    worker = worker_of(queue, name)
+    worker.register_birth()
+    found = worker.dequeue_job_and_maintain_ttl(timeout=5)
+    assert found is not None
+    job, _ = found
+    execution: Execution = worker.prepare_execution(job)
+    assert execution.worker_name == name
+
+
+def test_a_restarted_parent_takes_back_what_its_killed_forerunner_held(
+    work: Workplace, project: Row, start_worker: StartWorker
+) -> None:
+    part_id = start_round(work.ledger, project)
+    queue, dead = open_queue(work), worker_name(HOST, ended_pid(), 3)
+    Clock(work).tick()
+    begin_as(queue, dead)
+    assert work.ledger.take_part(part_id, dead) is not None
+    hold_for_an_hour(work.ledger, part_id)
+    first = jobs_begun(queue)
+    start_worker("--workers", "1")
+    wait_until(lambda: attempts(work.ledger, part_id) == 2, START_LIMIT_S, "the part to be taken")
+    assert dead not in known_workers(queue)
+    assert not set(first) & set(jobs_begun(queue))
+
+
+def test_a_part_of_a_living_parent_on_this_or_any_other_machine_is_left_alone(
+    work: Workplace, project: Row, start_worker: StartWorker
+) -> None:
+    part_id = start_round(work.ledger, project)
+    assert work.ledger.take_part(part_id, worker_name("elsewhere", ended_pid(), 0)) is not None
+    hold_for_an_hour(work.ledger, part_id)
+    other = work.ledger.ensure_project(work.server, 8, 1795468846)
+    round_ = work.ledger.start_round(other["id"], "train", "asked for", "collect", {})
+    assert round_ is not None
+    (theirs,) = work.ledger.parts(round_["id"])
+    living = worker_name(HOST, os.getpid(), 0)
+    assert work.ledger.take_part(theirs["id"], living) is not None
+    hold_for_an_hour(work.ledger, theirs["id"])
+    process = start_worker("--workers", "1")
+    wait_until(
+        lambda: psutil.Process(process.pid).children(), START_LIMIT_S, "the parent's first worker"
+    )
+    assert work.ledger.holders() == {worker_name_of(work.ledger, 1), living}
+    assert attempts(work.ledger, part_id) == 1
+
+
+def worker_name_of(ledger: Ledger, round_id: int) -> str:
+    name: str = ledger.parts(round_id)[0]["holder"]
+    return name
+
+
+@pytest.mark.parametrize("victim", ["horse", "worker"])
+def test_what_a_killed_horse_or_worker_held_is_taken_again_at_once(
+    work: Workplace, project: Row, start_worker: StartWorker, victim: str
+) -> None:
+    """Not when the lease runs out: RQ worker and parent see the death, and say so."""
+    part_id = start_round(work.ledger, project)
+    parent = start_worker("--workers", "1")
+
+    def horse() -> psutil.Process | None:
+        if attempts(work.ledger, part_id) == 0:
+            return None
+        single = psutil.Process(parent.pid).children()
+        return next((h for worker in single for h in worker.children()), None)
+
+    found = wait_until(horse, START_LIMIT_S, "a horse at work")
+    assert found is not None
+    hold_for_an_hour(work.ledger, part_id)
+    (found if victim == "horse" else psutil.Process(found.ppid())).kill()
+    wait_until(lambda: attempts(work.ledger, part_id) == 2, START_LIMIT_S, "the part to be taken")
+    wait_until(lambda: not psutil.pid_exists(found.pid), START_LIMIT_S, "the horse to be gone")
+
+
+SLOW_IMPORT = """
+import sys
+from backend import jobs
+from backend.settings import load_settings
+from backend.workplace import Workplace
+from tests.live.servers import wait_until
+
+ledger = Workplace(load_settings()).ledger
+
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name != "backend.stages":
+            return None
+        def renewed():
+            return ledger.parts(1)[0]["lease_until"] != taken
+        taken = ledger.parts(1)[0]["lease_until"]
+        wait_until(renewed, 60, "the lease to be renewed")
+        raise SystemExit(7)
+
+sys.meta_path.insert(0, Slow())
+jobs.LEASE_S = 0.6  # renewed six times as often
+jobs.run_part(1)
+"""
+
+
+def test_a_part_is_held_while_its_stage_is_being_imported(
+    work: Workplace, project: Row, given: Given
+) -> None:
+    """Else a machine that takes longer over it than a lease lasts never gets any further."""
+    start_round(work.ledger, project)
+    environment = {**os.environ, **{name.upper(): str(value) for name, value in given.items()}}
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_IMPORT],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
+
+
+def test_a_worker_whose_parent_has_ended_before_it_began_ends_at_once(
+    settings: Settings, start_worker: StartWorker
+) -> None:
+    orphan = start_worker("--single", worker_name(HOST, ended_pid(), 0))
+    assert orphan.popen.wait(START_LIMIT_S) == 1
+
+
+def test_no_worker_starts_without_redis_and_all_do_when_it_comes(
+    settings: Settings, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """Each would end at once, and its successor too: two cores busy with nothing."""
+    port = free_port()
+    process = start_worker("--workers", "2", redis_url=f"redis://127.0.0.1:{port}/0")
+    wait_until(
+        lambda: "no worker starts without Redis" in process.tail(), START_LIMIT_S, "its word"
+    )
+    assert psutil.Process(process.pid).children() == []
+    late = start_valkey(tmp_path, port=port)
+    try:
+        wait_until(
+            lambda: len(psutil.Process(process.pid).children()) == 2, START_LIMIT_S, "two workers"
+        )
+    finally:
+        late.stop()
+
+
+def test_a_worker_does_not_end_its_job_because_redis_is_away(
+    work: Workplace, valkey: ValkeyServer
+) -> None:
+    queue = open_queue(work)
+    job = queue.enqueue_call("backend.jobs.clean", args=(1,), timeout=60)
+    worker = worker_of(queue, "host-1-0")
+    worker.register_birth()
+    execution = worker.prepare_execution(job)
+    worker.maintain_heartbeats(job, execution)
+    valkey.stop()
+    worker.maintain_heartbeats(job, execution)
+
+
+def test_a_dead_worker_and_its_job_are_taken_out_of_redis(work: Workplace) -> None:
+    queue = open_queue(work)
+    queue.enqueue_call("backend.jobs.clean", args=(1,), job_id="clean-1", timeout=60)
+    begin_as(queue, "host-1-0")
+    assert (known_workers(queue), jobs_begun(queue)) == ({"host-1-0"}, ["clean-1"])
+    forget_workers(queue, {"host-1-0", "host-1-7"})
+    assert (known_workers(queue), jobs_begun(queue)) == (set(), [])
+    assert queue.intermediate_queue.get_job_ids() == []
+    assert work.redis.keys("rq:job:*") == []
+
+
+class TestTheClock:
+    def test_a_check_that_waits_is_not_asked_for_twice_and_a_lost_one_is(
+        self, work: Workplace, project: Row, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rounds, "ASK_AGAIN_S", -1.0)
+        queue, clock = open_queue(work), Clock(work)
+        work.ledger.add_event(project["id"], "RETRAIN")
+        for _ in range(3):
+            clock.tick()
+        assert len(queue.get_job_ids()) == 1
+        begin_as(queue, "host-1-0")
+        clock.tick()
+        assert queue.get_job_ids() == []  # it is at work
+        work.redis.flushall()
+        clock.tick()
+        assert len(queue.get_job_ids()) == 1
+
+    def test_a_check_that_redis_did_not_take_is_asked_for_at_the_next_tick(
+        self, work: Workplace, project: Row, settings: Settings, tmp_path: Path
+    ) -> None:
+        work.ledger.add_event(project["id"], "RETRAIN")
+        port = free_port()
+        away = SimpleNamespace(redis_url=f"redis://127.0.0.1:{port}/0")
+        without = Workplace(settings.model_copy(update=vars(away)))
+        try:
+            Clock(without).tick()
+            assert work.ledger.project(project["id"])["check_asked_at"] is None
+            Clock(work).tick()
+            assert len(open_queue(work).get_job_ids()) == 1
+        finally:
+            without.close()
