@@ -16,9 +16,6 @@ Why = Literal["doubt", "class", "chance", "audit"]
 DISTANCE_PAIRS = 4096
 """Pairs of images that tell how far apart two of a pool usually are."""
 
-NEIGHBOURS = 20
-"""An image is typical if so many others look like it (TypiClust, Hacohen et al. 2022)."""
-
 COPIES_APART = 2e-3
 """Two images no further apart, where features have length 1, count as copies: float32 knows a
 squared distance to some 1e-6."""
@@ -32,7 +29,7 @@ A queue is made anew long before anybody gets there, and 10,000 such places woul
 minute."""
 
 REFERENCES = 2048
-"""Images that neighbours are looked for among: all 20,000 of a pool would take minutes."""
+"""Images that the middle of a pool is found among: all 20,000 would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,6 @@ class Rule:
 
 RULE = Rule(beta=10.0, class_share=0.5, diverse=True, chance_share=0.2)
 """What serves unless a comparison asks for another; docs/ACQUISITION.md has the evidence."""
-
-FIRST_RULE = Rule(diverse=True)
-"""And before there is a committee: the typical images first, each unlike those before it."""
 
 
 @dataclass(frozen=True)
@@ -395,37 +389,43 @@ def standardised(features: Tensor) -> Tensor:
     return scaled / length.clamp_min(1e-6)
 
 
-def typicality(features: Tensor, generator: torch.Generator) -> Tensor:
-    """How many images look like each: the inverse of the mean distance to ``NEIGHBOURS`` of them.
+def farthest_first(features: Tensor, k: int, generator: torch.Generator) -> list[int]:
+    """The image in the middle of all, then again and again the one least like those before it.
 
-    Before there is a model the typical images teach most, and the odd ones little.
+    Before there is a model the first labels must show what there is. Typical images do not: in a
+    pool of several kinds they are all of the commonest (docs/ACQUISITION.md has the measurement).
 
     Args:
         features: [N, F], in any unit.
-        generator: a CPU generator; of a large pool the neighbours are looked for among
-            ``REFERENCES`` images.
+        k: places; fewer where N is smaller. Beyond ``COMPOSED`` of them what is left stands in the
+            order of its distance at that place.
+        generator: a CPU generator; of a large pool the middle is found among ``REFERENCES`` images.
 
     Returns:
-        [N] float64, above 0; equal for a single image.
+        Indices; copies come last.
 
-    Source: TypiClust, Hacohen et al. 2022 (arXiv 2202.02794), eq. 4.
+    Source: the greedy k-centre of Gonzalez 1985, as core-sets are chosen by Sener and Savarese
+    2018 (arXiv 1708.00489).
     """
     points = standardised(_check_features(features, len(features)))
+    _check_k(k)
     N = len(points)
-    chosen = torch.randperm(N, generator=generator)[:REFERENCES]
-    references = points[chosen]
-    typical = torch.empty(N, dtype=torch.float64)
-    nearest = min(NEIGHBOURS, len(chosen) - 1)
-    if nearest < 1:
-        return torch.ones(N, dtype=torch.float64)
-    for start in range(0, N, 1024):
-        apart = torch.cdist(points[start : start + 1024], references)
-        # An image is its own nearest neighbour where it is among the references.
-        rows = torch.arange(start, start + len(apart))
-        apart = apart.masked_fill(rows[:, None] == chosen[None, :], torch.inf)
-        mean = apart.topk(nearest, largest=False).values.double().mean(dim=1)
-        typical[start : start + len(apart)] = 1 / mean.clamp_min(1e-6)
-    return typical
+    references = points[torch.randperm(N, generator=generator)[:REFERENCES]]
+    order: list[int] = []
+    apart = torch.full((N,), torch.inf)  # from the nearest that is queued
+    while len(order) < min(k, N, COMPOSED):
+        index = int(apart.argmax()) if order else _middle(points, references)
+        order.append(index)
+        apart = torch.minimum(apart, (points - points[index]).norm(dim=1))
+        apart[index] = -1.0  # behind the copies of those queued
+    behind = apart.argsort(descending=True, stable=True).tolist()
+    return order + behind[: min(k, N) - len(order)]
+
+
+def _middle(points: Tensor, references: Tensor) -> int:
+    pieces = (points[start : start + 1024] for start in range(0, len(points), 1024))
+    far = [torch.cdist(piece, references).double().mean(dim=1) for piece in pieces]
+    return int(torch.cat(far).argmin())
 
 
 def with_audits(

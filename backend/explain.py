@@ -38,7 +38,8 @@ WHYS: Mapping[str, str] = {
     "do worse than chance for long.",
     "audit": "It is one of the audit set, which stands at places drawn by chance and is never "
     "trained on: it measures how good the committee is.",
-    "typical": "It is typical of the images and unlike those before it: there was no version yet.",
+    "diverse": "It is the image least like those before it, so that the first labels show what "
+    "there is: there was no version yet.",
 }
 
 

@@ -14,14 +14,12 @@ from torch import Tensor
 
 from acquisition import adaptive
 from acquisition.select import (
-    FIRST_RULE,
     RULE,
     Pick,
     Rule,
     compose,
-    percentiles,
+    farthest_first,
     rank_mixture,
-    typicality,
     with_audits,
 )
 from backend.ledger import Row
@@ -58,7 +56,7 @@ class Place:
 
     Attributes:
         doubt: the score that ranks, 0 to 1: before the rule, and whatever put it here.
-        why: as ``Pick.why``, or "typical" before the first version.
+        why: as ``Pick.why``, or "diverse" before the first version.
     """
 
     task_id: int
@@ -132,7 +130,7 @@ def first_rank(
     seed: int,
     drawn: Collection[int] | None = None,
 ) -> list[Place]:
-    """The first ``length`` of the queue before any version: typical images, unlike each other.
+    """The first ``length`` of the queue before any version: each image unlike those before it.
 
     By chance, of those ``drawn``, where the images were not looked at.
     """
@@ -141,9 +139,21 @@ def first_rank(
     features = _stacked([candidates[task_id].features for task_id in task_ids])
     if features is None:
         return _by_chance(task_ids, audits, length, generator, drawn)
-    scores = percentiles(typicality(features, generator))
-    places = _composed(task_ids, scores, audits, length, generator, FIRST_RULE, features=features)
-    return [replace(p, why="typical") if p.why == "doubt" else p for p in places]
+    measured, others = _shares(task_ids, audits, length, generator)
+    order: list[int] = []
+    if others:
+        places = min(length, len(task_ids)) - len(measured)
+        among = features[torch.tensor(others)]
+        order = [others[i] for i in farthest_first(among, places, generator)]
+    queue = with_audits([Pick(i, "doubt") for i in order], measured, generator)
+    return [
+        Place(
+            task_ids[pick.index],
+            1 - place / len(queue),
+            "audit" if pick.why == "audit" else "diverse",
+        )
+        for place, pick in enumerate(queue)
+    ]
 
 
 def arm_quantiles(

@@ -13,7 +13,7 @@ from backend.rounds import STAGES
 SILENT_AFTER_S = 30.0
 """A process beats every ten seconds; three missed beats are a silence."""
 
-BY_LIKENESS = "no version yet; the queue is ordered by how typical and different the images are"
+BY_LIKENESS = "no version yet; each image of the queue is the one least like those before it"
 BY_CHANCE = "no version yet; the queue is ordered by chance"
 
 Json = dict[str, Any]

@@ -173,7 +173,7 @@ ranking = Table(
     Column("doubt", Float, nullable=False),
     Column("audit", Boolean, nullable=False),
     Column("arms", JSON, nullable=False),
-    # doubt, class, chance, audit, or typical before the first version
+    # doubt, class, chance, audit, or diverse before the first version
     Column("why", String(10), nullable=False, server_default="doubt"),
 )
 

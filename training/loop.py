@@ -8,15 +8,18 @@ written when it is done, from which an interrupted path goes on.
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from glob import escape
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acquisition.adaptive import Evidence, Trust, trust, weights_of
-from acquisition.select import FIRST_RULE, Rule, compose, percentiles, typicality
+from acquisition.select import Rule, farthest_first
 from training.ablation import read_results
 from training.assessment import assess
 from training.config import UNKNOWN, BadConfig, TrainConfig
@@ -96,7 +99,7 @@ class LoopConfig(BaseModel):
     strategies: list[str | dict[str, Any]] = Field(min_length=1)
     seeds: int = Field(10, ge=1)
     initial: int = Field(10, ge=2)
-    initial_by: str = Field("random", pattern="^(random|typical)$")
+    initial_by: str = Field("random", pattern="^(random|diverse)$")
     query: int = Field(10, ge=1)
     rounds: int = Field(6, ge=1)
     candidates: int = Field(300, ge=1)
@@ -207,6 +210,8 @@ def find_data(config: LoopConfig) -> Data:
     pool = [name for name in names if name not in set(test)]
     start: list[str] = []
     if config.start is not None:
+        if config.start.resolve() == config.data.resolve():
+            raise BadLoop(f"start and data are both {config.data}: a shift starts elsewhere")
         other = _folder(config.start)
         if other.classes != folder.classes:
             raise BadLoop(
@@ -356,6 +361,7 @@ def train_config(data: Data, seed: int) -> TrainConfig:
         BadLoop: the loop's ``network`` holds what no configuration has.
     """
     config = data.config
+    _check_network(config.network)
     try:
         return TrainConfig(
             data.classes,
@@ -364,8 +370,20 @@ def train_config(data: Data, seed: int) -> TrainConfig:
             max_side_px=config.max_side_px,
             **{"threads": 1, **config.network},
         )
-    except (TypeError, BadConfig) as error:
+    except BadConfig as error:
         raise BadLoop(f"network: {error}") from error
+
+
+def _check_network(given: Mapping[str, Any]) -> None:
+    own = {"classes", "members", "seed", "max_side_px"}
+    kinds = {each.name: type(each.default) for each in fields(TrainConfig) if each.name not in own}
+    for name, value in given.items():
+        kind = kinds.get(name)
+        if kind is None:
+            raise BadLoop(f"network: {name} is none of {', '.join(kinds)}")
+        sound = type(value) in (int, float) if kind is float else type(value) is kind
+        if not sound:
+            raise BadLoop(f"network: {name} must be of type {kind.__name__}, got {value!r}")
 
 
 def run(
@@ -392,26 +410,47 @@ def run(
             "background, so there is no quality to measure: hold back others"
         )
     strategies = _strategies(config)
-    _claim(folder, config, data, strategies)
-    keep_features(
-        folder / "features",
-        data.keys,
-        data.read,
-        workers,
-        lambda done: progress("features", done, len(data.keys)),
-    )
-    if config.initial_by == "typical":
-        # A seed that cannot begin is told now, not when its turn comes after hours.
-        for seed in range(config.seeds):
-            Walk(config, folder, ALL, seed, []).initial()
-    names = [*strategies, *([ALL] if config.full else [])]
-    paths = [(name, seed) for seed in range(config.seeds) for name in names]
-    lines = sum(1 if name == ALL else config.rounds + 1 for name, _ in paths)
-    _side_by_side(
-        [partial(follow, config, folder, *path) for path in paths],
-        workers,
-        lambda: progress("rounds", sum(_count(lines_of(folder, *path)) for path in paths), lines),
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        _claim(folder, config, data, strategies)
+        keep_features(
+            folder / "features",
+            data.keys,
+            data.read,
+            workers,
+            lambda done: progress("features", done, len(data.keys)),
+        )
+        if config.initial_by == "diverse":
+            # A seed that cannot begin is told now, not when its turn comes after hours.
+            for seed in range(config.seeds):
+                Walk(config, folder, ALL, seed, []).initial()
+        names = [*strategies, *([ALL] if config.full else [])]
+        paths = [(name, seed) for seed in range(config.seeds) for name in names]
+        lines = sum(1 if name == ALL else config.rounds + 1 for name, _ in paths)
+        _side_by_side(
+            [partial(follow, config, folder, *path) for path in paths],
+            workers,
+            lambda: progress(
+                "rounds", sum(_count(lines_of(folder, *path)) for path in paths), lines
+            ),
+        )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two loops would write their rounds between each other's.
+
+    Raises:
+        BadLoop: another one is at work in this folder.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadLoop(
+                f"another loop is at work in {folder}: wait for its end, or stop it"
+            ) from error
+        yield
 
 
 def _side_by_side(
@@ -446,7 +485,6 @@ def _claim(
 ) -> None:
     """Write what is run beside its results, or refuse a folder whose results are of another loop,
     of a strategy that has been defined anew, or of images that have changed."""
-    folder.mkdir(parents=True, exist_ok=True)
     kept, said = folder / "config.json", config.to_json()
     before: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     differ = [name for name in said if before and before.get(name) != said[name]]
@@ -526,7 +564,11 @@ def lines_of(folder: Path, strategy: str, seed: int) -> Path:
 def follow(config: LoopConfig, folder: Path, strategy: str, seed: int) -> None:
     """One path, from where it stands to its end."""
     path = lines_of(folder, strategy, seed)
-    lines = read_results(path)
+    found = read_results(path)
+    # Whatever became of the file, what is not the next round is none.
+    lines = [
+        line for _, line in takewhile(lambda each: each[1]["round"] == each[0], enumerate(found))
+    ]
     last = 0 if strategy == ALL else config.rounds
     if len(lines) > last:
         return
@@ -627,11 +669,9 @@ class Walk:
             while not self._teaches(keys):
                 keys = self._drawn(source, generator)
             return keys
-        features = self._features(source)
-        scores = percentiles(typicality(features, generator))
-        picks = compose(scores, self.config.initial, FIRST_RULE, generator, features=features)
-        keys = [source[pick.index] for pick in picks]
-        self._check_teaches(keys, f"the {len(keys)} typical images that it begins with")
+        order = farthest_first(self._features(source), self.config.initial, generator)
+        keys = [source[i] for i in order]
+        self._check_teaches(keys, f"the {len(keys)} most different images that it begins with")
         return keys
 
     def _teaches(self, keys: Sequence[str]) -> bool:

@@ -500,7 +500,14 @@ def _arms(run: Run) -> str:
     rows = [
         row
         for strategy in weights
-        for row in _first_arms(strategy, heaviest(run, strategy), leaders(run, strategy))
+        for row in _first_arms(
+            strategy,
+            heaviest(run, strategy),
+            leaders(run, strategy),
+            sum(
+                line.weights is not None for seed in run.seeds for line in run.curve(strategy, seed)
+            ),
+        )
     ]
     return _section(
         "Weights of the arms",
@@ -515,12 +522,13 @@ def _arms(run: Run) -> str:
     )
 
 
-def _first_arms(strategy: str, heavy: Counter[str], best: Counter[str]) -> list[list[str]]:
+def _first_arms(
+    strategy: str, heavy: Counter[str], best: Counter[str], rounds: int
+) -> list[list[str]]:
     def row(name: str, arms: Iterable[str]) -> list[str]:
         named = list(arms)
         cells = [
-            f"{sum(counts[arm] for arm in named)} of {counts.total()} rounds"
-            for counts in (heavy, best)
+            f"{sum(counts[arm] for arm in named)} of {rounds} rounds" for counts in (heavy, best)
         ]
         return [strategy, name, *cells]
 

@@ -12,23 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from acquisition.adaptive import ARMS, Trust, weights_of
 from acquisition.select import (
-    FIRST_RULE,
     RULE,
     Pick,
     Rule,
     compose,
+    farthest_first,
     percentiles,
     rank_mixture,
-    typicality,
 )
 from training.errors import TrainingError
 from training.inference import Look
 
-MODES = ("random", "foreground", "hedge", "leader", "rank_average", "oracle_error", "typical")
+MODES = ("random", "foreground", "hedge", "leader", "rank_average", "oracle_error", "diverse")
 
 
 class UnknownStrategy(TrainingError):
@@ -56,7 +56,7 @@ class Strategy:
     @property
     def looks(self) -> bool:
         """Whether it needs the committee's looks at the candidates."""
-        return self.mode not in ("random", "typical") or self.rule.class_share > 0
+        return self.mode not in ("random", "diverse") or self.rule.class_share > 0
 
 
 def _fixed(name: str, arm: str, **changes: Any) -> Strategy:
@@ -84,7 +84,7 @@ NAMED: Mapping[str, Strategy] = {
         Strategy("rank_average", "rank_average"),
         Strategy("oracle_error", "oracle_error"),
         Strategy("diverse", "random", Rule(diverse=True)),
-        Strategy("typical", "typical", FIRST_RULE),
+        Strategy("farthest_first", "diverse"),
         Strategy("hedge_plain", "hedge"),
         Strategy("leader", "leader", RULE),
         Strategy("committee", "hedge", RULE),
@@ -106,20 +106,35 @@ def strategy_of(described: str | Mapping[str, Any]) -> Strategy:
                 "with name, mode, beta, class_share, diverse, chance_share"
             )
         return NAMED[described]
-    given = dict(described)
-    name, mode = given.pop("name", None), given.pop("mode", None)
-    if not isinstance(name, str) or not name:
-        raise UnknownStrategy(f"a strategy needs a name, got {described!r}")
-    arm = mode.removeprefix("fixed:") if isinstance(mode, str) else ""
-    if mode not in MODES and (arm == mode or arm not in ARMS):
-        raise UnknownStrategy(
-            f"the mode of {name!r} must be {', '.join(MODES)} or fixed:measure/aggregate, "
-            f"got {mode!r}"
-        )
     try:
-        return Strategy(name, str(mode), Rule(**given))
-    except (TypeError, ValueError) as error:
-        raise UnknownStrategy(f"strategy {name!r}: {error}") from error
+        given = _Described.model_validate(dict(described))
+    except ValidationError as error:
+        told = [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {repr(each['input'])[:60]}"
+            for each in error.errors()
+        ]
+        raise UnknownStrategy(f"strategy {described.get('name')!r}: {'; '.join(told)}") from error
+    arm = given.mode.removeprefix("fixed:")
+    if given.mode not in MODES and (arm == given.mode or arm not in ARMS):
+        raise UnknownStrategy(
+            f"the mode of {given.name!r} must be {', '.join(MODES)} or fixed:measure/aggregate, "
+            f"got {given.mode!r}"
+        )
+    return Strategy(given.name, given.mode, Rule(**given.model_dump(exclude={"name", "mode"})))
+
+
+class _Described(BaseModel):
+    """A strategy as a configuration describes it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    # It names files.
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$")
+    mode: str
+    beta: float | None = Field(None, gt=0)
+    class_share: float = Field(0.0, ge=0, le=1)
+    diverse: bool = False
+    chance_share: float = Field(0.0, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -177,8 +192,10 @@ def _scores(
     N = len(candidates.features)
     if strategy.mode == "random":
         return percentiles(torch.rand(N, generator=generator))
-    if strategy.mode == "typical":
-        return percentiles(typicality(candidates.features, generator))
+    if strategy.mode == "diverse":
+        scores = torch.empty(N, dtype=torch.float64)
+        scores[farthest_first(candidates.features, N, generator)] = torch.arange(N, 0, -1) / N
+        return scores
     if strategy.mode == "oracle_error":
         assert candidates.errors is not None
         return percentiles(torch.tensor(candidates.errors))

@@ -22,12 +22,12 @@ from acquisition.select import (
     Pick,
     Rule,
     compose,
+    farthest_first,
     percentiles,
     power_noise,
     rank_mixture,
     standardised,
     top_k,
-    typicality,
     with_audits,
 )
 
@@ -717,89 +717,79 @@ class TestStandardised:
         assert not standardised(torch.full((1000, 3), constant)).any()
 
 
-def typicality_by_loop(features: NDArray[np.float64]) -> list[float]:
+def farthest_first_by_loop(features: NDArray[np.float64], k: int) -> list[int]:
     points = standardised_by_loop(features)
-    found = []
-    for i, point in enumerate(points):
-        apart = sorted(
-            float(np.linalg.norm(point - other)) for j, other in enumerate(points) if j != i
-        )[:20]
-        found.append(len(apart) / sum(apart))
-    return found
+    apart = [[float(np.linalg.norm(one - other)) for other in points] for one in points]
+    order = [min(range(len(points)), key=lambda i: sum(apart[i]))]
+    while len(order) < min(k, len(points)):
+        left = [i for i in range(len(points)) if i not in order]
+        order.append(max(left, key=lambda i: min(apart[i][j] for j in order)))
+    return order
 
 
-class TestTypicality:
-    @pytest.mark.parametrize("N", [2, 7, 21, 60])
-    def test_it_is_the_inverse_of_the_mean_distance_to_twenty_neighbours(self, N: int) -> None:
-        features = torch.randn(N, 5, generator=seeded(N), dtype=torch.float64)
-        found = typicality(features, seeded())
-        assert found.dtype == torch.float64
-        assert found.tolist() == pytest.approx(typicality_by_loop(features.numpy()), rel=1e-3)
+class TestFarthestFirst:
+    @pytest.mark.parametrize("k", [1, 4, 30, 99])
+    def test_it_equals_the_loop(self, k: int) -> None:
+        features = torch.randn(30, 5, generator=seeded(k), dtype=torch.float64)
+        assert farthest_first(features, k, seeded()) == farthest_first_by_loop(features.numpy(), k)
 
-    def test_a_pool_is_read_in_pieces_and_each_image_keeps_its_own_place(self) -> None:
-        features = torch.randn(1100, 3, generator=seeded(), dtype=torch.float64)
-        points = standardised_by_loop(features.numpy())
-        apart = np.linalg.norm(points[:, None] - points[None, :], axis=2)
-        np.fill_diagonal(apart, np.inf)
-        expected = 1 / np.sort(apart, axis=1)[:, :20].mean(axis=1)
-        np.testing.assert_allclose(typicality(features, seeded()).numpy(), expected, rtol=0.01)
+    def test_of_three_kinds_the_first_three_show_each(self) -> None:
+        centres = torch.tensor([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0]])
+        kind = torch.tensor([0] * 40 + [1] * 15 + [2] * 3)
+        features = centres[kind] + 0.2 * torch.randn(58, 3, generator=seeded())
+        first = farthest_first(features, 3, seeded())
+        assert sorted(kind[first].tolist()) == [0, 1, 2]
 
-    @pytest.mark.parametrize("references", [2048, 30])
-    def test_the_middle_of_a_cluster_is_more_typical_than_its_rim_and_than_an_outlier(
-        self, monkeypatch: pytest.MonkeyPatch, references: int
+    def test_copies_come_last(self) -> None:
+        features = torch.randn(6, 4, generator=seeded())
+        copied = torch.cat([features, features[:3]])
+        order = farthest_first(copied, 9, seeded())
+        assert sorted(order) == list(range(9))
+        assert {i % 6 for i in order[:6]} == set(range(6))
+
+    def test_beyond_the_composed_places_what_is_left_stands_by_its_distance(
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(acquisition.select, "REFERENCES", references)
-        centre = torch.tensor([5.0, -4.0, 3.0])
-        around = 0.4 * torch.randn(120, 3, generator=seeded())
-        other = -centre + 2 * torch.randn(20, 3, generator=seeded(1))
-        features = torch.cat([centre[None], centre + around, other])
-        typical = typicality(features, seeded(2))
-        assert typical[0] > typical[1:121].median()
-        assert typical[0] > typical[121:].max()
-        rim = 1 + int(around.norm(dim=1).argmax())
-        assert typical[0] > typical[rim]
+        features = torch.randn(12, 4, generator=seeded(), dtype=torch.float64)
+        whole = farthest_first(features, 12, seeded())
+        monkeypatch.setattr(acquisition.select, "COMPOSED", 5)
+        order = farthest_first(features, 10, seeded())
+        assert order[:6] == whole[:6]  # the sixth is the farthest of those left, either way
+        assert len(set(order)) == 10
 
-    def test_of_a_large_pool_only_the_references_are_neighbours(
+    def test_of_a_large_pool_the_middle_is_found_among_the_references(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(acquisition.select, "REFERENCES", 9)
         features = torch.randn(40, 4, generator=seeded(), dtype=torch.float64)
-        chosen = torch.randperm(40, generator=seeded(5))[:9].tolist()
         points = standardised_by_loop(features.numpy())
-        expected = []
-        for i in range(40):
-            apart = [float(np.linalg.norm(points[i] - points[j])) for j in chosen if j != i]
-            expected.append(1 / np.mean(sorted(apart)[:8]))
-        assert typicality(features, seeded(5)).tolist() == pytest.approx(expected, rel=1e-3)
+        chosen = torch.randperm(40, generator=seeded(5))[:9].tolist()
+        middle = min(
+            range(40), key=lambda i: sum(np.linalg.norm(points[i] - points[j]) for j in chosen)
+        )
+        assert farthest_first(features, 1, seeded(5)) == [middle]
 
-    @given(N=st.integers(2, 30), seed=st.integers(0, 999))
+    @given(N=st.integers(2, 20), seed=st.integers(0, 999))
     @settings(max_examples=30, deadline=None)
     def test_the_order_of_the_pool_is_irrelevant(self, N: int, seed: int) -> None:
-        features = torch.randn(N, 4, generator=seeded(seed), dtype=torch.float64)
-        order = torch.randperm(N, generator=seeded(seed + 1))
-        torch.testing.assert_close(
-            typicality(features[order], seeded()),
-            typicality(features, seeded(9))[order],
-            rtol=1e-3,
-            atol=0,
-        )
+        features = torch.randn(N, 6, generator=seeded(seed), dtype=torch.float64)
+        shuffled = torch.randperm(N, generator=seeded(seed + 1))
+        there = farthest_first(features[shuffled], N, seeded())
+        # Of two images both are the middle.
+        assert N == 2 or shuffled[there].tolist() == farthest_first(features, N, seeded(9))
 
-    @pytest.mark.parametrize("N", [0, 1])
-    def test_an_image_without_others_is_as_typical_as_any(self, N: int) -> None:
-        assert typicality(torch.ones(N, 3), seeded()).tolist() == [1.0] * N
+    def test_no_image_and_no_place_make_no_queue(self) -> None:
+        assert farthest_first(torch.ones(0, 3), 5, seeded()) == []
+        assert farthest_first(torch.ones(3, 3), 0, seeded()) == []
+        assert farthest_first(torch.ones(1, 3), 5, seeded()) == [0]
 
-    def test_copies_are_typical_and_finite(self) -> None:
-        typical = typicality(torch.ones(5, 3), seeded())
-        assert typical.isfinite().all()
-        assert (typical == typical[0]).all()
-
-    def test_features_that_are_not_two_dimensional_are_refused(self) -> None:
+    def test_what_cannot_be_ordered_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"features must be \[4, F\], got \(4,\)"):
-            typicality(torch.ones(4), seeded())
-
-    def test_features_that_are_not_finite_are_refused(self) -> None:
+            farthest_first(torch.ones(4), 1, seeded())
         with pytest.raises(ValueError, match="features must be finite"):
-            typicality(torch.tensor([[1.0], [math.inf]]), seeded())
+            farthest_first(torch.tensor([[1.0], [math.inf]]), 1, seeded())
+        with pytest.raises(ValueError, match="k must not be negative"):
+            farthest_first(torch.ones(4, 2), -1, seeded())
 
 
 AUDITS = st.sets(st.integers(100, 160), max_size=12)

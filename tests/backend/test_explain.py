@@ -108,7 +108,7 @@ def serve(work: Workplace, project: Row, version: int = 1) -> Row:
     weights = {f"{BEST}/image_mean": 0.75, f"{BEST}/object_max": 0.25}
     found = {t: Candidate(dict.fromkeys(ARMS, (t - 10) / 8)) for t in range(10, 19)}
     first = version == 0
-    whys = ["typical"] * 5 if first else ["doubt", "class", "chance", "audit", "doubt"]
+    whys = ["diverse"] * 5 if first else ["doubt", "class", "chance", "audit", "doubt"]
     made = work.ledger.prepare_publication(
         project["id"],
         version,
@@ -163,15 +163,13 @@ def test_before_anything_it_says_so(work: Workplace, project: Row) -> None:
     assert sum(each["weight"] for each in found["measures"]) == pytest.approx(1)
 
 
-def test_before_the_first_version_the_queue_is_typical_and_different(
+def test_before_the_first_version_the_queue_is_of_different_images(
     work: Workplace, project: Row
 ) -> None:
     serve(work, project, version=0)
     said = in_words(explain(work, 7, 16))
-    assert (
-        "No version yet; the queue is ordered by how typical and different the images are." in said
-    )
-    assert f"Task 16 stands at place 1 of 5 in committee-v0.1. {WHYS['typical']}" in said
+    assert "No version yet; each image of the queue is the one least like those before it." in said
+    assert f"Task 16 stands at place 1 of 5 in committee-v0.1. {WHYS['diverse']}" in said
 
 
 def test_the_leader_is_told_with_its_evidence(work: Workplace, project: Row) -> None:

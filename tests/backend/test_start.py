@@ -185,7 +185,7 @@ class TestAStartRound:
         assert (serving["mode"], serving["weights"], serving["arm"]) == ("hedge", {}, "")
         ranking = [row["task_id"] for row in place.ranking()]
         assert sorted(ranking) == place.studio.task_ids
-        assert {row["why"] for row in place.ranking()} == {"typical"}
+        assert {row["why"] for row in place.ranking()} == {"diverse"}
         sent = place.studio.sent["committee-v0.1"]
         assert [row["result"] for row in sent] == [[]] * 9
         assert [row["task"] for row in sorted(sent, key=lambda row: row["score"])] == ranking
@@ -273,8 +273,7 @@ class TestAStartRound:
         place.start()
         said = in_words(status(place.work.ledger))
         assert (
-            "no version yet; the queue is ordered by how typical and different the images are"
-            in said
+            "no version yet; each image of the queue is the one least like those before it" in said
         )
 
 

@@ -1,4 +1,4 @@
-"""Before the first version: a real Label Studio serves typical and different images first."""
+"""Before the first version: a real Label Studio serves images first that differ from each other."""
 
 from __future__ import annotations
 

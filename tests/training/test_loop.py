@@ -31,12 +31,15 @@ from training.loop import (
     BadLoop,
     NetworkLearner,
     Walk,
+    _alone,
     _claim,
     _side_by_side,
     count_particles,
     find_data,
+    follow,
     lines_of,
     read_config,
+    train_config,
 )
 from training.strategy import NAMED, UnknownStrategy
 
@@ -327,7 +330,7 @@ def test_a_round_that_can_measure_nothing_is_no_nan(done, monkeypatch):
 
 
 def test_first_images_that_teach_a_member_nothing_are_refused(done, tmp_path):
-    config = read_config(done[1]).model_copy(update={"initial_by": "typical"})
+    config = read_config(done[1]).model_copy(update={"initial_by": "diverse"})
     walk = Walk(config, done[0], "random", 0, [])
     assert len(walk.initial()) == 2
     one_fold = [f"{n}.png" for n in range(99) if fold(f"{n}.png", 2) == 0][:2]
@@ -340,16 +343,16 @@ def test_first_images_that_teach_a_member_nothing_are_refused(done, tmp_path):
         walk.initial()
 
 
-def test_typical_images_of_one_fold_are_told_before_any_path_runs(tmp_path, monkeypatch):
+def test_different_images_of_one_fold_are_told_before_any_path_runs(tmp_path, monkeypatch):
     write_discs(tmp_path / "discs", 14)
-    config = write_config(tmp_path, initial_by="typical")
+    config = write_config(tmp_path, initial_by="diverse")
     monkeypatch.setattr(
         "training.loop.training_keys",
         lambda keys, members, m: [] if len(keys) == 2 and m == 1 else keys,
     )
     result = loop(config, tmp_path / "loop")
     assert result.exit_code == 1
-    assert re.search(r"seed \d+: the 2 typical images", result.output)
+    assert re.search(r"seed \d+: the 2 most different images", result.output)
     assert not (tmp_path / "loop" / "paths").exists()
 
 
@@ -412,7 +415,7 @@ def test_whole_groups_are_held_back(tmp_path):
         ({"strategies": ["all"]}, "there is no strategy 'all'"),
         ({"strategies": ["oracle"]}, "there is no strategy 'oracle'; there are random, "),
         ({"strategies": [{"name": "a", "mode": "fixed:entropy"}]}, "fixed:measure/aggregate"),
-        ({"strategies": [{"name": "a", "mode": "hedge", "beta": 0}]}, "beta must be above 0"),
+        ({"strategies": [{"name": "a", "mode": "hedge", "beta": 0}]}, "beta: .* greater than 0"),
         ({"strategies": [{"name": "a", "mode": "hedge", "b": 1}]}, "strategy 'a'"),
         ({"rounds": 9}, "9 rounds of 2 need 20 images in the pool, and there are 11"),
         ({"test": 14}, "14 are too many"),
@@ -439,6 +442,48 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path):
         read_config(path)
     with pytest.raises(UnknownStrategy):
         read_config(write_config(tmp_path, strategies=["best"]))
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        ({"foo": 1}, "network: foo is none of"),
+        ({"members": 4}, "network: members is none of"),
+        ({"steps": "abc"}, "network: steps must be of type int, got 'abc'"),
+        ({"steps": True}, "network: steps must be of type int, got True"),
+    ],
+)
+def test_a_network_described_wrongly_is_refused(done, network, sentence):
+    config = read_config(done[1]).model_copy(update={"network": network})
+    with pytest.raises(BadLoop, match=sentence):
+        train_config(find_data(config), 0)
+
+
+def test_a_shift_to_the_same_folder_is_refused(done):
+    config = read_config(done[1])
+    with pytest.raises(BadLoop, match="a shift starts elsewhere"):
+        find_data(config.model_copy(update={"start": config.data}))
+
+
+def test_a_second_loop_in_the_same_folder_is_refused(done):
+    with _alone(done[0]):
+        result = loop(done[1], done[0])
+    assert result.exit_code == 1
+    assert "another loop is at work in" in result.output
+
+
+def test_rounds_that_two_loops_wrote_between_each_other_are_done_again(done, tmp_path):
+    run, config = done
+    path = lines_of(tmp_path, "random", 0)
+    path.parent.mkdir()
+    whole = lines_of(run, "random", 0).read_text().splitlines(keepends=True)
+    path.write_text("".join([whole[0], whole[1], whole[1], *whole[2:]]))
+    for name in ("features", "particles.json"):
+        (tmp_path / name).symlink_to(run / name)
+    follow(read_config(config), tmp_path, "random", 0)
+    again = [json.loads(line) for line in path.read_text().splitlines()]
+    first = [json.loads(line) for line in whole]
+    assert [line["keys"] for line in again] == [line["keys"] for line in first]
 
 
 def test_particles_are_counted_class_by_class():

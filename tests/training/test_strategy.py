@@ -129,5 +129,22 @@ def test_clasp_grows_surer_over_the_rounds():
 def test_a_described_strategy_is_what_it_says():
     found = strategy_of({"name": "mine", "mode": "hedge", "beta": 3, "diverse": True})
     assert found.rule == Rule(beta=3, diverse=True)
-    with pytest.raises(UnknownStrategy, match="needs a name"):
-        strategy_of({"mode": "hedge"})
+
+
+@pytest.mark.parametrize(
+    ("described", "sentence"),
+    [
+        ({"mode": "hedge"}, "name: Field required"),
+        ({"name": "../mine", "mode": "hedge"}, "name: String should match"),
+        ({"name": "mine"}, "mode: Field required"),
+        ({"name": "mine", "mode": "best"}, "the mode of 'mine' must be random"),
+        ({"name": "mine", "mode": "hedge", "beta": "ten"}, "beta: .* got 'ten'"),
+        ({"name": "mine", "mode": "hedge", "beta": 0}, "beta: .* greater than 0"),
+        ({"name": "mine", "mode": "hedge", "diverse": "no"}, "diverse: .* got 'no'"),
+        ({"name": "mine", "mode": "hedge", "class_share": 2}, "class_share: .* got 2"),
+        ({"name": "mine", "mode": "hedge", "betta": 3}, "betta: Extra inputs are not permitted"),
+    ],
+)
+def test_a_strategy_described_wrongly_is_refused(described, sentence):
+    with pytest.raises(UnknownStrategy, match=sentence):
+        strategy_of(described)
