@@ -1,6 +1,6 @@
 """Which addresses an image may be fetched from, and a connection that keeps to them.
 
-A name says nothing of where it leads: whoever runs its DNS may point it at this machine or at
+A name says nothing of where it leads: whoever runs its DNS may point it at the loopback or at
 the cloud's keys, and may change that between our look and our call. So a name is looked up once,
 what it says is checked, and the connection goes to that address; certificate and ``Host`` are
 still the name's.
@@ -59,8 +59,15 @@ _NEVER = tuple(
         ("fd20:ce::254/128", _CLOUD),  # Google
     )
 )
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_V4_COMPATIBLE = ipaddress.ip_network("::/96")
+_V4_AT_THE_END = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b::/96",  # NAT64
+        "64:ff9b:1::/48",  # and a network's own, which mostly is a /96 within
+        "::ffff:0:0:0/96",  # SIIT
+        "::/96",  # IPv4-compatible
+    )
+)
 
 
 def forbidden(address: Address) -> str | None:
@@ -78,7 +85,7 @@ def _within(address: Address) -> tuple[Address, ...]:
         return ()
     found: list[Address | None] = [address.ipv4_mapped, address.sixtofour]
     found += address.teredo or ()
-    if address in _NAT64 or address in _V4_COMPATIBLE:
+    if any(address in network for network in _V4_AT_THE_END):
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return tuple(each for each in found if each is not None)
 

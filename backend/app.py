@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 from flask import Flask, Response, request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import (
     ClientDisconnected,
     HTTPException,
@@ -64,7 +65,7 @@ def build_app(settings: Settings) -> Flask:
 
     @app.before_request
     def _ask_for_password() -> Response | None:
-        if request.path == "/health" or login.passes(request.authorization):
+        if request.path == "/health" or login.passes(_login_sent()):
             return None
         if "Authorization" in request.headers:  # without it nothing was guessed
             address = request.remote_addr or ""
@@ -156,6 +157,14 @@ def build_app(settings: Settings) -> Flask:
         return _json({"error": "Something failed here that should not; the log tells what."}, 500)
 
     return app
+
+
+def _login_sent() -> Authorization | None:
+    """What the request logs in with; None if it has nothing, or nothing that can be read."""
+    try:
+        return request.authorization
+    except ValueError:  # werkzeug has no word of its own for base64 with other than ASCII in it
+        return None
 
 
 def _body(limit: int) -> dict[str, Any]:

@@ -10,10 +10,16 @@ import time
 
 from backend.errors import LedgerUnavailable
 from backend.ledger import Ledger
+from backend.lifeline import pid_space
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 10.0
+
+
+def process_id(role: str, host: str, space: int, pid: int) -> str:
+    """The ledger's name of a process; containers may share the machine's, and their numbers."""
+    return f"{role}-{host}-{space}-{pid}"
 
 
 class Heartbeat:
@@ -29,7 +35,7 @@ class Heartbeat:
         self._role = role
         self._address = address
         self._host = socket.gethostname()
-        self._id = f"{role}-{self._host}-{os.getpid()}"
+        self._id = process_id(role, self._host, pid_space(), os.getpid())
         self._last = float("-inf")
 
     def beat(self) -> None:

@@ -46,7 +46,7 @@ class ImageFetcher:
         studio: whose images and token.
         allowed_hosts: other hosts that images may come from: ``name`` for the ordinary port of
             http and https, or ``name:port``. Such a host is trusted by name, on the inner
-            network too; but a name that leads to this machine, to the local link or to a cloud's
+            network too; but a name that leads to the loopback, to the local link or to a cloud's
             own services is refused unless that address is listed itself.
         max_bytes: a larger image is refused while it is read.
         max_seconds: how long one image may take in all.

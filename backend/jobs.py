@@ -26,7 +26,7 @@ from backend.errors import (
     StudioUnreachable,
     UnknownProject,
 )
-from backend.ledger import LEASE_S, START, Ledger, Row
+from backend.ledger import LEASE_S, LONGEST_DELAY_S, START, Ledger, Row
 from backend.queued import OurJob
 from backend.retention import prune
 from backend.rounds import FORCING, PREDICT_REST, check_is_due, check_project
@@ -178,7 +178,7 @@ def _again(ledger: Ledger, round_: Row, part: Row, what: str, most: int) -> None
     if part["attempts"] >= most:
         ledger.fail_round(round_["id"], f"{part['stage']}, {most} times: {what}")
         return
-    delay_s = min(30.0, 5.0 * 2.0 ** (part["attempts"] - 1))
+    delay_s = min(LONGEST_DELAY_S, 5.0 * 2.0 ** (part["attempts"] - 1))
     log.warning("%s of round %d again in %.0f s: %s", part["stage"], round_["id"], delay_s, what)
     try:
         ledger.retry_part(part["id"], part["token"], delay_s)

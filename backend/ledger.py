@@ -63,6 +63,12 @@ LEASE_S = 30.0
 DELIVER_AGAIN_S = 20.0
 """A waiting part that is not in Redis this long after its delivery is delivered again."""
 
+LONGEST_WAIT_S = 3600.0
+"""The longest that a failing project's rounds wait for the next try."""
+
+LONGEST_DELAY_S = 30.0
+"""The longest that a part which failed waits for its next attempt."""
+
 START = "start"
 """The kind of the rounds before the first version: they rank without one."""
 
@@ -564,7 +570,7 @@ class Ledger:
             if row["kind"] != START:
                 said["failures"] = failures + 1
                 # Doubles from one minute to one hour; the button does not wait for it.
-                said["not_before"] = now + min(3600.0, 60.0 * 2.0**failures)
+                said["not_before"] = now + min(LONGEST_WAIT_S, 60.0 * 2.0 ** min(failures, 10))
             db.execute(update(projects).where(projects.c.id == row["project_id"]).values(**said))
             # When a round ends, what came meanwhile is counted again.
             _add_event(db, row["project_id"], "ROUND_ENDED", now)
@@ -588,11 +594,20 @@ class Ledger:
 
         Args:
             server: only of this Label Studio's projects.
+
+        What lies further ahead than any of it ever waits was noted before the clock was set back,
+        and waits no longer than it would have.
         """
-        now = time.time()
         ours = true() if server is None else rounds.c.project_id.in_(_projects_of(server))
         with self._write() as db:
-            expired = (parts.c.state == "leased") & (parts.c.lease_until < now)
+            now = time.time()  # none that others noted before this turn lies ahead of it
+            leased = parts.c.state == "leased"
+            db.execute(
+                update(parts)
+                .where(leased, parts.c.lease_until > now + LEASE_S)
+                .values(lease_until=now + LEASE_S)
+            )
+            expired = leased & (parts.c.lease_until < now)
             db.execute(
                 update(parts)
                 .where(expired)
@@ -604,12 +619,16 @@ class Ledger:
                     .join(rounds, rounds.c.id == parts.c.round_id)
                     .where(
                         parts.c.state == "waiting",
-                        parts.c.not_before <= now,
+                        or_(
+                            parts.c.not_before <= now,
+                            parts.c.not_before > now + LONGEST_DELAY_S,
+                        ),
                         rounds.c.state == "active",
                         ours,
                         or_(
                             parts.c.delivered_at.is_(None),
                             parts.c.delivered_at < now - DELIVER_AGAIN_S,
+                            parts.c.delivered_at > now,
                             # Taken and given back since: its old job is gone.
                             parts.c.delivered_at < parts.c.started_at,
                         ),
@@ -677,7 +696,7 @@ class Ledger:
                 .where(
                     parts.c.state == "leased",
                     parts.c.holder.in_(holders),
-                    parts.c.started_at > now - younger_than_s,
+                    parts.c.started_at.between(now - younger_than_s, now),
                 )
                 .values(lease_until=now + LEASE_S)
             )
@@ -1033,15 +1052,27 @@ class Ledger:
                 ).mappings()
             )
 
-    def drop_rankings(self, project_id: int, keep: int) -> None:
+    def drop_rankings(self, project_id: int, keep: int, keep_unjudged: int = 0) -> None:
         """Forget the rankings of all but the newest ``keep`` publications that were served.
 
         One that is prepared since the newest of them may yet be served, and keeps its own.
 
         Args:
             keep: at least 1: the one that serves.
+            keep_unjudged: of those that served after the last training round that succeeded had
+                begun, the newest: their labels are not judged yet (``chosen_for``).
         """
         of_project = publications.c.project_id == project_id
+        judged_at = (
+            select(func.coalesce(func.max(rounds.c.started_at), 0.0))
+            .where(
+                rounds.c.project_id == project_id,
+                rounds.c.kind == "train",
+                rounds.c.state == "succeeded",
+                rounds.c.manifest.is_not(None),
+            )
+            .scalar_subquery()
+        )
         with self._write() as db:
             kept = list(
                 db.execute(
@@ -1051,6 +1082,16 @@ class Ledger:
                     .limit(keep)
                 ).scalars()
             )
+            kept += db.execute(
+                select(publications.c.id)
+                .where(
+                    of_project,
+                    publications.c.served_at.is_not(None),
+                    publications.c.superseded_at >= judged_at,
+                )
+                .order_by(publications.c.served_at.desc(), publications.c.id.desc())
+                .limit(keep_unjudged)
+            ).scalars()
             coming = (publications.c.state == "prepared") & (
                 publications.c.id > max(kept, default=0)
             )

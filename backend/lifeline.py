@@ -10,6 +10,14 @@ import sys
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def pid_space() -> int:
+    """Which numbering of processes this one is in: each container has its own (Linux; else 0)."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - a link that leads to no path
+    except OSError:
+        return 0
+
+
 def is_running(pid: int) -> bool:
     """Whether this machine has a process of that number, whoever's it is."""
     try:

@@ -26,6 +26,10 @@ KEEP_MANIFESTS = 3
 KEEP_RANKINGS = 5
 """Newest served publications whose ranking tells why a task was asked for."""
 
+KEEP_UNJUDGED = 50
+"""At most so many of those that somebody may have labelled by since the last training round began:
+the next one still asks why."""
+
 KEEP_ROUNDS = 20
 """Newest rounds that keep their jobs and their list of problems."""
 
@@ -57,14 +61,17 @@ def removed_on_purpose(
 def prune(work: Workplace, row: Row) -> None:
     """Remove what none of a project's rounds to come, and nobody, will ask for."""
     ledger, registry, slug = work.ledger, work.registry, row["slug"]
-    kept = kept_versions(registry.versions(slug), *in_use(ledger, row["id"]))
+    promoted, serving = in_use(ledger, row["id"])
+    kept = kept_versions(registry.versions(slug), promoted, serving)
     registry.prune_versions(slug, kept)
-    ledger.forget_workings(row["id"], KEEP_ROUNDS, KEEP_MANIFESTS, kept)
+    # A folder that is away may come back, and must not be judged by what it has learnt from.
+    used = kept | {max(promoted, default=NO_VERSION), serving or NO_VERSION}
+    ledger.forget_workings(row["id"], KEEP_ROUNDS, KEEP_MANIFESTS, used)
     manifests = ledger.kept_manifests(row["id"], KEEP_MANIFESTS)
     registry.prune_examples(
         slug, {entry["digest"] for manifest in manifests for entry in manifest if entry["digest"]}
     )
-    ledger.drop_rankings(row["id"], KEEP_RANKINGS)
+    ledger.drop_rankings(row["id"], KEEP_RANKINGS, KEEP_UNJUDGED)
 
 
 def in_use(ledger: Ledger, project_id: int) -> tuple[list[int], int | None]:

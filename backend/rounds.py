@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import StudioRefused
-from backend.ledger import NO_VERSION, START, Ledger, Row
+from backend.ledger import LONGEST_WAIT_S, NO_VERSION, START, Ledger, Row
 from backend.standby import damage_in_words, damage_of, whole_version
 from backend.studio import Project, Stamp
 from backend.upkeep import keep_queue
@@ -37,6 +37,9 @@ ASK_AGAIN_S = 20.0
 AFTER_FAILURE_S = (5.0, 60.0)
 """Least and longest wait after a check that failed, while events ask for one: doubling between
 them, so that a Label Studio that struggles is not held under."""
+
+CLOCK_SLACK_S = 60.0
+"""A moment further ahead than this was noted before the clock was set back, and counts as past."""
 
 CONNECTED = "CONNECTED"
 """Event: a project with labels was connected; they start a round at once, unless one has them."""
@@ -79,13 +82,13 @@ def check_is_due(project: Row, pending: Sequence[Row], active: bool, now: float)
     """
     if active or not project["connected"]:
         return False
-    asked, checked = project["check_asked_at"] or 0.0, project["checked_at"] or 0.0
+    asked, checked = _past(project["check_asked_at"], now), _past(project["checked_at"], now)
     if asked > checked and now - asked < ASK_AGAIN_S:
         return False
     # A check that succeeds handles the events before it, unless training backs off.
-    if pending and pending[0]["received_at"] < checked:
+    if pending and (first := _past(pending[0]["received_at"], now)) < checked:
         least, longest = AFTER_FAILURE_S
-        wait = min(max(checked - pending[0]["received_at"], least), longest)
+        wait = min(max(checked - first, least), longest)
         if now - checked < wait:
             return False
     if any(event["action"] in FORCING or event["action"] == CONNECTED for event in pending):
@@ -93,10 +96,20 @@ def check_is_due(project: Row, pending: Sequence[Row], active: bool, now: float)
     if project["paused"]:
         return False
     # While training backs off its events wait too. A start round does not, and needs no event.
-    if pending and now >= project["not_before"]:
-        first, last = pending[0]["received_at"], pending[-1]["received_at"]
+    if pending and not _backs_off(project, now):
+        first, last = (_past(pending[end]["received_at"], now) for end in (0, -1))
         return bool(now - last >= QUIET_S or now - first >= PATIENCE_S)
     return bool(now - max(asked, checked) >= RECONCILE_S)
+
+
+def _past(at: float | None, now: float) -> float:
+    """When something was noted; 0 if it never was, or by a clock that was set back since."""
+    return 0.0 if at is None or at > now + CLOCK_SLACK_S else at
+
+
+def _backs_off(project: Row, now: float) -> bool:
+    """Whether a project's rounds wait because the last ones failed."""
+    return bool(now < project["not_before"] <= now + LONGEST_WAIT_S + CLOCK_SLACK_S)
 
 
 def stamp_digest(stamps: Sequence[Stamp]) -> str | None:
@@ -186,7 +199,7 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
     else:
         started = _start_ranking(work.ledger, seen)
     asked = seen.actions & (FORCING | {CONNECTED})
-    if started is not None or asked or now >= row["not_before"]:
+    if started is not None or asked or not _backs_off(row, now):
         work.ledger.handle_events([event["id"] for event in pending])
     return started
 
@@ -252,7 +265,7 @@ class _Seen:
     def waits(self) -> bool:
         """Whether nothing may start by itself now but a start round, which waits only for a
         paused project: else training that keeps failing would leave it without any queue."""
-        return bool(self.row["paused"] or time.time() < self.row["not_before"])
+        return bool(self.row["paused"] or _backs_off(self.row, time.time()))
 
     def more_tasks(self) -> int | None:
         """Tasks that came since the last ranking; None if none did."""
@@ -312,7 +325,7 @@ def _is_vain(ledger: Ledger, last: Row, seen: _Seen) -> bool:
         if part["result"]
     ]
     barren = last["state"] == "failed" or (last["state"] == "succeeded" and published == [0])
-    return barren and bool(time.time() - last["ended_at"] < START_AGAIN_S)
+    return barren and time.time() - _past(last["ended_at"], time.time()) < START_AGAIN_S
 
 
 def _runs_out(seen: _Seen, serving: Row) -> bool:

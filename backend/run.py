@@ -60,6 +60,7 @@ STOP_VALKEY_S = 2.0
 
 LOG_BYTES = 5 * 1024 * 1024
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+LOOK_AGAIN_S = 15.0
 STEADY_S = 60.0
 """A child that ran this long starts again at the first backoff."""
 
@@ -114,6 +115,7 @@ class Child:
         self._started = 0.0
         self._failures = 0
         self._restart_at = 0.0
+        self._look_again_at = 0.0
         self._was_ready = False
 
     @property
@@ -143,7 +145,8 @@ class Child:
         """Move what is in a long log to the one before it. The child writes on into the same file,
         at its end, so it is copied and emptied, never renamed; a line may be lost between."""
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
-            shutil.copyfile(self.log, self.log.with_suffix(".1.log"))
+            with suppress(OSError):  # a full disk has no room for it, and needs the log emptied
+                shutil.copyfile(self.log, self.log.with_suffix(".1.log"))
             os.truncate(self.log, 0)
 
     def alive(self) -> bool:
@@ -165,12 +168,24 @@ class Child:
             return False
 
     def last_words(self, lines: int = 12) -> str:
-        with self.log.open(errors="replace") as file:
-            return "".join(f"  | {line.rstrip()}\n" for line in deque(file, lines))
+        try:
+            with self.log.open(errors="replace") as file:
+                return "".join(f"  | {line.rstrip()}\n" for line in deque(file, lines))
+        except OSError as error:
+            return f"  | (the log cannot be read: {error})\n"
 
     def look_after(self, say: Callable[[str], None]) -> None:
         """Keep its log short; start it again if it ended or never got ready, later each time it
-        ends soon."""
+        ends soon. What the disk or the system refuses now is said, and tried again later."""
+        if time.monotonic() < self._look_again_at:
+            return
+        try:
+            self._look_after(say)
+        except OSError as error:
+            self._look_again_at = time.monotonic() + LOOK_AGAIN_S
+            say(f"{self.name} cannot be looked after for {LOOK_AGAIN_S:g} s: {error}.")
+
+    def _look_after(self, say: Callable[[str], None]) -> None:
         if self.alive():
             self._cut_log()
             self._was_ready = self._was_ready or self.ready()
@@ -348,8 +363,12 @@ class _Supervisor:
         """Until a signal comes."""
         while True:
             for child in self._children:
-                child.look_after(self._narrator.say)
+                child.look_after(self._say)
             time.sleep(0.5)
+
+    def _say(self, what: str) -> None:
+        with suppress(OSError):  # what nobody can be told must not end what runs
+            self._narrator.say(what)
 
     def stop(self) -> None:
         """End everything that was started: Valkey last, since the others speak to it."""
@@ -368,7 +387,10 @@ class _Supervisor:
 
     def _launch(self, child: Child) -> Child:
         self._children.append(child)
-        child.start()
+        try:
+            child.start()
+        except OSError as error:
+            raise CannotRun(f"{child.name} cannot be started now: {error}.") from error
         return child
 
     def _wait_for(self, children: Sequence[Child]) -> None:

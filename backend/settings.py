@@ -46,8 +46,8 @@ _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63
 
 
 MIN_PASSWORD = 12
-"""Characters of the web's password where others can reach it: wrong guesses are slowed down and
-written into the log there (login.py), and nothing but its length stops them."""
+"""Characters of the web's password where others can reach it: guesses are counted and answered 429
+(login.py), which bounds the log and not the guesser; the password's length is what protects."""
 
 
 class BadSettings(BackendError):
@@ -242,7 +242,7 @@ class Settings(BaseSettings):
     allowed_image_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = _field(
         (),
         "Hosts other than Label Studio that images may come from, with commas between; "
-        "`name:port` for another port than 80 or 443. A name that leads to this machine or the "
+        "`name:port` for another port than 80 or 443. A name that leads to the loopback or the "
         "local link needs that address listed too.",
         "host names or IP addresses, with :port where it is not 80 or 443, with commas between, "
         "without http:// and paths",

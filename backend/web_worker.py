@@ -9,7 +9,7 @@ whose head is whole.
 |---|---|---|
 | the head | the loop | ``HEAD_WITHIN_S``, ``HEAD_BYTES`` |
 | the body, once the app asks for it | a thread | ``BODY_WITHIN_S``, and the app's bytes |
-| the client to take the answer | a thread | ``ANSWER_WITHIN_S`` |
+| the client to take the answer | a thread | ``ANSWER_WITHIN_S``, ``UNTAKEN_BYTES`` |
 | the client to hang up | the loop | ``GOODBYE_S``, ``GOODBYE_BYTES`` |
 
 A body that the app does not ask for, because the password was wrong, is not waited for.
@@ -17,8 +17,11 @@ A body that the app does not ask for, because the password was wrong, is not wai
 
 from __future__ import annotations
 
+import array
+import fcntl
 import selectors
 import socket
+import termios
 import time
 from functools import partial
 from http import HTTPStatus
@@ -48,6 +51,10 @@ GOODBYE_S = 2.0
 
 GOODBYE_BYTES = 1024 * 1024
 
+UNTAKEN_BYTES = 16 * 1024
+"""Of its answers, that a client may have left untaken when its next request is heard. One that
+sends on and reads nothing would fill the buffers, and then have a thread wait for it."""
+
 UNREAD_WITHIN_S = 0.01
 """For the end of a body that nobody asked for, so that the connection can be used again."""
 
@@ -73,6 +80,8 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn publishes no ty
         try:
             if not conn.has_head():
                 return _DEFER
+            if conn.untaken() >= UNTAKEN_BYTES:
+                return False
             conn.begin()
             request = next(conn.parser)
             return self._keepalive_after(conn, self.handle_request(request, conn))
@@ -182,6 +191,15 @@ class _Connection(TConn):  # type: ignore[misc]
         if not 0 <= end <= HEAD_BYTES:
             raise errors.LimitRequestHeaders("")
         return True
+
+    def untaken(self) -> int:
+        """Bytes of earlier answers that the client's machine has not taken yet."""
+        waiting = array.array("i", [0])
+        try:
+            fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, waiting)
+        except OSError:  # not every system tells it of a socket
+            return 0
+        return waiting[0]
 
     def begin(self) -> None:
         """Hand the head to gunicorn's parser, with limits on all that follows."""

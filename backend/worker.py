@@ -26,10 +26,10 @@ from rq import Worker
 from rq.serializers import JSONSerializer
 
 from backend.errors import LedgerUnavailable
-from backend.heartbeat import Heartbeat
+from backend.heartbeat import Heartbeat, process_id
 from backend.jobs import Clock, forget_workers, known_workers, open_queue
 from backend.ledger import LEASE_S, Ledger
-from backend.lifeline import die_with_parent, is_running
+from backend.lifeline import die_with_parent, is_running, pid_space
 from backend.priority import yield_to_serving
 from backend.queued import OurJob
 from backend.settings import Settings
@@ -43,7 +43,10 @@ STARTING_S = 120.0
 """So long a parent renews the leases of its workers' parts: where others keep all cores busy, a
 horse may not come to it while it imports torch. Afterwards one that is silent hangs."""
 
-_NAME = re.compile(r"(.+)-(\d+)-\d+")  # as of worker_name
+SILENT_S = 60.0
+"""A parent in another container that has missed six heartbeats is dead; only the ledger tells."""
+
+_NAME = re.compile(r"(.+)-(\d+)-(\d+)-\d+")  # as of worker_name
 
 
 class CommitteeWorker(Worker):
@@ -79,7 +82,7 @@ class CommitteeWorker(Worker):
 def run_single(settings: Settings, name: str) -> None:
     """One RQ worker, until its parent ends."""
     parent = _parent_of(name)
-    die_with_parent(None if parent is None else parent[1])
+    die_with_parent(None if parent is None else parent[2])
     work = Workplace(settings)
     random.seed()
     queue = open_queue(work)
@@ -95,15 +98,19 @@ def run_single(settings: Settings, name: str) -> None:
     worker.work(logging_level="WARNING")
 
 
-def worker_name(host: str, parent_pid: int, number: int) -> str:
-    """The name of a parent's worker, which holds its parts in the ledger."""
-    return f"{host}-{parent_pid}-{number}"
+def worker_name(host: str, space: int, parent_pid: int, number: int) -> str:
+    """The name of a parent's worker, which holds its parts in the ledger.
+
+    Args:
+        space: the parent's ``pid_space``: containers may share host name and process numbers.
+    """
+    return f"{host}-{space}-{parent_pid}-{number}"
 
 
-def _parent_of(name: str) -> tuple[str, int] | None:
-    """(host, process number) of the parent of a worker; None if its name is not of our making."""
+def _parent_of(name: str) -> tuple[str, int, int] | None:
+    """(host, space, process number) of a worker's parent; None if the name is not of our making."""
     found = _NAME.fullmatch(name)
-    return None if found is None else (found[1], int(found[2]))
+    return None if found is None else (found[1], int(found[2]), int(found[3]))
 
 
 def _release(ledger: Ledger, names: Collection[str]) -> None:
@@ -129,7 +136,9 @@ class WorkerParent:
         self._work = Workplace(settings)
         self._host = socket.gethostname()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._space = pid_space()
         self._started = 0
+        self._buried_at = float("-inf")
         self._vouched_at = float("-inf")
         self._stop = threading.Event()
         self._alive = Path(settings.data_dir) / "run" / f"worker-{os.getpid()}.alive"
@@ -143,9 +152,9 @@ class WorkerParent:
         clock = Clock(self._work)
         heartbeat = Heartbeat(self._work.ledger, "worker", f"{self._count} jobs side by side")
         log.info("%d workers, clock ticking", self._count)
-        self._bury(self._orphaned())
         try:
             while not self._stop.is_set():
+                self._bury_orphans()
                 self._keep_children()
                 clock.tick()
                 self._vouch()
@@ -168,7 +177,7 @@ class WorkerParent:
             return  # a worker without its Redis would end at once, and the next, and the next
         while len(self._children) < self._count:
             # A new name each time: the old one is still registered in Redis.
-            name = worker_name(self._host, os.getpid(), self._started)
+            name = worker_name(self._host, self._space, os.getpid(), self._started)
             self._started += 1
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", "backend", "worker", "--single", name],
@@ -185,24 +194,40 @@ class WorkerParent:
         except LedgerUnavailable as error:
             log.warning("leases not renewed: %s", error)
 
-    def _orphaned(self) -> set[str]:
-        """The workers of parents that were killed on this machine.
+    def _bury_orphans(self) -> None:
+        """At the start, and again for those whose parent had not been silent for long by then."""
+        if time.monotonic() - self._buried_at < SILENT_S:
+            return
+        self._buried_at = time.monotonic()
+        try:
+            self._bury(self._orphaned())
+        except LedgerUnavailable as error:
+            log.warning("what killed workers held waits for its lease: %s", error)
 
-        Those of our own number too: a container that starts again gives the same ones.
+    def _orphaned(self) -> set[str]:
+        """The workers of parents that were killed on this machine, none of them our own.
+
+        Those of our own number too: a container that starts again may give the same ones. Where a
+        container shares the machine's name, its processes cannot be seen from here.
         """
         names = self._work.ledger.holders()
         try:
             names |= known_workers(open_queue(self._work))
         except RedisError as error:
             log.warning("RQ will forget its dead workers itself: %s", error)
-        parents = {name: _parent_of(name) for name in names}
-        return {
-            name
-            for name, parent in parents.items()
-            if parent is not None
-            and parent[0] == self._host
-            and (parent[1] == os.getpid() or not is_running(parent[1]))
-        }
+        since = time.time() - SILENT_S
+        heard = {each["id"] for each in self._work.ledger.processes() if each["seen_at"] > since}
+
+        def is_dead(name: str) -> bool:
+            parent = _parent_of(name)
+            if parent is None or parent[0] != self._host:
+                return False
+            _, space, pid = parent
+            if space == self._space:
+                return pid == os.getpid() or not is_running(pid)
+            return process_id("worker", self._host, space, pid) not in heard
+
+        return {name for name in names - set(self._children) if is_dead(name)}
 
     def _bury(self, names: Collection[str]) -> None:
         """Take from workers that died what they held, in the ledger and in Redis."""

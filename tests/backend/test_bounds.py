@@ -247,6 +247,21 @@ def test_old_rounds_keep_how_they_ended_and_lose_what_they_worked_with(work: Wor
     assert len(serving["arm_quantiles"]["a"]) == 101
 
 
+def test_what_ranks_keeps_its_manifest_while_its_files_are_away(
+    work: Workplace, tmp_path: Path
+) -> None:
+    play_round(work)
+    row = project(work)
+    folder = work.registry.version_path(row["slug"], 1)
+    folder.rename(tmp_path / "away")
+    for _ in range(KEEP_MANIFESTS + 2):
+        play_round(work, promote=False)
+    with_manifest = {
+        each["version"] for n in range(1, 7) if (each := work.ledger.round(n))["manifest"]
+    }
+    assert 1 in with_manifest
+
+
 def test_a_round_keeps_few_problems_and_says_how_many_more_there_were(
     work: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

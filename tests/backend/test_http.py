@@ -190,6 +190,11 @@ def test_malformed_chunks_are_refused(web: Web, chunks: bytes) -> None:
         refused(answer_of(link), 400)
 
 
+def test_a_login_of_other_than_ascii_is_a_wrong_login(web: Web) -> None:
+    wrong = "Authorization: Basic \xff\r\n"
+    refused(web.ask(head("GET", "/versions", login=wrong)), 401, 429)
+
+
 def test_well_formed_chunks_are_read(web: Web) -> None:
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in EVENT) + b"0\r\n\r\n"
     answer = web.ask(head("POST", "/webhook", "Transfer-Encoding: chunked") + chunks)
@@ -419,6 +424,37 @@ def test_clients_that_do_not_hang_up_stop_nobody(web: Web) -> None:
             link.sendall(head("GET", "/health", "Connection: close", login=""))
         assert all(answer_of(link)[0] == 200 for link in rude)
         assert web.healthy()
+
+
+def test_clients_that_send_on_and_never_read_take_no_thread(web: Web) -> None:
+    """Enough answers to fill every buffer between us, to more clients than there are threads."""
+    request = head("GET", "/health", login="")
+    ends: list[type[OSError] | None] = []
+
+    def send_on(link: socket.socket) -> None:
+        try:
+            for _ in range(MAX_BODY // 2**20):
+                link.sendall(request * 25_000)
+        except OSError as error:
+            ends.append(type(error))
+        else:
+            ends.append(None)
+
+    with ExitStack() as links:
+        senders = []
+        for _ in range(WEB_WORKERS * THREADS + 4):
+            link = links.enter_context(socket.socket())
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            link.settimeout(PATIENCE_S / 2)
+            link.connect(("127.0.0.1", web.port))
+            senders.append(threading.Thread(target=send_on, args=(link,)))
+        for sender in senders:
+            sender.start()
+        assert web.healthy()
+        for sender in senders:
+            sender.join()
+    assert len(ends) == len(senders)
+    assert set(ends) <= {BrokenPipeError, ConnectionResetError}
 
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(web: Web) -> None:

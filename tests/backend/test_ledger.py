@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,15 @@ from alembic.config import Config
 
 from backend import ledger as ledger_module
 from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
-from backend.ledger import Ledger, Row, make_engine, upgrade
+from backend.ledger import (
+    LEASE_S,
+    LONGEST_DELAY_S,
+    LONGEST_WAIT_S,
+    Ledger,
+    Row,
+    make_engine,
+    upgrade,
+)
 
 
 @pytest.fixture
@@ -244,8 +254,51 @@ def test_a_parent_keeps_what_its_workers_took_of_late_and_nothing_else(
 def test_a_retried_part_waits_its_time(ledger: Ledger, project: Row) -> None:
     start(ledger, project)
     part = take(ledger)
-    ledger.retry_part(part["id"], part["token"], delay_s=60)
+    ledger.retry_part(part["id"], part["token"], delay_s=LONGEST_DELAY_S)
     assert ledger.waiting_parts() == []
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The ledger's clock, ``ahead_s`` of the machine's."""
+    clock = SimpleNamespace(ahead_s=0.0)
+    clock.time = lambda: time.time() + clock.ahead_s
+    monkeypatch.setattr(ledger_module, "time", clock)
+    return clock
+
+
+def test_a_part_is_delivered_again_after_the_clock_was_set_back(
+    ledger: Ledger, project: Row, clock: SimpleNamespace
+) -> None:
+    clock.ahead_s = 3600.0
+    start(ledger, project)
+    ledger.mark_delivered(ledger.waiting_parts()[0]["id"])
+    clock.ahead_s = 0.0
+    assert len(ledger.waiting_parts()) == 1
+
+
+def test_a_retried_part_does_not_wait_for_a_clock_that_was_set_back(
+    ledger: Ledger, project: Row, clock: SimpleNamespace
+) -> None:
+    clock.ahead_s = 3600.0
+    start(ledger, project)
+    part = take(ledger)
+    ledger.retry_part(part["id"], part["token"], delay_s=LONGEST_DELAY_S)
+    clock.ahead_s = 0.0
+    assert len(ledger.waiting_parts()) == 1
+
+
+def test_a_lease_from_before_the_clock_was_set_back_is_kept_by_who_renews_it_alone(
+    ledger: Ledger, project: Row, clock: SimpleNamespace
+) -> None:
+    clock.ahead_s = 3600.0
+    start(ledger, project)
+    part = take(ledger)
+    clock.ahead_s = 0.0
+    ledger.waiting_parts()
+    assert ledger.renew_part(part["id"], part["token"], 0.5)  # it was not taken away
+    clock.ahead_s = LEASE_S + 1
+    assert len(ledger.waiting_parts()) == 1
 
 
 def test_a_failed_round_says_why_and_backs_off(ledger: Ledger, project: Row) -> None:
@@ -260,6 +313,16 @@ def test_a_failed_round_says_why_and_backs_off(ledger: Ledger, project: Row) -> 
         finish(ledger, part, "fit")
     ledger.fail_round(start(ledger, project)["id"], "again")
     assert ledger.project(project["id"])["not_before"] > first_wait
+
+
+def test_a_project_that_has_failed_for_months_still_waits_an_hour(
+    ledger: Ledger, project: Row
+) -> None:
+    ledger.update_project(project["id"], failures=5000)
+    ledger.fail_round(start(ledger, project)["id"], "as ever")
+    row = ledger.project(project["id"])
+    assert row["failures"] == 5001
+    assert row["not_before"] - time.time() == pytest.approx(LONGEST_WAIT_S, abs=60)
 
 
 def publish(ledger: Ledger, project: Row, version: int, tasks: list[int]) -> Row:
@@ -304,6 +367,43 @@ def test_old_rankings_are_forgotten(ledger: Ledger, project: Row) -> None:
         ledger.serve_publication(publication["id"], stored=2)
     ledger.drop_rankings(project["id"], keep=1)
     assert [len(ledger.ranking(publication["id"])) for publication in old] == [0, 0, 2]
+
+
+def test_the_rankings_by_which_somebody_labelled_since_the_last_training_stay(
+    ledger: Ledger, project: Row
+) -> None:
+    old = [serve(ledger, project) for _ in range(2)]
+    training = start(ledger, project)
+    part = take(ledger)
+    ledger.finish_part(
+        part["id"],
+        part["token"],
+        {},
+        next_stage=None,
+        next_payloads=[],
+        round_values={"manifest": [{"task": 1, "stamp": "a", "digest": None}]},
+    )
+    assert ledger.round(training["id"])["state"] == "succeeded"
+    since = [serve(ledger, project) for _ in range(6)]
+    left = [*old, *since]
+    # The second was superseded since, so that until then somebody labelled by it.
+    ledger.drop_rankings(project["id"], keep=1, keep_unjudged=50)
+    assert [len(ledger.ranking(each["id"])) for each in left] == [0, *[2] * 7]
+    chosen = ledger.chosen_for(project["id"], {1: served_at(ledger, since[0])})
+    assert chosen == {1: "doubt"}
+    ledger.drop_rankings(project["id"], keep=1, keep_unjudged=3)
+    assert [len(ledger.ranking(each["id"])) for each in left] == [0, 0, 0, 0, *[2] * 4]
+
+
+def serve(ledger: Ledger, project: Row) -> Row:
+    publication = publish(ledger, project, 1, [1, 2])
+    ledger.serve_publication(publication["id"], stored=2)
+    return publication
+
+
+def served_at(ledger: Ledger, publication: Row) -> float:
+    (found,) = (p for p in ledger.publications(1) if p["id"] == publication["id"])
+    return float(found["served_at"])
 
 
 def test_attempts_that_failed_do_not_push_out_the_ranking_that_serves(

@@ -96,6 +96,7 @@ def test_no_other_text_passes(user: str, password: str) -> None:
         "Basic !!!",
         "Basic /w==",
         "Basic bGFi",
+        "Basic é",
         "Bearer x",
         "Digest a=b",
         "\x00",
@@ -116,6 +117,12 @@ def test_wrong_logins_are_slowed_down_with_a_sentence_and_a_time(client: FlaskCl
     assert answer.status_code == 429
     assert 1 <= int(answer.headers["Retry-After"]) <= GUESS_EVERY_S
     assert answer.json["error"].endswith(" s.")  # type: ignore[index]
+
+
+def test_logins_that_cannot_be_read_are_counted_as_well(client: FlaskClient) -> None:
+    headers = {"Authorization": "Basic \xff"}
+    answers = [client.get("/versions", headers=headers).status_code for _ in range(GUESSES + 1)]
+    assert answers == [401] * GUESSES + [429]
 
 
 def test_the_right_password_passes_whatever_came_before_it(client: FlaskClient) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from backend.ledger import LONGEST_WAIT_S
 from backend.rounds import (
     PATIENCE_S,
     QUIET_S,
@@ -81,6 +82,22 @@ def test_a_check_that_was_asked_for_is_not_asked_for_again_until_it_is_overdue()
     asked = {"checked_at": NOW - 500, "check_asked_at": NOW - 5}
     assert not due(project(**asked), event(90))
     assert due(project(checked_at=NOW - 500, check_asked_at=NOW - 61), event(90))
+
+
+@pytest.mark.parametrize("set_back_s", [3600.0, 86_400.0])
+def test_a_clock_that_was_set_back_stops_no_check(set_back_s: float) -> None:
+    ahead = {"checked_at": NOW + set_back_s, "check_asked_at": NOW + set_back_s}
+    assert due(project(**ahead))
+    assert due(project(**ahead), event(90))
+    looked = {"checked_at": NOW - PATIENCE_S, "check_asked_at": NOW - PATIENCE_S - 1}
+    assert due(project(**looked), event(-set_back_s))
+    assert due(project(**looked, not_before=NOW + set_back_s + LONGEST_WAIT_S), event(90))
+    # Asked for since, and not come yet.
+    assert not due(project(checked_at=NOW + set_back_s, check_asked_at=NOW - 5), event(90))
+
+
+def test_clocks_that_differ_a_little_ask_for_no_more_checks() -> None:
+    assert not due(project(checked_at=NOW + 2, check_asked_at=NOW - 1))
 
 
 def stamp(

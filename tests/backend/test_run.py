@@ -195,6 +195,56 @@ def test_a_long_log_is_put_aside(
     assert "yesterday" not in child.last_words()
 
 
+def test_a_long_log_is_emptied_where_there_is_no_room_for_a_copy(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LOG_BYTES", 10)
+    (tmp_path / "child.1.log").mkdir()  # no more to be written to than a full disk
+    (tmp_path / "child.log").write_text("yesterday " * 5)
+    child = child_of(WAIT.format(""), tmp_path, started)
+    wait_until(child.ready, 20, "the child")
+    assert "yesterday" not in child.last_words()
+    child.log.write_text("today " * 5)
+    child.look_after(lambda said: pytest.fail(said))
+    assert child.alive()
+    assert child.log.stat().st_size == 0
+
+
+def test_a_child_whose_log_cannot_be_written_is_said_and_started_once_it_can(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
+    monkeypatch.setattr(run, "LOOK_AGAIN_S", 0.05)
+    child = child_of(WAIT.format(""), tmp_path, started)
+    wait_until(child.ready, 20, "the child")
+    child.log.unlink()
+    child.log.mkdir()
+    os.kill(child.pid, signal.SIGKILL)
+    said: list[str] = []
+
+    def told() -> bool:
+        child.look_after(said.append)
+        return any("cannot be looked after" in each for each in said)
+
+    wait_until(told, 20, "the child to be given up for now")
+    assert "the log cannot be read" in said[0]
+    assert not child.alive()
+    child.log.rmdir()
+
+    def ready() -> bool:
+        child.look_after(said.append)
+        return child.ready()
+
+    wait_until(ready, 20, "the child again")
+
+
+def test_a_child_that_cannot_be_started_at_all_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "child.log").mkdir()
+    child = Child("part", [sys.executable], tmp_path / "child.log", os.environ, bool)
+    with pytest.raises(CannotRun, match="part cannot be started now"):
+        supervisor(tmp_path)._launch(child)
+
+
 def test_only_one_supervisor_works_on_a_data_folder(tmp_path: Path) -> None:
     with (
         run._only_one(tmp_path),

@@ -84,6 +84,7 @@ def studio(label_studio: Host) -> Iterator[Studio]:
         *("::", "::1", "fe80::1", "fe80::1%lo", "ff02::1", "fd00:ec2::254", "fd20:ce::254"),
         *("::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "::ffff:0:0", "::127.0.0.1"),
         *("64:ff9b::169.254.169.254", "2002:7f00:1::", "2002:a9fe:a9fe::1"),
+        *("64:ff9b:1::169.254.169.254", "64:ff9b:1:2::127.0.0.1", "::ffff:0:127.0.0.1"),
         "2001:0:7f00:1:0:0:f5ff:fffe",  # Teredo, its server the loopback
     ],
 )

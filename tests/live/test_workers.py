@@ -6,8 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +16,14 @@ import pytest
 from rq import Queue
 from rq.executions import Execution
 from rq.serializers import JSONSerializer
-from sqlalchemy import update
 
 from backend import rounds
+from backend.heartbeat import process_id
 from backend.jobs import Clock, forget_workers, known_workers, open_queue
 from backend.ledger import Ledger, Row, upgrade
+from backend.lifeline import pid_space
 from backend.settings import Settings, load_settings
-from backend.tables import parts
-from backend.worker import CommitteeWorker, worker_name
+from backend.worker import CommitteeWorker, WorkerParent, worker_name
 from backend.workplace import Workplace
 from tests.live.servers import ROOT, Process, ValkeyServer, free_port, start_valkey, wait_until
 
@@ -108,12 +107,16 @@ def start_round(ledger: Ledger, project: Row) -> int:
     return number
 
 
-def hold_for_an_hour(ledger: Ledger, part_id: int) -> None:
-    """So that nobody can have it because its lease ran out."""
-    with ledger._write() as db:
-        db.execute(
-            update(parts).where(parts.c.id == part_id).values(lease_until=time.time() + 3600)
-        )
+def held_until(
+    ledger: Ledger, holders: Collection[str], condition: Callable[[], Any]
+) -> Callable[[], Any]:
+    """``condition``; while it is looked at, these workers' leases do not run out."""
+
+    def looked() -> Any:
+        ledger.renew_young_parts(holders, 3600)
+        return condition()
+
+    return looked
 
 
 def attempts(ledger: Ledger, part_id: int) -> int:
@@ -149,14 +152,14 @@ def test_a_restarted_parent_takes_back_what_its_killed_forerunner_held(
     work: Workplace, project: Row, start_worker: StartWorker
 ) -> None:
     part_id = start_round(work.ledger, project)
-    queue, dead = open_queue(work), worker_name(HOST, ended_pid(), 3)
+    queue, dead = open_queue(work), worker_name(HOST, pid_space(), ended_pid(), 3)
     Clock(work).tick()
     begin_as(queue, dead)
     assert work.ledger.take_part(part_id, dead) is not None
-    hold_for_an_hour(work.ledger, part_id)
     first = jobs_begun(queue)
     start_worker("--workers", "1")
-    wait_until(lambda: attempts(work.ledger, part_id) == 2, START_LIMIT_S, "the part to be taken")
+    taken = held_until(work.ledger, {dead}, lambda: attempts(work.ledger, part_id) == 2)
+    wait_until(taken, START_LIMIT_S, "the part to be taken")
     assert dead not in known_workers(queue)
     assert not set(first) & set(jobs_begun(queue))
 
@@ -165,26 +168,38 @@ def test_a_part_of_a_living_parent_on_this_or_any_other_machine_is_left_alone(
     work: Workplace, project: Row, start_worker: StartWorker
 ) -> None:
     part_id = start_round(work.ledger, project)
-    assert work.ledger.take_part(part_id, worker_name("elsewhere", ended_pid(), 0)) is not None
-    hold_for_an_hour(work.ledger, part_id)
+    elsewhere = worker_name("elsewhere", pid_space(), ended_pid(), 0)
+    assert work.ledger.take_part(part_id, elsewhere) is not None
     other = work.ledger.ensure_project(work.server, 8, 1795468846)
     round_ = work.ledger.start_round(other["id"], "train", "asked for", "collect", {})
     assert round_ is not None
     (theirs,) = work.ledger.parts(round_["id"])
-    living = worker_name(HOST, os.getpid(), 0)
+    living = worker_name(HOST, pid_space(), os.getpid(), 0)
     assert work.ledger.take_part(theirs["id"], living) is not None
-    hold_for_an_hour(work.ledger, theirs["id"])
     process = start_worker("--workers", "1")
-    wait_until(
-        lambda: psutil.Process(process.pid).children(), START_LIMIT_S, "the parent's first worker"
+    begun = held_until(
+        work.ledger, {elsewhere, living}, lambda: psutil.Process(process.pid).children()
     )
-    assert work.ledger.holders() == {worker_name_of(work.ledger, 1), living}
+    wait_until(begun, START_LIMIT_S, "the parent's first worker")
+    assert work.ledger.holders() == {elsewhere, living}
     assert attempts(work.ledger, part_id) == 1
 
 
-def worker_name_of(ledger: Ledger, round_id: int) -> str:
-    name: str = ledger.parts(round_id)[0]["holder"]
-    return name
+def test_what_a_namesake_in_another_container_holds_is_its_own_while_it_is_heard_of(
+    work: Workplace, settings: Settings, project: Row
+) -> None:
+    """Of containers that share the machine's name, both parents may well be its first process."""
+    part_id = start_round(work.ledger, project)
+    space, pid = pid_space() + 1, os.getpid()
+    namesake = worker_name(HOST, space, pid, 0)
+    assert work.ledger.take_part(part_id, namesake) is not None
+    work.ledger.beat(process_id("worker", HOST, space, pid), "worker", "", HOST, pid)
+    parent = WorkerParent(settings, 1)
+    assert parent._orphaned() == set()
+    work.ledger.unbeat(process_id("worker", HOST, space, pid))
+    assert parent._orphaned() == {namesake}
+    parent._work.close()
+    parent._work.redis.close()
 
 
 @pytest.mark.parametrize("victim", ["horse", "worker"])
@@ -203,9 +218,10 @@ def test_what_a_killed_horse_or_worker_held_is_taken_again_at_once(
 
     found = wait_until(horse, START_LIMIT_S, "a horse at work")
     assert found is not None
-    hold_for_an_hour(work.ledger, part_id)
+    holder = work.ledger.holders()
     (found if victim == "horse" else psutil.Process(found.ppid())).kill()
-    wait_until(lambda: attempts(work.ledger, part_id) == 2, START_LIMIT_S, "the part to be taken")
+    taken = held_until(work.ledger, holder, lambda: attempts(work.ledger, part_id) == 2)
+    wait_until(taken, START_LIMIT_S, "the part to be taken")
     wait_until(lambda: not psutil.pid_exists(found.pid), START_LIMIT_S, "the horse to be gone")
 
 
@@ -254,7 +270,7 @@ def test_a_part_is_held_while_its_stage_is_being_imported(
 def test_a_worker_whose_parent_has_ended_before_it_began_ends_at_once(
     settings: Settings, start_worker: StartWorker
 ) -> None:
-    orphan = start_worker("--single", worker_name(HOST, ended_pid(), 0))
+    orphan = start_worker("--single", worker_name(HOST, pid_space(), ended_pid(), 0))
     assert orphan.popen.wait(START_LIMIT_S) == 1
 
 
