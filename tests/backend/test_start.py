@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -371,7 +372,7 @@ class TestWhenItStarts:
         assert len(place.ranking()) == 6
         # Ranking with a version still waits, and what tells of it is not forgotten meanwhile.
         promote(place)
-        place.work.ledger.update_project(place.id, not_before=1e12)
+        place.work.ledger.update_project(place.id, not_before=time.time() + 600)
         place.work.ledger.add_event(place.id, "TASKS_CREATED")
         place.studio.stamped.clear()
         assert place.check() is None
