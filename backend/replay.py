@@ -35,7 +35,7 @@ from backend.status import SILENT_AFTER_S
 from backend.workplace import Workplace
 from training.config import UNKNOWN
 from training.errors import TrainingError
-from training.labelled import BadFolder, Labelled, LabelledFolder, read_labelled_folder
+from training.labelled import BadFolder, Labelled, LabelledFolder, read_image, read_labelled_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,9 +71,6 @@ TITLE_LENGTH = 50
 
 LOOK_AGAIN_S = 1.0
 SAY_AGAIN_S = 30.0
-
-# 2 x 4096 x 4096, as for images that Label Studio serves.
-MAX_PIXELS = 2 * 4096 * 4096
 
 
 class ReplayFailed(BackendError):
@@ -307,21 +304,20 @@ def project_options(plan: ReplayPlan, unknown: str) -> Json:
 
 def _shown(item: Labelled) -> tuple[str, bytes]:
     """(name, bytes) of a file that Label Studio takes and browsers show."""
-    data = item.image.read_bytes()
     if item.image.suffix.lower() in SHOWN_SUFFIXES:
-        return item.name, data
+        return item.name, item.image.read_bytes()
     from training.data import encode_png
 
-    return f"{item.image.stem}.png", encode_png(_decode(item, data))
+    return f"{item.image.stem}.png", encode_png(_decode(item))
 
 
-def _decode(item: Labelled, data: bytes) -> NDArray[np.uint8]:
-    from training.data import UnreadableImage, decode_image
+def _decode(item: Labelled) -> NDArray[np.uint8]:
+    from training.data import UnreadableImage
 
     try:
-        return decode_image(data, max_pixels=MAX_PIXELS)
+        return read_image(item.image)
     except UnreadableImage as error:
-        raise BadFolder(f"{item.image}: {error}.") from error
+        raise BadFolder(f"{error}.") from error
 
 
 # The rounds of one project
@@ -609,7 +605,7 @@ def judge(committee: Looks, folder: LabelledFolder, items: Sequence[Labelled]) -
     counts = [
         overlap(
             folder.read_mask(item),
-            committee.look(_decode(item, item.image.read_bytes())).mask(),
+            committee.look(_decode(item)).mask(),
             len(folder.classes),
         )
         for item in items

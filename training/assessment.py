@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from torch import Tensor
 from training.calibrate import expected_calibration_error, fit_temperature, reliability
 from training.config import TrainConfig
 from training.contact_sheet import Seen, contact_sheet, worst_median_best
-from training.data import Example
+from training.data import Example, nearest
 from training.engine import NoEngine, has_bf16
 from training.fit import Weights
 from training.inference import BF16_AGREEMENT, Committee
@@ -203,8 +202,7 @@ def _at_size_of(example: Example, old: Committee) -> NDArray[np.uint8]:
     """What the old version sees out of fold, which may be smaller: ``max_side_px`` was raised."""
     predicted = old.out_of_fold(example)[1]
     h, w = example.mask.shape
-    resized = cv2.resize(predicted, (w, h), interpolation=cv2.INTER_NEAREST_EXACT)
-    return resized.astype(np.uint8)
+    return nearest(predicted, h, w)
 
 
 @dataclass(frozen=True)

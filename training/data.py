@@ -365,10 +365,10 @@ def make_example(key: str, image: Image8, mask: Image8, max_side_px: int) -> Exa
     if image.shape[:2] != mask.shape:
         raise ValueError(f"image {image.shape} and mask {mask.shape} differ in size")
     height, width = network_size(mask.shape[0], mask.shape[1], max_side_px)
-    return Example(key, shrink(image, max_side_px), _nearest(mask, height, width))
+    return Example(key, shrink(image, max_side_px), nearest(mask, height, width))
 
 
-def _nearest(mask: Image8, height: int, width: int) -> Image8:
+def nearest(mask: Image8, height: int, width: int) -> Image8:
     """The mask [H, W] at another size, each pixel taking the one that its centre lies in."""
     if max(mask.shape) < 2**15:
         return np.asarray(

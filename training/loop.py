@@ -37,7 +37,7 @@ from training.assessment import assess
 from training.config import UNKNOWN, BadConfig, TrainConfig
 from training.data import Example, images_showing
 from training.distance import DoubtByDistance, doubt_by_distance
-from training.errors import TrainingError
+from training.errors import TrainingError, wrong_fields
 from training.fit import Weights, fit_member, training_keys
 from training.inference import Committee, Look
 from training.labelled import Labelled, LabelledFolder, by_hash, read_labelled_folder
@@ -129,11 +129,7 @@ def read_config(path: Path) -> LoopConfig:
     try:
         config = LoopConfig.model_validate(given)
     except ValidationError as error:
-        told = [
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {repr(each['input'])[:60]}"
-            for each in error.errors()
-        ]
-        raise BadLoop("\n".join(f"{path}: {line}" for line in told)) from error
+        raise BadLoop("\n".join(f"{path}: {line}" for line in wrong_fields(error))) from error
     names = [strategy_of(each).name for each in config.strategies]
     if len(set(names)) != len(names) or ALL in names:
         raise BadLoop(f"{path}: strategies need names of their own, got {', '.join(names)}")

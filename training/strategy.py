@@ -25,10 +25,13 @@ from acquisition.select import (
     percentiles,
     rank_mixture,
 )
-from training.errors import TrainingError
+from training.errors import TrainingError, wrong_fields
 from training.inference import Look
 
-MODES = ("random", "foreground", "hedge", "leader", "rank_average", "oracle_error", "diverse")
+MODES = (
+    *("random", "farthest_first", "foreground", "hedge", "leader", "rank_average"),
+    "oracle_error",
+)
 
 
 class UnknownStrategy(TrainingError):
@@ -56,7 +59,7 @@ class Strategy:
     @property
     def looks(self) -> bool:
         """Whether it needs the committee's looks at the candidates."""
-        return self.mode not in ("random", "diverse") or self.rule.class_share > 0
+        return self.mode not in ("random", "farthest_first") or self.rule.class_share > 0
 
 
 def _fixed(name: str, arm: str, **changes: Any) -> Strategy:
@@ -84,7 +87,7 @@ NAMED: Mapping[str, Strategy] = {
         Strategy("rank_average", "rank_average"),
         Strategy("oracle_error", "oracle_error"),
         Strategy("diverse", "random", Rule(diverse=True)),
-        Strategy("farthest_first", "diverse"),
+        Strategy("farthest_first", "farthest_first"),
         Strategy("hedge_plain", "hedge"),
         Strategy("leader", "leader", RULE),
         Strategy("committee", "hedge", RULE),
@@ -109,11 +112,8 @@ def strategy_of(described: str | Mapping[str, Any]) -> Strategy:
     try:
         given = _Described.model_validate(dict(described))
     except ValidationError as error:
-        told = [
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {repr(each['input'])[:60]}"
-            for each in error.errors()
-        ]
-        raise UnknownStrategy(f"strategy {described.get('name')!r}: {'; '.join(told)}") from error
+        told = "; ".join(wrong_fields(error))
+        raise UnknownStrategy(f"strategy {described.get('name')!r}: {told}") from error
     arm = given.mode.removeprefix("fixed:")
     if given.mode not in MODES and (arm == given.mode or arm not in ARMS):
         raise UnknownStrategy(
@@ -192,7 +192,7 @@ def _scores(
     N = len(candidates.features)
     if strategy.mode == "random":
         return percentiles(torch.rand(N, generator=generator))
-    if strategy.mode == "diverse":
+    if strategy.mode == "farthest_first":
         scores = torch.empty(N, dtype=torch.float64)
         scores[farthest_first(candidates.features, N, generator)] = torch.arange(N, 0, -1) / N
         return scores

@@ -4,13 +4,14 @@ as wanted. The real one takes minutes to be filled with a hundred thousand tasks
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
+
+from tests.served import Served
 
 LABEL_CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image"><Label value="dark"/><Label value="bright"/></BrushLabels>
@@ -20,7 +21,7 @@ CREATED_S = 1767323045
 LONGEST_LINE = 65536  # of Label Studio's own server
 
 
-class SmallStudio:
+class SmallStudio(Served):
     """Answers as Label Studio does. ``annotated`` tasks are the first ones by id.
 
     Args:
@@ -52,16 +53,7 @@ class SmallStudio:
             def log_message(self, format: str, *arguments: object) -> None:
                 """Keep the tests' output clean."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def answer(self, method: str, path: str, body: bytes) -> bytes:
         parts = urlsplit(path)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from backend.settings import Settings, load_settings
 from backend.studio import Json
 from backend.workplace import Workplace
 from tests.live.servers import free_port
+from tests.served import Served
 
 USER, PASSWORD = "lab", "secret-8731"
 API_KEY = "5ec4e7" + "0" * 34
@@ -60,7 +61,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.studio.RETRY_AFTER_S", ())
 
 
-class Web:
+class Web(Served):
     """A web that answers as told: /health after ``slow_s``, the rest for ``password``.
 
     Label Studio's calls may come with one of ``also`` instead; None there is no password.
@@ -102,15 +103,7 @@ class Web:
         self.slow_s = 0.0
         self.password: str | None = basic_auth(USER, PASSWORD)
         self.also: tuple[str | None, ...] = ()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
 from backend.images import ImageFetcher
 from backend.studio import Studio
+from tests.served import Served
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 PIXELS = b"not really an image, but nobody here looks"
@@ -20,7 +21,7 @@ PIXELS = b"not really an image, but nobody here looks"
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
-class Host:
+class Host(Served):
     """A small server on 127.0.0.1: ``pages`` maps a path to what answers it; ``seen`` logs."""
 
     def __init__(self) -> None:
@@ -40,17 +41,8 @@ class Host:
 
         self.pages: dict[str, Answer] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_port
+        super().__init__(Handler)
         self.name = f"127.0.0.1:{self.port}"
-        self.url = f"http://{self.name}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     @property
     def authorizations(self) -> list[str | None]:

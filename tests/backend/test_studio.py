@@ -7,13 +7,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from backend.errors import StudioRefused, StudioUnreachable
 from backend.studio import Studio
+from tests.served import Served
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 PERSONAL = "head.payload.signature"
@@ -24,7 +25,7 @@ def jwt(number: int, lifetime_s: int = 300) -> str:
     return f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.x"
 
 
-class Server:
+class Server(Served):
     """Answers every request by ``answer(request)``; ``seen`` holds (method, path, token)."""
 
     def __init__(self) -> None:
@@ -44,15 +45,7 @@ class Server:
 
         self.seen: list[tuple[str, str, str | None]] = []
         self.answer: Callable[[BaseHTTPRequestHandler], None] = reply({"release": "1.23.2"})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
 
 def reply(body: object, status: int = 200, **headers: str) -> Callable[..., None]:

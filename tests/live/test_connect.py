@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,14 @@ from backend.errors import StudioRefused
 from backend.studio import Studio
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.servers import free_port, start_label_studio, wait_until
+from tests.served import Served
 
 pytestmark = pytest.mark.live
 
 USER, PASSWORD = "committee", "throw: away"
 
 
-class Backend:
+class Backend(Served):
     """The least that Label Studio takes for an ML backend; ``seen`` keeps what it was sent."""
 
     def __init__(self, user: str = USER, password: str = PASSWORD) -> None:
@@ -76,15 +76,7 @@ class Backend:
             "/predict": {"results": [[]]},
             "/versions": {"versions": []},
         }
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def events(self) -> list[str]:
         """The actions of the webhook calls that were authenticated."""
