@@ -43,6 +43,10 @@ JOB_TIMEOUT_S = 6 * 3600
 TRANSIENT_ATTEMPTS = 16
 """A server that does not answer is asked again, 5 s to 30 s apart: some six minutes in all."""
 
+PASSING = frozenset({401, 403, 429})
+"""Refusals that a Label Studio which is being restored or set up gives for a while; to end a round
+for one would throw away what it has trained."""
+
 UNEXPECTED_ATTEMPTS = 3
 """An error that nobody foresaw may be a passing one; thrice the same is not."""
 
@@ -137,7 +141,7 @@ def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
             _again(ledger, round_, part, str(error), TRANSIENT_ATTEMPTS)
             return
         except StudioRefused as error:
-            if error.studio_status >= 500 or error.studio_status == 429:
+            if error.studio_status >= 500 or error.studio_status in PASSING:
                 _again(ledger, round_, part, str(error), TRANSIENT_ATTEMPTS)
             else:
                 ledger.fail_round(round_["id"], f"{stage}: {error}")

@@ -7,10 +7,14 @@ The tests follow each other: they are one history of one project.
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import sqlite3
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +25,7 @@ from hypothesis import strategies as st
 from backend import doctor, jobs
 from backend.app import build_app
 from backend.ledger import Row
-from backend.rounds import count_changes, label_states
+from backend.rounds import RECONCILE_S, count_changes, label_states
 from backend.status import project_status
 from tests.live.history import History, record_history
 from tests.live.proxy import Fault, Proxy, every_way_to_fail
@@ -122,29 +126,60 @@ class TestRedis:
         assert site.told(lonely) == row["error"]
 
 
-class TestALockedLedger:
-    def test_loses_no_label(self, site: Site, project: TinyProject) -> None:
-        ledger = site.stack.work.ledger
+@contextmanager
+def locked(site: Site) -> Iterator[None]:
+    lock = sqlite3.connect(site.stack.settings.ledger_path, isolation_level=None)
+    try:
+        lock.execute("BEGIN IMMEDIATE")
+        yield
+    finally:
+        lock.close()
+
+
+@contextmanager
+def full(site: Site) -> Iterator[None]:
+    """No file of the web's may grow, as at a quota or on a full disk."""
+    pids = [process.pid for process in site.stack.web.family()]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for pid in pids:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the files of a running process")
+class TestALedgerThatCannotBeWritten:
+    @pytest.mark.parametrize(("trouble", "number"), [(locked, 0), (full, 1)])
+    def test_loses_no_label(
+        self,
+        site: Site,
+        project: TinyProject,
+        trouble: Callable[[Site], AbstractContextManager[None]],
+        number: int,
+    ) -> None:
+        stack, ledger = site.stack, site.stack.work.ledger
         jobs.check(project.row_id)
         before = ledger.project(project.row_id)["changed"]
-        task_id = project.few(INITIAL)[0]
-        (annotation,) = site.stack.work.studio.annotations(task_id)
-        lock = sqlite3.connect(site.stack.settings.ledger_path, isolation_level=None)
-        try:
-            lock.execute("BEGIN IMMEDIATE")
-            # Label Studio's own webhook meets the lock as well, inside this very call.
-            site.stack.work.studio.update_annotation(
-                annotation["id"], result=project.result(task_id)
-            )
-            key = site.stack.work.studio.project(project.id).key
-            answer = site.stack.post("/webhook", {"action": "START_TRAINING", "project": key})
+        task_id = project.few(INITIAL)[number]
+        (annotation,) = stack.work.studio.annotations(task_id)
+        key = stack.work.studio.project(project.id).key
+        with trouble(site):
+            # Label Studio's own webhook meets the trouble as well, inside this very call.
+            stack.work.studio.update_annotation(annotation["id"], result=project.result(task_id))
+            answer = stack.post("/webhook", {"action": "START_TRAINING", "project": key})
             assert answer.status_code == 503
             assert "The ledger cannot be read or written now" in answer.json()["error"]
-        finally:
-            lock.close()
         assert ledger.pending_events(project.row_id) == []
-        jobs.check(project.row_id)
-        assert ledger.project(project.row_id)["changed"] == before + 1
+        # Two minutes later; the clock and a worker do the rest.
+        then = time.time() - RECONCILE_S
+        ledger.update_project(project.row_id, checked_at=then, check_asked_at=then)
+        stack.wait(
+            lambda: ledger.project(project.row_id)["changed"] == before + 1 or None,
+            "the reconcile to find the label",
+        )
 
 
 SAID = {
@@ -197,6 +232,115 @@ class TestALabelStudioInTrouble:
         assert slow.met >= 3
         assert site.told(project) is None
         assert site.stack.work.ledger.project(project.row_id)["checked_at"] > looked_at
+
+
+@pytest.fixture(scope="module")
+def unlucky(site: Site) -> TinyProject:
+    """Nothing serves it yet, and all that is labelled on it is background."""
+    made = make_project(site.stack, "faults unlucky", 8, members=1)
+    for task_id in made.few(INITIAL):
+        site.stack.work.studio.annotate(task_id, [])
+    return made
+
+
+class TestARoundThatCannotSucceed:
+    """A history of its own, from labels that teach nothing to a version that serves."""
+
+    def asked_for(self, site: Site, project: TinyProject) -> Row:
+        """The training round that somebody asks for, when it has ended."""
+        ledger, last = site.stack.work.ledger, site.stack.last_train(project)
+        before = 0 if last is None else last["id"]
+        ledger.add_event(project.row_id, "RETRAIN")
+
+        def ended() -> Row | None:
+            found = site.stack.last_train(project)
+            return found if found and found["id"] > before and found["state"] != "active" else None
+
+        return site.stack.wait(ended, "the round that was asked for")
+
+    def test_says_why_and_waits_longer_each_time(self, site: Site, unlucky: TinyProject) -> None:
+        ledger = site.stack.work.ledger
+        waits = []
+        for failures in (1, 2):
+            row = self.asked_for(site, unlucky)
+            assert row["state"] == "failed"
+            assert row["error"].startswith("collect: Nothing but background is labelled")
+            assert site.told(unlucky) == row["error"]
+            told = ledger.project(unlucky.row_id)
+            assert told["failures"] == failures
+            waits.append(told["not_before"] - row["ended_at"])
+        assert waits[1] > 1.9 * waits[0] > 60
+
+    def test_because_no_image_can_be_read_names_one_and_the_next_round_succeeds(
+        self, site: Site, unlucky: TinyProject
+    ) -> None:
+        studio = site.stack.work.studio
+        for task_id in unlucky.few(INITIAL):
+            (annotation,) = studio.annotations(task_id)
+            studio.update_annotation(annotation["id"], result=unlucky.result(task_id))
+        with site.proxy.failing(Fault(status=404, path="/data/upload/")):
+            row = self.asked_for(site, unlucky)
+        assert row["state"] == "failed"
+        assert f"{INITIAL} unreadable). First problem: Task" in row["error"]
+        assert "No image at /data/upload/" in row["error"]
+        row = self.asked_for(site, unlucky)
+        assert (row["state"], row["error"]) == ("succeeded", None)
+        assert site.told(unlucky) is None
+        assert site.stack.work.ledger.project(unlucky.row_id)["failures"] == 0
+
+    def test_leaves_the_predictions_as_they_were(self, site: Site, unlucky: TinyProject) -> None:
+        studio = site.stack.work.studio
+        serving, held = name_of(unlucky.serving()), studio.model_versions(unlucky.id)
+        assert serving in held
+        for task_id in unlucky.few(INITIAL):
+            (annotation,) = studio.annotations(task_id)
+            studio.update_annotation(annotation["id"], result=[])
+        assert self.asked_for(site, unlucky)["state"] == "failed"
+        assert name_of(unlucky.serving()) == serving
+        assert studio.project(unlucky.id).model_version == serving
+        assert studio.model_versions(unlucky.id) == held
+
+
+class TestTroubleInTheMiddleOfARound:
+    def ranked(self, site: Site, project: TinyProject, *faults: Fault) -> tuple[Row, str]:
+        """A ranking round that met these faults, and what ``status`` told meanwhile."""
+        stack, ledger = site.stack, site.stack.work.ledger
+        told: set[str] = set()
+
+        def ended() -> Row | None:
+            if (said := site.told(project)) is not None:
+                told.add(said)
+            found = ledger.round(row["id"])
+            return None if found["state"] == "active" else found
+
+        with site.proxy.failing(*faults):
+            ledger.update_project(project.row_id, last_error=None)
+            row = ledger.start_round(project.row_id, "rank", "a test's", "choose", {})
+            assert row is not None
+            done = stack.wait(ended, "the ranking")
+        assert (done["state"], done["error"], done["problems"]) == ("succeeded", None, [])
+        serving = project.serving()
+        assert serving is not None
+        assert serving["round_id"] == row["id"]
+        assert stack.work.studio.model_versions(project.id)[serving["name"]] == serving["length"]
+        assert site.told(project) is None
+        return done, " ".join(sorted(told))
+
+    @pytest.mark.parametrize("status", [500, 401, 403])
+    def test_is_told_and_tried_again(self, site: Site, unlucky: TinyProject, status: int) -> None:
+        asked = Fault(status=status, path=f"/api/projects/{unlucky.id}", times=1)
+        stored = Fault(status=status, path="/import/predictions", times=1)
+        done, told = self.ranked(site, unlucky, asked, stored)
+        assert (asked.met, stored.met) == (1, 1)
+        assert SAID[str(status)].removesuffix(" to GET") in told
+        attempts = {p["stage"]: p["attempts"] for p in site.stack.work.ledger.parts(done["id"])}
+        assert attempts["publish"] > 1
+
+    def test_slowness_delays_it_and_no_more(self, site: Site, unlucky: TinyProject) -> None:
+        slow = Fault(delay_s=5, times=8)
+        done, told = self.ranked(site, unlucky, slow)
+        assert (slow.met, told) == (8, "")
+        assert {p["attempts"] for p in site.stack.work.ledger.parts(done["id"])} == {1}
 
 
 class TestARestart:
