@@ -25,6 +25,8 @@ from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import (
     ClientDisconnected,
     HTTPException,
+    MethodNotAllowed,
+    NotFound,
     RequestEntityTooLarge,
     RequestTimeout,
     UnsupportedMediaType,
@@ -149,7 +151,7 @@ def build_app(settings: Settings) -> Flask:
     @app.errorhandler(HTTPException)
     def in_http_words(error: HTTPException) -> Response:
         allowed = {name: value for name, value in error.get_headers() if name == "Allow"}
-        return _json({"error": error.description or error.name}, error.code or 500, allowed)
+        return _json({"error": _said(error)}, error.code or 500, allowed)
 
     @app.errorhandler(Exception)
     def in_the_log(error: Exception) -> Response:
@@ -157,6 +159,17 @@ def build_app(settings: Settings) -> Flask:
         return _json({"error": "Something failed here that should not; the log tells what."}, 500)
 
     return app
+
+
+def _said(error: HTTPException) -> str:
+    """What was expected; werkzeug's own words say only that something was wrong."""
+    if isinstance(error, NotFound):
+        return "There is no such route here: /openapi.json lists those that there are."
+    if isinstance(error, MethodNotAllowed):
+        return f"{request.path} expects {' or '.join(sorted(error.valid_methods or ()))}."
+    if "description" not in vars(error) and error.code == 400:
+        return "The request must be plain HTTP, without an Upgrade, to a Host that is a name."
+    return error.description or error.name
 
 
 def _login_sent() -> Authorization | None:

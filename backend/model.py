@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 PREDICT_WITHIN_S = 80.0
 """Label Studio waits 100 s for /predict; what has not been looked at by then is queued."""
 
+REST_TASKS = 500
+"""Queued as one job: what is looked at is stored as often, and no job outgrows its limit."""
+
 UNTRAINED = "untrained"
 """The model_version that /setup reports before anything serves."""
 
@@ -149,10 +152,9 @@ def predict_tasks(
         finally:
             _looking.release()
     rest = [task_id for task_id, _ in tasks[len(predictions) :]]
-    if rest:
-        work.ledger.add_event(project["id"], PREDICT_REST, rest)
-        predictions += [[] for _ in rest]
-    return predictions
+    for first in range(0, len(rest), REST_TASKS):
+        work.ledger.add_event(project["id"], PREDICT_REST, rest[first : first + REST_TASKS])
+    return predictions + [[] for _ in rest]
 
 
 TEACHING = frozenset(

@@ -46,6 +46,12 @@ horse may not come to it while it imports torch. Afterwards one that is silent h
 SILENT_S = 60.0
 """A parent in another container that has missed six heartbeats is dead; only the ledger tells."""
 
+SHORT_LIFE_S = 10.0
+"""A worker that ends sooner after its start will end so again: half-installed code, a full disk."""
+
+LONGEST_PAUSE_S = 30.0
+"""The longest before the next of such workers; half the 60 s within which all recovers."""
+
 _NAME = re.compile(r"(.+)-(\d+)-(\d+)-\d+")  # as of worker_name
 
 
@@ -107,6 +113,11 @@ def worker_name(host: str, space: int, parent_pid: int, number: int) -> str:
     return f"{host}-{space}-{parent_pid}-{number}"
 
 
+def pause_after(short_lives: int) -> float:
+    """Seconds before the next worker starts, after so many in a row that ended at once."""
+    return min(LONGEST_PAUSE_S, 2.0 ** min(short_lives, 10) - 1)
+
+
 def _parent_of(name: str) -> tuple[str, int, int] | None:
     """(host, space, process number) of a worker's parent; None if the name is not of our making."""
     found = _NAME.fullmatch(name)
@@ -136,6 +147,9 @@ class WorkerParent:
         self._work = Workplace(settings)
         self._host = socket.gethostname()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._born_at: dict[str, float] = {}
+        self._short_lives = 0
+        self._next_birth_at = float("-inf")
         self._space = pid_space()
         self._started = 0
         self._buried_at = float("-inf")
@@ -168,17 +182,28 @@ class WorkerParent:
         self._stop.set()
 
     def _keep_children(self) -> None:
+        now = time.monotonic()
         ended = {name for name, child in self._children.items() if child.poll() is not None}
         for name in ended:
             status = self._children.pop(name).returncode
-            log.warning("worker %s ended with %s: starting another", name, status)
+            lived_s = now - self._born_at.pop(name)
+            self._short_lives = self._short_lives + 1 if lived_s < SHORT_LIFE_S else 0
+            pause_s = pause_after(self._short_lives)
+            self._next_birth_at = now + pause_s
+            log.warning(
+                "worker %s ended with %s after %.0f s: another starts in %.0f s",
+                *(name, status, lived_s, pause_s),
+            )
         self._bury(ended)
-        if len(self._children) < self._count and not self._redis_answers():
+        if len(self._children) == self._count or now < self._next_birth_at:
+            return
+        if not self._redis_answers():
             return  # a worker without its Redis would end at once, and the next, and the next
         while len(self._children) < self._count:
             # A new name each time: the old one is still registered in Redis.
             name = worker_name(self._host, self._space, os.getpid(), self._started)
             self._started += 1
+            self._born_at[name] = now
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", "backend", "worker", "--single", name],
                 start_new_session=True,

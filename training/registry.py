@@ -198,7 +198,7 @@ class Registry:
         gone = [number for number in self.versions(project) if number not in keep]
         for number in gone:
             self.delete_version(project, number)
-        for path in folder.glob(".*"):
+        for path in (*folder.glob(".*"), *folder.parent.glob(".*")):
             _remove_stale(path)
         return gone
 

@@ -219,12 +219,22 @@ def test_tasks_that_are_none_are_refused(client: FlaskClient, tasks: Any) -> Non
     assert answer.status_code == 400
 
 
-def test_unknown_routes_and_verbs_are_answered_in_json(client: FlaskClient) -> None:
-    auth = ("lab", "secret")
-    assert client.get("/nothing-here", auth=auth).status_code == 404
-    answer = client.get("/predict", auth=auth)
-    assert answer.status_code == 405
-    assert "error" in answer.json  # type: ignore[operator]
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "expected"),
+    [
+        ("GET", "/nothing-here", {}, 404, "/openapi.json lists those that there are"),
+        ("GET", "/predict", {}, 405, "/predict expects POST."),
+        ("POST", "/versions", {}, 405, "/versions expects GET or HEAD."),
+        ("GET", "/health", {"Connection": "Upgrade", "Upgrade": "websocket"}, 400, "plain HTTP"),
+        ("GET", "/health", {"Host": "a" * 5000}, 400, "a Host that is a name"),
+    ],
+)
+def test_what_is_no_route_of_ours_is_told_what_was_expected(
+    client: FlaskClient, method: str, path: str, headers: dict[str, str], status: int, expected: str
+) -> None:
+    answer = client.open(path, method=method, headers=headers, auth=("lab", "secret"))
+    assert answer.status_code == status
+    assert expected in answer.json["error"]  # type: ignore[index]
 
 
 def test_a_locked_ledger_answers_503_in_a_sentence(client: FlaskClient, settings: Settings) -> None:

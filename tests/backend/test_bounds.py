@@ -169,17 +169,22 @@ def test_what_a_dead_process_was_writing_goes_and_what_a_live_one_writes_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = Registry(tmp_path)
-    folders = [tmp_path / "p1" / "versions", tmp_path / "p1" / "rounds"]
-    for folder in folders:
-        (folder / ".3-abc").mkdir(parents=True)
+    home = tmp_path / "p1"
+    unfinished = [
+        home / ".steps.json-abc",
+        home / "versions" / ".3-abc",
+        home / "rounds" / ".3-abc",
+    ]
+    for folder in unfinished:
+        folder.mkdir(parents=True)
     registry.prune_versions("p1", [])
     registry.prune_rounds("p1", lambda _round: True)
-    assert all((folder / ".3-abc").exists() for folder in folders)
-    later = (folders[0] / ".3-abc").stat().st_mtime + STALE_S + 60
+    assert all(folder.exists() for folder in unfinished)
+    later = unfinished[0].stat().st_mtime + STALE_S + 60
     monkeypatch.setattr("training.registry.time.time", lambda: later)
     registry.prune_versions("p1", [])
     registry.prune_rounds("p1", lambda _round: True)
-    assert not any((folder / ".3-abc").exists() for folder in folders)
+    assert not any(folder.exists() for folder in unfinished)
 
 
 def test_a_removed_version_is_named_and_cannot_be_rolled_back_to(work: Workplace) -> None:

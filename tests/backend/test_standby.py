@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from backend.ledger import Row, upgrade
+from backend.model import REST_TASKS, predict_tasks
 from backend.settings import load_settings
 from backend.stages.choose import version_that_ranks
 from backend.standby import damage_in_words, damage_of, load_whole, whole_version
@@ -19,6 +21,9 @@ from training.checksums import DamagedVersion, UnknownVersion
 from training.config import TrainConfig
 from training.network import build_network
 
+LABEL_CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image"><Label value="dark"/><Label value="bright"/></BrushLabels>
+</View>"""
 CONFIG = TrainConfig(CLASSES, members=2, network="unet", crop_px=64)
 
 
@@ -139,3 +144,14 @@ def test_without_any_whole_version_the_sentence_is_of_the_one_that_ranks(
     shutil.rmtree(folder(work, project, 4))
     with pytest.raises(UnknownVersion, match="no version 4"):
         load_whole(work, project, 4)
+
+
+def test_what_predict_has_no_time_for_is_queued_in_pieces(work: Workplace, project: Row) -> None:
+    work.ledger.ensure_project(work.server, 7, 1795468845, label_config=LABEL_CONFIG)
+    row = work.ledger.project(project["id"])
+    tasks = [(task_id, {"image": "/data/upload/1/a.png"}) for task_id in range(2 * REST_TASKS + 3)]
+    publication: Any = {"version": 4, "name": "committee-v4.1"}
+    assert predict_tasks(work, row, publication, tasks, within_s=0) == [[] for _ in tasks]
+    queued = [event["ids"] for event in work.ledger.pending_events(project["id"])]
+    assert [len(ids) for ids in queued] == [REST_TASKS, REST_TASKS, 3]
+    assert [task_id for ids in queued for task_id in ids] == [task_id for task_id, _ in tasks]

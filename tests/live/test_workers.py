@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from backend.jobs import Clock, forget_workers, known_workers, open_queue
 from backend.ledger import Ledger, Row, upgrade
 from backend.lifeline import pid_space
 from backend.settings import Settings, load_settings
-from backend.worker import CommitteeWorker, WorkerParent, worker_name
+from backend.worker import CommitteeWorker, WorkerParent, pause_after, worker_name
 from backend.workplace import Workplace
 from tests.live.servers import ROOT, Process, ValkeyServer, free_port, start_valkey, wait_until
 
@@ -291,6 +292,28 @@ def test_no_worker_starts_without_redis_and_all_do_when_it_comes(
         )
     finally:
         late.stop()
+
+
+def test_workers_that_end_at_once_are_started_ever_more_seldom(
+    start_worker: StartWorker, settings: Settings
+) -> None:
+    """Killed here; a library that is missing would end each as soon."""
+    process = start_worker("--workers", "1")
+    parent = psutil.Process(process.pid)
+    pauses: list[int] = []
+
+    def killed_again() -> bool:
+        for child in parent.children():
+            child.kill()
+        pauses[:] = map(int, re.findall(r"another starts in (\d+) s", process.tail()))
+        return len(pauses) >= 3
+
+    wait_until(killed_again, START_LIMIT_S, "three workers to have ended")
+    assert pauses[:3] == [1, 3, 7]
+
+
+def test_the_pause_before_the_next_worker_grows_to_its_limit() -> None:
+    assert [pause_after(lives) for lives in (0, 1, 2, 3, 5, 5000)] == [0, 1, 3, 7, 30, 30]
 
 
 def test_a_worker_does_not_end_its_job_because_redis_is_away(
