@@ -97,14 +97,42 @@ def webhook_p99(server: LabelStudio) -> Measured:
             project.label(*project.few(LABELS))
             stack.work.ledger.add_event(project.row_id, "RETRAIN")
             stack.wait(lambda: _training(stack, project), "both members to train")
-            waits = send_at_once(stack, webhook_body(stack, project), Path(folder))
+            measured = _webhooks(stack, project, Path(folder))
             if not _training(stack, project):
                 raise RuntimeError("the round did not train to the end of the measurement")
-            events = len(stack.work.ledger.pending_events(project.row_id))
-            if events < SENDERS * REQUESTS_EACH:
-                raise RuntimeError(f"{events} of {SENDERS * REQUESTS_EACH} events are kept")
         finally:
             stack.stop()
+    return measured
+
+
+@row(
+    "nothing-lost",
+    "webhook_p99_no_redis",
+    against=f"limit; {SENDERS} concurrent senders, Redis away",
+    unit="ms",
+    goal=1.0,
+    setting=label_studio,
+)
+def webhook_p99_no_redis(server: LabelStudio) -> Measured:
+    with TemporaryDirectory(prefix="bench-") as folder:
+        stack = start_stack(Path(folder) / "stack", server)
+        try:
+            project = make_project(stack, "bench no redis", 1)
+            stack.valkey.stop()
+            stack.wait(
+                lambda: "missed a tick" in stack.worker.tail() or None, "the clock to notice"
+            )
+            return _webhooks(stack, project, Path(folder))
+        finally:
+            stack.stop()
+
+
+def _webhooks(stack: Stack, project: TinyProject, folder: Path) -> Measured:
+    """The p99 of all senders' webhooks, each of which is in the ledger afterwards."""
+    waits = send_at_once(stack, webhook_body(stack, project), folder)
+    events = len(stack.work.ledger.pending_events(project.row_id))
+    if events < SENDERS * REQUESTS_EACH:
+        raise RuntimeError(f"{events} of {SENDERS * REQUESTS_EACH} events are kept")
     waits_ms = [[1e3 * wait for wait in of_one] for of_one in waits]
     each = [p99(of_one) for of_one in waits_ms]
     return Measured(p99([wait for of_one in waits_ms for wait in of_one]), 50.0, spread(each))
