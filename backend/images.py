@@ -35,6 +35,7 @@ _IMAGE_PATHS = re.compile(
 )
 # The parameters in which /data/local-files/ and /storage-data/ name a file.
 _FILE_PARAMETERS = frozenset({"d", "filepath"})
+NOT_THE_IMAGES_FAULT = frozenset({401, 429, *AWAY})
 # No honest address is encoded oftener.
 MOST_ENCODED = 5
 
@@ -71,8 +72,8 @@ class ImageFetcher:
 
         Raises:
             ImageRefused: not allowed, not there, too large, or too slow.
-            StudioUnreachable, StudioRefused: Label Studio itself is away or refuses our token,
-                which says nothing of this image.
+            StudioUnreachable, StudioRefused: Label Studio itself is away or refuses all that we
+                ask, which says nothing of this image.
         """
         deadline = time.monotonic() + self._max_seconds
         target = url
@@ -121,10 +122,18 @@ class ImageFetcher:
                 "expected /data/upload/..., /data/local-files/?d=... or "
                 "/tasks/ID/resolve/?fileuri=..."
             )
+        where = f"{path}?{parts.query}" if parts.query else path
         try:
-            return self._studio.open_stream(f"{path}?{parts.query}" if parts.query else path)
+            return self._studio.open_stream(where)
         except StudioRefused as error:
-            if error.studio_status in (401, *AWAY):
+            if error.studio_status in NOT_THE_IMAGES_FAULT:
+                raise
+        # A proxy may answer 404, and a struggling server 500 or 403, to whatever it is asked.
+        self._studio.whoami()
+        try:
+            return self._studio.open_stream(where)
+        except StudioRefused as error:
+            if error.studio_status in NOT_THE_IMAGES_FAULT:
                 raise
             raise ImageRefused(f"No image at {short_url(url)}: {error}") from error
 

@@ -29,9 +29,10 @@ from backend.errors import (
 from backend.ledger import LEASE_S, LONGEST_DELAY_S, START, Ledger, Row
 from backend.queued import OurJob
 from backend.retention import prune
-from backend.rounds import FORCING, PREDICT_REST, check_is_due, check_project
+from backend.rounds import ASK_AGAIN_S, FORCING, PREDICT_REST, check_is_due, check_project
 from backend.settings import load_settings
 from backend.workplace import Workplace
+from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ DEADLY_ATTEMPTS = 20
 
 CLEAN_EVERY_S = 3600.0
 KEEP_EVENTS_S = 7 * 24 * 3600.0
+KEEP_REST_S = 24 * 3600.0
+"""Tasks that a /predict had no time for are tried for a day; whoever asked has gone on by then."""
+
 SILENT_S = 120.0
 """A process unseen for this long is taken off the list."""
 
@@ -115,12 +119,11 @@ def run_part(part_id: int) -> None:
 def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
     ledger, stage = work.ledger, part["stage"]
     with Lease(ledger.url, part) as lease:
-        # torch comes with the stages: only in the process that needs it, and under the lease, which
-        # a busy machine's import of it can outlast.
-        from backend.stages import RUN, clear_up
-        from training.errors import TrainingError
-
         try:
+            # torch comes with the stages: only in the process that needs it, and under the lease,
+            # which a busy machine's import of it can outlast.
+            from backend.stages import RUN, clear_up
+
             outcome = RUN[stage](work, round_, part["payload"], lease.tick)
             following = next_stage(round_["kind"], stage)
             stage_ended = ledger.finish_part(
@@ -141,7 +144,7 @@ def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
             _again(ledger, round_, part, str(error), TRANSIENT_ATTEMPTS)
             return
         except StudioRefused as error:
-            if error.studio_status >= 500 or error.studio_status in PASSING:
+            if _may_pass(work, error):
                 _again(ledger, round_, part, str(error), TRANSIENT_ATTEMPTS)
             else:
                 ledger.fail_round(round_["id"], f"{stage}: {error}")
@@ -157,6 +160,18 @@ def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
             return
     if stage_ended and following is None:
         clear_up(work, round_)
+
+
+def _may_pass(work: Workplace, error: StudioRefused) -> bool:
+    """Whether Label Studio, or what stands before it, may answer otherwise in a while."""
+    status = error.studio_status
+    if status != 404:
+        return not 400 <= status < 500 or status in PASSING
+    try:
+        work.studio.whoami()
+    except (StudioRefused, StudioUnreachable):
+        return True  # a proxy that has lost Label Studio says 404 to everything
+    return False
 
 
 def in_words(error: Exception) -> str:
@@ -191,30 +206,48 @@ def _again(ledger: Ledger, round_: Row, part: Row, what: str, most: int) -> None
     ledger.update_project(round_["project_id"], last_error=f"{part['stage']}: {what}")
 
 
-def predict_rest(project_id: int, task_ids: list[int]) -> None:
-    """Pre-annotate the tasks that a /predict had no time for."""
-    from backend.model import predict_tasks
-
+def predict_rest(project_id: int, event_id: int) -> None:
+    """Pre-annotate the tasks that a /predict had no time for; its event says which."""
     with _workplace() as work:
         if not _is_ours(work, project_id):
             return
-        row = work.ledger.project(project_id)
-        publication = work.ledger.serving(project_id)
-        if publication is None:
+        pending = work.ledger.pending_events(project_id)
+        event = next((e for e in pending if e["id"] == event_id), None)
+        if event is None or event["action"] != PREDICT_REST:
+            return  # done by a job that was given twice
+        try:
+            _store_rest(work, project_id, event["ids"])
+        except (StudioUnreachable, StudioRefused, LedgerUnavailable) as error:
+            log.warning("tasks that /predict left are tried again: %s", error)
             return
-        # Listed, not opened: Label Studio would ask us for an opened task's prediction.
-        tasks = list(work.studio.tasks(row["studio_id"], ids=task_ids))
-        rows = [
-            {"task": task.id, **prediction}
-            for task, predictions in zip(
-                tasks,
-                predict_tasks(work, row, publication, [(t.id, t.data) for t in tasks]),
-                strict=True,
-            )
-            for prediction in predictions
-        ]
-        if rows:
-            work.studio.import_predictions(row["studio_id"], rows)
+        except Exception:
+            # The job boundary: these would fail again, and hold up those after them.
+            log.exception("tasks that /predict left get no predictions: %s", event["ids"])
+        work.ledger.handle_events([event_id])
+
+
+def _store_rest(work: Workplace, project_id: int, task_ids: list[int]) -> None:
+    from backend.model import predict_tasks
+
+    row = work.ledger.project(project_id)
+    publication = work.ledger.serving(project_id)
+    if publication is None:
+        return
+    # Listed, not opened: Label Studio would ask us for an opened task's prediction.
+    tasks = list(work.studio.tasks(row["studio_id"], ids=task_ids))
+    looks = predict_tasks(work, row, publication, [(task.id, task.data) for task in tasks])
+    rows = [
+        {"task": task.id, **prediction}
+        for task, predictions in zip(tasks, looks, strict=True)
+        for prediction in predictions
+        # Somebody may have opened it meanwhile, or this was done before and not noted.
+        if not any(
+            held["model_version"] == publication["name"]
+            for held in work.studio.predictions(task.id)
+        )
+    ]
+    if rows:
+        work.studio.import_predictions(row["studio_id"], rows)
 
 
 def clean(project_id: int) -> None:
@@ -223,30 +256,37 @@ def clean(project_id: int) -> None:
     with _workplace() as work:
         if not _is_ours(work, project_id):
             return
-        ledger, row = work.ledger, work.ledger.project(project_id)
-        # Of a round that was cancelled or failed; its worker may have written on for a while.
-        work.registry.prune_rounds(row["slug"], lambda round_id: _has_ended(ledger, row, round_id))
-        if ledger.active_round(project_id) is not None:
-            return
-        prune(work, row)
-        last = ledger.last_event_at(project_id) or 0.0
-        if time.time() - last <= QUIET_BEFORE_DELETE_S:
-            return
-        held = work.studio.model_versions(row["studio_id"])
-        serves = work.studio.project(row["studio_id"]).model_version
-        for publication in ledger.publications(project_id):
-            if publication["state"] == "prepared" and publication["name"] != serves:
-                # Its round ended before it served; from now on it is as good as superseded.
-                ledger.set_publication_state(publication["id"], "failed")
-                continue
-            gone = publication["superseded_at"]
-            if publication["state"] not in ("superseded", "failed") or gone is None:
-                continue
-            if time.time() - gone < LOCK_TTL_S:
-                continue
-            if publication["name"] in held:
-                work.studio.delete_model_version(row["studio_id"], publication["name"])
-            ledger.set_publication_state(publication["id"], "deleted")
+        try:
+            _clean_project(work, project_id)
+        except BackendError as error:
+            log.warning("project %d is cleaned up an hour later: %s", project_id, error)
+
+
+def _clean_project(work: Workplace, project_id: int) -> None:
+    ledger, row = work.ledger, work.ledger.project(project_id)
+    # Of a round that was cancelled or failed; its worker may have written on for a while.
+    work.registry.prune_rounds(row["slug"], lambda round_id: _has_ended(ledger, row, round_id))
+    if ledger.active_round(project_id) is not None:
+        return
+    prune(work, row)
+    last = ledger.last_event_at(project_id) or 0.0
+    if time.time() - last <= QUIET_BEFORE_DELETE_S:
+        return
+    held = work.studio.model_versions(row["studio_id"])
+    serves = work.studio.project(row["studio_id"]).model_version
+    for publication in ledger.publications(project_id):
+        if publication["state"] == "prepared" and publication["name"] != serves:
+            # Its round ended before it served; from now on it is as good as superseded.
+            ledger.set_publication_state(publication["id"], "failed")
+            continue
+        gone = publication["superseded_at"]
+        if publication["state"] not in ("superseded", "failed") or gone is None:
+            continue
+        if time.time() - gone < LOCK_TTL_S:
+            continue
+        if publication["name"] in held:
+            work.studio.delete_model_version(row["studio_id"], publication["name"])
+        ledger.set_publication_state(publication["id"], "deleted")
 
 
 def _is_ours(work: Workplace, project_id: int) -> bool:
@@ -376,10 +416,10 @@ def deliver(work: Workplace, queue: Queue) -> None:
         work.ledger.mark_delivered(part["id"])
 
 
-def _is_checked(queue: Queue, project_id: int) -> bool:
-    """Whether a check of the project waits for a worker or has one."""
+def _is_known(queue: Queue, beginning: str) -> bool:
+    """Whether a job whose name begins so waits for a worker or has one."""
     known = (*queue.get_job_ids(), *queue.started_job_registry.get_job_ids(cleanup=False))
-    return any(job_id.startswith(f"check-{project_id}-") for job_id in known)
+    return any(job_id.startswith(beginning) for job_id in known)
 
 
 def _enqueue(
@@ -409,6 +449,7 @@ class Clock:
     def __init__(self, work: Workplace) -> None:
         self._work = work
         self._cleaned_at = time.monotonic()
+        self._rest_asked: dict[int, tuple[int, float]] = {}  # of a project: which event, and when
 
     def tick(self) -> None:
         """One look at the ledger. A Redis or ledger that is away is logged and met again."""
@@ -425,21 +466,37 @@ class Clock:
     def _serve_project(self, queue: Queue, project: Row) -> None:
         ledger, project_id = self._work.ledger, project["id"]
         pending = ledger.outline_of_events(project_id, whole=PREDICT_REST)
-        for event in (e for e in pending if e["action"] == PREDICT_REST):
-            _enqueue(queue, "predict_rest", (project_id, event["ids"]), f"rest-{event['id']}")
-            ledger.handle_events([event["id"]])
+        self._serve_rest(queue, project_id, [e for e in pending if e["action"] == PREDICT_REST])
         pending = [event for event in pending if event["action"] != PREDICT_REST]
         round_ = ledger.active_round(project_id)
         # A start round holds no training up.
         active = round_ is not None and round_["kind"] != START
         now = time.time()
-        if check_is_due(project, pending, active, now) and not _is_checked(queue, project_id):
+        if check_is_due(project, pending, active, now) and not _is_known(
+            queue, f"check-{project_id}-"
+        ):
             forced = any(event["action"] in FORCING for event in pending)
             _enqueue(
                 queue, "check", (project_id,), f"check-{project_id}-{int(now)}", at_front=forced
             )
             # Afterwards: a Redis that takes no job now is asked at the next tick.
             ledger.update_project(project_id, check_asked_at=now)
+
+    def _serve_rest(self, queue: Queue, project_id: int, events: list[Row]) -> None:
+        """The tasks that /predict left: one job at a time, for which a round's part waits at most;
+        asked for again until its event is handled."""
+        now = time.time()
+        old = [event["id"] for event in events if now - event["received_at"] > KEEP_REST_S]
+        self._work.ledger.handle_events(old)
+        waiting = [event["id"] for event in events if event["id"] not in old]
+        if not waiting or _is_known(queue, f"rest-{project_id}-"):
+            return
+        asked, at = self._rest_asked.get(project_id, (0, 0.0))
+        if asked == waiting[0] and time.monotonic() - at < ASK_AGAIN_S:
+            return
+        job_id = f"rest-{project_id}-{waiting[0]}-{int(now)}"
+        _enqueue(queue, "predict_rest", (project_id, waiting[0]), job_id)
+        self._rest_asked[project_id] = waiting[0], time.monotonic()
 
     def _clean(self, queue: Queue) -> None:
         self._cleaned_at = time.monotonic()

@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 PREDICT_WITHIN_S = 80.0
 """Label Studio waits 100 s for /predict; what has not been looked at by then is queued."""
 
-REST_TASKS = 500
-"""Queued as one job: what is looked at is stored as often, and no job outgrows its limit."""
+REST_TASKS = 50
+"""Queued as one job, of a minute or two: a round's part may have to wait for it."""
 
 UNTRAINED = "untrained"
 """The model_version that /setup reports before anything serves."""

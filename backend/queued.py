@@ -30,8 +30,8 @@ _READ = frozenset(
 )
 """The fields of ours. Among the others are callbacks, webhooks, dependencies, retries, repeats."""
 
-MAX_DATA_BYTES = 64 * 1024
-"""The ids of the largest /predict are some kilobytes; zlib makes at most 64 MiB of these."""
+MAX_DATA_BYTES = 4096
+"""Ours have some eighty; zlib makes at most 4 MiB of these."""
 
 
 class OurJob(Job):
@@ -60,12 +60,5 @@ class OurJob(Job):
 def _check(job: Job) -> None:
     if job.func_name not in ALLOWED or job.instance is not None:
         raise ValueError(f"it names {job.func_name!r}")
-    if job.kwargs or not isinstance(job.args, list) or not all(map(_is_plain, job.args)):
+    if job.kwargs or not isinstance(job.args, list) or any(type(a) is not int for a in job.args):
         raise ValueError("its arguments are not numbers")
-
-
-def _is_plain(argument: Any) -> bool:
-    """A number or a list of numbers: all that our jobs are told."""
-    if isinstance(argument, list):
-        return all(type(each) is int for each in argument)
-    return type(argument) is int

@@ -157,8 +157,9 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
     if project is None:
         return None
     _heed_label_studio(work, row, project)
-    # A start round may be publishing just now.
-    gone = keep_queue(work, row, project) if active is None else 0
+    # A start round may be publishing just now; a paused project keeps what somebody chose.
+    keeps = active is None and not row["paused"]
+    gone = keep_queue(work, row, project) if keeps else 0
     stamps = work.studio.stamps(project.id)
     states = label_states(stamps)
     options = work.options(row)
@@ -328,6 +329,13 @@ def _is_vain(ledger: Ledger, last: Row, seen: _Seen) -> bool:
     return barren and time.time() - _past(last["ended_at"], time.time()) < START_AGAIN_S
 
 
+def _was_blind(ledger: Ledger, last: Row) -> bool:
+    """Whether a round could read none of the images that it was to look at."""
+    results = [part["result"] for part in ledger.parts(last["id"], "score") if part["result"]]
+    refused, scored = (sum(result[what] for result in results) for what in ("refused", "scored"))
+    return bool(refused and not scored)
+
+
 def _runs_out(seen: _Seen, serving: Row) -> bool:
     """Whether so little is left of the queue that it should be made anew, of what it left out.
 
@@ -345,9 +353,12 @@ def _why_rank(ledger: Ledger, seen: _Seen, promoted: Row) -> str | None:
         return f"{more} more tasks"
     serving, last = ledger.serving(project_id), ledger.last_round(project_id)
     behind = serving is None or serving["version"] != promoted["number"]
-    # A round that succeeded without publishing found nothing to rank, and would again.
+    # A round that succeeded without publishing found nothing to rank, and would again ...
     if behind and last is not None and last["state"] == "failed":
         return f"version {promoted['number']} is not published yet"
+    # ... unless it could read none of the images, which may be over in an hour.
+    if last is not None and _was_blind(ledger, last) and not _is_vain(ledger, last, seen):
+        return "no image could be read the last time"
     unlabelled = seen.project.task_number > seen.touched
     if serving is None and unlabelled and not (last is not None and _is_vain(ledger, last, seen)):
         return "Label Studio holds no queue of ours"

@@ -54,6 +54,13 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     )
     problems: list[str] = []
     published = 0
+    looks = [p["result"] for p in work.ledger.parts(round_["id"], "score")]
+    refused = sum(look["refused"] for look in looks)
+    if refused and not any(look["scored"] for look in looks):
+        problems.append(
+            f"None of the {refused} images that were chosen could be read, so the queue is as it "
+            "was; they are tried again in an hour."
+        )
     if head:
         held = work.studio.model_versions(row["studio_id"])
         publication = _stored_already(work, row, round_, held)

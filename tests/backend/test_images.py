@@ -362,6 +362,7 @@ def test_half_an_image_is_none(label_studio: Host, elsewhere: Host, studio: Stud
 
 def test_an_image_that_is_gone_is_refused(label_studio: Host, elsewhere: Host, studio: Studio):
     fetcher = ImageFetcher(studio, (elsewhere.name,))
+    label_studio.pages["/api/current-user/whoami"] = body(b"{}")
     with pytest.raises(ImageRefused, match="404"):
         fetcher.fetch("/data/upload/1/gone.png")
     with pytest.raises(ImageRefused, match="answered 404"):
@@ -372,6 +373,27 @@ def test_a_refused_token_is_not_blamed_on_the_image(label_studio: Host, studio: 
     label_studio.pages["/data/upload/1/cell.png"] = status(401)
     with pytest.raises(StudioRefused, match="LABEL_STUDIO_API_KEY"):
         ImageFetcher(studio).fetch("/data/upload/1/cell.png")
+
+
+@pytest.mark.parametrize("code", [403, 404, 429, 500])
+def test_a_label_studio_that_refuses_everything_is_not_blamed_on_the_image(
+    label_studio: Host, studio: Studio, code: int
+):
+    label_studio.pages["/data/upload/1/cell.png"] = status(code)
+    label_studio.pages["/api/current-user/whoami"] = status(code)
+    with pytest.raises(StudioRefused) as refused:
+        ImageFetcher(studio).fetch("/data/upload/1/cell.png")
+    assert refused.value.studio_status == code
+
+
+def test_an_image_that_is_refused_once_is_asked_for_again(label_studio: Host, studio: Studio):
+    def refuse_once(request: BaseHTTPRequestHandler) -> None:
+        label_studio.pages["/data/upload/1/cell.png"] = body()
+        request.send_error(500)
+
+    label_studio.pages["/api/current-user/whoami"] = body(b"{}")
+    label_studio.pages["/data/upload/1/cell.png"] = refuse_once
+    assert ImageFetcher(studio).fetch("/data/upload/1/cell.png") == PIXELS
 
 
 def test_a_label_studio_that_is_away_is_not_blamed_on_the_image(

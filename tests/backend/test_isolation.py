@@ -271,7 +271,7 @@ def test_a_worker_leaves_another_servers_jobs_alone(
     jobs.run_part(part["id"])
     jobs.check(b["id"])
     jobs.clean(b["id"])
-    jobs.predict_rest(b["id"], [5])
+    jobs.predict_rest(b["id"], here.ledger.add_event(b["id"], "PREDICT_REST", [5]))
     (after,) = here.ledger.waiting_parts()
     assert (after["state"], after["attempts"]) == ("waiting", 0)
     assert dict(here.ledger.project(b["id"])) == before

@@ -27,6 +27,7 @@ from backend.app import build_app
 from backend.ledger import Row
 from backend.rounds import RECONCILE_S, count_changes, label_states
 from backend.status import project_status
+from backend.tables import rounds
 from tests.live.history import History, record_history
 from tests.live.proxy import Fault, Proxy, every_way_to_fail
 from tests.live.servers import LabelStudio, start_label_studio, start_valkey
@@ -326,21 +327,84 @@ class TestTroubleInTheMiddleOfARound:
         assert site.told(project) is None
         return done, " ".join(sorted(told))
 
-    @pytest.mark.parametrize("status", [500, 401, 403])
-    def test_is_told_and_tried_again(self, site: Site, unlucky: TinyProject, status: int) -> None:
-        asked = Fault(status=status, path=f"/api/projects/{unlucky.id}", times=1)
-        stored = Fault(status=status, path="/import/predictions", times=1)
-        done, told = self.ranked(site, unlucky, asked, stored)
+    @pytest.mark.parametrize(
+        "trouble", ["500", "401", "403", "404 to everything", "a page instead of JSON"]
+    )
+    def test_is_told_and_tried_again(self, site: Site, unlucky: TinyProject, trouble: str) -> None:
+        asked, stored, who = (every_way_to_fail()[trouble]() for _ in range(3))
+        asked.path, asked.times = f"/api/projects/{unlucky.id}", 1
+        stored.path, stored.times = "/import/predictions", 1
+        # To tell a lost project from a lost Label Studio, both are asked.
+        who.path, who.times = "/whoami", 2
+        done, told = self.ranked(site, unlucky, asked, stored, who)
         assert (asked.met, stored.met) == (1, 1)
-        assert SAID[str(status)].removesuffix(" to GET") in told
+        assert SAID[trouble].removesuffix(" to GET") in told
         attempts = {p["stage"]: p["attempts"] for p in site.stack.work.ledger.parts(done["id"])}
+        assert attempts["choose"] > 1
         assert attempts["publish"] > 1
 
+    @pytest.mark.parametrize("status", [500, 403, 404])
+    def test_with_images_is_told_from_an_image_that_is_bad(
+        self, site: Site, unlucky: TinyProject, status: int
+    ) -> None:
+        image = Fault(status=status, path="/data/upload/", times=2)
+        who = Fault(status=status, path="/whoami", times=2)
+        done, told = self.ranked(site, unlucky, image, who)
+        assert image.met == 2
+        assert f"answered {status}" in told or "does not allow our user" in told
+        assert max(p["attempts"] for p in site.stack.work.ledger.parts(done["id"], "score")) > 1
+
+    def test_with_every_image_leaves_the_queue_and_is_tried_again_in_an_hour(
+        self, site: Site, unlucky: TinyProject
+    ) -> None:
+        stack, ledger = site.stack, site.stack.work.ledger
+        serving = name_of(unlucky.serving())
+        with site.proxy.failing(Fault(status=500, path="/data/upload/")):
+            row = ledger.start_round(unlucky.row_id, "rank", "a test's", "choose", {})
+            assert row is not None
+            stack.wait(lambda: ledger.round(row["id"])["state"] != "active" or None, "the ranking")
+        done = ledger.round(row["id"])
+        assert "images that were chosen could be read, so the queue is as it was" in str(
+            done["problems"]
+        )
+        assert name_of(unlucky.serving()) == serving
+        jobs.check(unlucky.row_id)
+        assert ledger.active_round(unlucky.row_id) is None
+        with ledger._write() as db:  # an hour later
+            db.execute(rounds.update().where(rounds.c.id == row["id"]).values(ended_at=1.0))
+        jobs.check(unlucky.row_id)
+        again = ledger.active_round(unlucky.row_id)
+        assert again is not None
+        assert again["reason"] == "no image could be read the last time"
+        stack.wait(lambda: ledger.round(again["id"])["state"] != "active" or None, "the next one")
+        assert name_of(unlucky.serving()) != serving
+
     def test_slowness_delays_it_and_no_more(self, site: Site, unlucky: TinyProject) -> None:
-        slow = Fault(delay_s=5, times=8)
+        slow = Fault(delay_s=5, path=f"/api/projects/{unlucky.id}", times=4)
         done, told = self.ranked(site, unlucky, slow)
-        assert (slow.met, told) == (8, "")
+        assert (slow.met, told) == (4, "")
         assert {p["attempts"] for p in site.stack.work.ledger.parts(done["id"])} == {1}
+
+    def test_does_not_lose_or_double_what_predict_had_no_time_for(
+        self, site: Site, unlucky: TinyProject
+    ) -> None:
+        stack, ledger, studio = site.stack, site.stack.work.ledger, site.stack.work.studio
+        serving = name_of(unlucky.serving())
+        assert studio.model_versions(unlucky.id)[serving] < len(unlucky.tasks)
+        lost = Fault(status=503, path="/import/predictions", times=1)
+        for _ in range(2):
+            event = ledger.add_event(unlucky.row_id, "PREDICT_REST", unlucky.tasks)
+            with site.proxy.failing(lost):
+                stack.wait(
+                    lambda event=event: (  # type: ignore[misc]  # bound now
+                        event not in [e["id"] for e in ledger.pending_events(unlucky.row_id)]
+                        or None
+                    ),
+                    "the rest to be stored",
+                )
+        assert lost.met == 1
+        held = [p["model_version"] for t in unlucky.tasks for p in studio.predictions(t)]
+        assert held.count(serving) == len(unlucky.tasks)
 
 
 class TestARestart:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from rq import Queue
 from rq.executions import Execution
 from rq.serializers import JSONSerializer
 
-from backend import rounds
+from backend import jobs, rounds
 from backend.heartbeat import process_id
 from backend.jobs import Clock, forget_workers, known_workers, open_queue
 from backend.ledger import Ledger, Row, upgrade
@@ -268,6 +269,26 @@ def test_a_part_is_held_while_its_stage_is_being_imported(
     assert done.returncode == 7, done.stderr
 
 
+def test_a_library_that_is_missing_is_the_rounds_reason(
+    work: Workplace, project: Row, given: Given
+) -> None:
+    part_id = start_round(work.ledger, project)
+    without = f"""
+import sys
+sys.modules["backend.stages"] = None  # as if what it needs were not there
+from backend.jobs import run_part
+run_part({part_id})
+"""
+    environment = {**os.environ, **{name.upper(): str(value) for name, value in given.items()}}
+    done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0
+    told = work.ledger.project(project["id"])["last_error"]
+    assert told.startswith("collect: ModuleNotFoundError: import of backend.stages halted")
+    (part,) = work.ledger.parts(1)
+    assert (part["state"], part["attempts"]) == ("waiting", 1)
+    assert part["not_before"] > part["started_at"]
+
+
 def test_a_worker_whose_parent_has_ended_before_it_began_ends_at_once(
     settings: Settings, start_worker: StartWorker
 ) -> None:
@@ -304,7 +325,8 @@ def test_workers_that_end_at_once_are_started_ever_more_seldom(
 
     def killed_again() -> bool:
         for child in parent.children():
-            child.kill()
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         pauses[:] = map(int, re.findall(r"another starts in (\d+) s", process.tail()))
         return len(pauses) >= 3
 
@@ -371,3 +393,32 @@ class TestTheClock:
             assert len(open_queue(work).get_job_ids()) == 1
         finally:
             without.close()
+
+    def test_what_predict_left_is_asked_for_piece_by_piece_until_it_is_done(
+        self, work: Workplace, project: Row, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue, clock = open_queue(work), Clock(work)
+        first, second = (work.ledger.add_event(project["id"], "PREDICT_REST", [n]) for n in (5, 6))
+
+        def asked() -> list[list[int]]:
+            found = [queue.fetch_job(job_id) for job_id in queue.get_job_ids()]
+            return [job.args for job in found if job and job.func_name.endswith("predict_rest")]
+
+        for _ in range(3):
+            clock.tick()
+        assert asked() == [[project["id"], first]]
+        work.redis.flushall()
+        clock.tick()
+        assert asked() == []  # it may have failed: not every second
+        monkeypatch.setattr(jobs, "ASK_AGAIN_S", -1.0)
+        clock.tick()
+        assert asked() == [[project["id"], first]]
+        work.redis.flushall()
+        work.ledger.handle_events([first])
+        clock.tick()
+        assert asked() == [[project["id"], second]]
+        work.redis.flushall()
+        monkeypatch.setattr(jobs, "KEEP_REST_S", -1.0)
+        clock.tick()
+        assert asked() == []
+        assert work.ledger.pending_events(project["id"]) == []
