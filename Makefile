@@ -36,9 +36,8 @@ label-studio:
 run: runtime
 	@exec .venv/bin/python -m backend run $${IMAGES:+--images "$$IMAGES"}
 
-# Two files at a time, each whole in one process: the live tests wait more than they work.
 test: development label-studio
-	@exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@exec .venv/bin/python -m pytest $(ARGS)
 
 SOAK_S ?= 900
 
