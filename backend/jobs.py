@@ -217,7 +217,7 @@ def predict_rest(project_id: int, event_id: int) -> None:
             return  # done by a job that was given twice
         try:
             _store_rest(work, project_id, event["ids"])
-        except (StudioUnreachable, StudioRefused, LedgerUnavailable) as error:
+        except (StudioUnreachable, StudioRefused, LedgerUnavailable, TrainingError) as error:
             log.warning("tasks that /predict left are tried again: %s", error)
             return
         except Exception:

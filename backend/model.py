@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import BackendError, BadRequest
+from backend.errors import BackendError, BadRequest, StudioRefused, StudioUnreachable
 from backend.ledger import NO_VERSION, Row
 from backend.preannotate import image_url, label_config_of, pre_annotate, read_image
 from backend.ranking import outside_score
@@ -124,7 +124,7 @@ def predict_tasks(
     Args:
         tasks: (id, data) of each.
         within_s: after this many seconds the rest is answered ``[]`` (Label Studio saves that
-            as nothing) and queued.
+            as nothing) and queued; so it is where Label Studio gives no images now.
     """
     if publication["version"] == NO_VERSION:
         return [[] for _ in tasks]  # an order, and no claim about what they show
@@ -141,6 +141,9 @@ def predict_tasks(
             image = read_image(work.images, image_url(data, config))
             look = committee.look(image)
             result = pre_annotate(look, committee.config.classes, config, options)
+        except (StudioUnreachable, StudioRefused) as error:
+            log.warning("task %s and those after it are looked at later: %s", task_id, error)
+            break
         except BackendError as error:
             log.warning("no prediction for task %s: %s", task_id, error)
             predictions.append([])

@@ -155,3 +155,13 @@ def test_what_predict_has_no_time_for_is_queued_in_pieces(work: Workplace, proje
     queued = [event["ids"] for event in work.ledger.pending_events(project["id"])]
     assert [len(ids) for ids in queued] == [REST_TASKS, REST_TASKS, 3]
     assert [task_id for ids in queued for task_id in ids] == [task_id for task_id, _ in tasks]
+
+
+def test_what_label_studio_gives_no_image_of_now_is_queued(work: Workplace, project: Row) -> None:
+    work.ledger.ensure_project(work.server, 7, 1795468845, label_config=LABEL_CONFIG)
+    row = work.ledger.project(project["id"])
+    tasks = [(task_id, {"image": "/data/upload/1/a.png"}) for task_id in (5, 6)]
+    publication: Any = {"version": 4, "name": "committee-v4.1"}
+    assert predict_tasks(work, row, publication, tasks) == [[], []]
+    (event,) = work.ledger.pending_events(project["id"])
+    assert event["ids"] == [5, 6]
