@@ -554,7 +554,7 @@ def publish(
         ledger.finish_part(
             taken["id"],
             taken["token"],
-            {"file": file},
+            {"file": file, "scored": len(shard), "refused": 0},
             next_stage="publish",
             next_payloads=[{}],
         )
