@@ -329,11 +329,11 @@ def _is_vain(ledger: Ledger, last: Row, seen: _Seen) -> bool:
     return barren and time.time() - _past(last["ended_at"], time.time()) < START_AGAIN_S
 
 
-def _was_blind(ledger: Ledger, last: Row) -> bool:
-    """Whether a round could read none of the images that it was to look at."""
-    results = [part["result"] for part in ledger.parts(last["id"], "score") if part["result"]]
-    refused, scored = (sum(result[what] for result in results) for what in ("refused", "scored"))
-    return bool(refused and not scored)
+def unread(ledger: Ledger, round_id: int) -> int:
+    """How many images a round was to look at, if it could read none of them; else 0."""
+    looks = [part["result"] for part in ledger.parts(round_id, "score") if part["result"]]
+    refused, scored = (sum(look[what] for look in looks) for what in ("refused", "scored"))
+    return 0 if scored else refused
 
 
 def _runs_out(seen: _Seen, serving: Row) -> bool:
@@ -357,7 +357,7 @@ def _why_rank(ledger: Ledger, seen: _Seen, promoted: Row) -> str | None:
     if behind and last is not None and last["state"] == "failed":
         return f"version {promoted['number']} is not published yet"
     # ... unless it could read none of the images, which may be over in an hour.
-    if last is not None and _was_blind(ledger, last) and not _is_vain(ledger, last, seen):
+    if last is not None and unread(ledger, last["id"]) and not _is_vain(ledger, last, seen):
         return "no image could be read the last time"
     unlabelled = seen.project.task_number > seen.touched
     if serving is None and unlabelled and not (last is not None and _is_vain(ledger, last, seen)):

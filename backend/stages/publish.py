@@ -21,7 +21,7 @@ from backend.ranking import (
     rank,
     weights_of,
 )
-from backend.rounds import is_audit
+from backend.rounds import is_audit, unread
 from backend.stages.choose import mode_of
 from backend.stages.outcome import Outcome, Progress
 from backend.stages.shards import Scored, read_shards
@@ -44,19 +44,16 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
         if task_id not in touched
     }
     chosen = next(p["result"] for p in work.ledger.parts(round_["id"], "choose"))
-    version = int(work.ledger.parts(round_["id"], "score")[0]["payload"]["version"])
+    looks = work.ledger.parts(round_["id"], "score")
+    version = int(looks[0]["payload"]["version"])
     # Many small steps, which a second thread would only wait upon.
     with bounded_threads(1):
         ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
     head, left_out = ranking.places, len(scored) - len(ranking.places)
-    left_out += chosen["unlabelled"] - sum(
-        len(p["payload"]["tasks"]) for p in work.ledger.parts(round_["id"], "score")
-    )
+    left_out += chosen["unlabelled"] - sum(len(look["payload"]["tasks"]) for look in looks)
     problems: list[str] = []
     published = 0
-    looks = [p["result"] for p in work.ledger.parts(round_["id"], "score")]
-    refused = sum(look["refused"] for look in looks)
-    if refused and not any(look["scored"] for look in looks):
+    if refused := unread(work.ledger, round_["id"]):
         problems.append(
             f"None of the {refused} images that were chosen could be read, so the queue is as it "
             "was; they are tried again in an hour."

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import errno
 import json
-import resource
 import socket
 import sqlite3
 import subprocess
@@ -30,7 +29,15 @@ from backend.serve import THREADS, WEB_WORKERS, web_command
 from backend.settings import Settings, load_settings
 from backend.web_worker import HEAD_BYTES
 from tests.backend import hasty
-from tests.live.servers import ROOT, Process, ValkeyServer, free_port, start_valkey, wait_until
+from tests.live.servers import (
+    ROOT,
+    Process,
+    ValkeyServer,
+    files_that_may_not_grow,
+    free_port,
+    start_valkey,
+    wait_until,
+)
 
 USER, PASSWORD = "lab", "throwaway-password"
 BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -598,15 +605,9 @@ def test_a_ledger_that_may_not_grow_is_a_503_with_a_sentence_until_it_may(web: W
     assert refused_webhook(web) is None
     kept = events_kept(web)
     workers = [child.pid for child in psutil.Process(web.process.pid).children()]
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for pid in workers:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
-    try:
+    with files_that_may_not_grow(*workers):
         assert "disk I/O error" in str(refused_webhook(web))
         assert web.healthy()
-    finally:
-        for pid in workers:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
     assert refused_webhook(web) is None
     assert events_kept(web) == kept + 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -262,6 +264,19 @@ def start_label_studio(
         process.stop()
         raise
     return LabelStudio(url, OWNER, second, process, data_dir, local_files)
+
+
+@contextmanager
+def files_that_may_not_grow(*pids: int) -> Iterator[None]:
+    """No file of these processes may, as at a quota or on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for pid in pids:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 def migrated_template(cache: Path) -> Path:

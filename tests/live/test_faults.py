@@ -7,7 +7,6 @@ The tests follow each other: they are one history of one project.
 from __future__ import annotations
 
 import re
-import resource
 import shutil
 import sqlite3
 import sys
@@ -30,7 +29,12 @@ from backend.status import project_status
 from backend.tables import rounds
 from tests.live.history import History, record_history
 from tests.live.proxy import Fault, Proxy, every_way_to_fail
-from tests.live.servers import LabelStudio, start_label_studio, start_valkey
+from tests.live.servers import (
+    LabelStudio,
+    files_that_may_not_grow,
+    start_label_studio,
+    start_valkey,
+)
 from tests.live.stack import Stack, TinyProject, make_project, start_stack
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
@@ -137,18 +141,8 @@ def locked(site: Site) -> Iterator[None]:
         lock.close()
 
 
-@contextmanager
-def full(site: Site) -> Iterator[None]:
-    """No file of the web's may grow, as at a quota or on a full disk."""
-    pids = [process.pid for process in site.stack.web.family()]
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for pid in pids:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
-    try:
-        yield
-    finally:
-        for pid in pids:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+def full(site: Site) -> AbstractContextManager[None]:
+    return files_that_may_not_grow(*(process.pid for process in site.stack.web.family()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the files of a running process")
