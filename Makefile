@@ -1,4 +1,4 @@
-# Every target sets itself up; what is there already is not made again (backend/environment.py).
+# Every target sets itself up; what is there already is not made again (backend/installation.py).
 
 .PHONY: help run test soak check audit bench runtime development label-studio
 .DEFAULT_GOAL := help
@@ -7,7 +7,7 @@
 
 # The oldest that fits: compiled packages appear last for the newest Python.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
-ENSURE = @"$(or $(PYTHON),python3)" backend/environment.py
+ENSURE = @"$(or $(PYTHON),python3)" backend/installation.py
 AUDITED = requirements.txt requirements-nodeps.txt
 RUNTIME = .venv requirements.txt --no-deps requirements-nodeps.txt
 
@@ -43,7 +43,7 @@ SOAK_S ?= 900
 
 soak: development label-studio
 	@CHAOS_S=$(SOAK_S) LOOKS=1000 exec .venv/bin/python -m pytest \
-		tests/live/test_chaos.py tests/backend/test_bounds.py -s $(ARGS)
+		tests/live/test_chaos.py tests/backend/rounds/test_bounds.py -s $(ARGS)
 
 check: development
 	.venv/bin/ruff check .

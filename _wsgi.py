@@ -6,10 +6,10 @@ options of its own server: Flask's then serves the same app, for development onl
 
 import argparse
 
-from backend.app import build_app
-from backend.heartbeat import Heartbeat
-from backend.ledger import Ledger
+from backend.ledger.heartbeat import Heartbeat
+from backend.ledger.ledger import Ledger
 from backend.settings import BadSettings, check_reach, is_loopback, load_settings
+from backend.web.app import build_app
 
 settings = load_settings()
 app = build_app(settings)

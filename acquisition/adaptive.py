@@ -6,7 +6,7 @@ information, where Hedge fits and a bandit wastes most of what is known. The jud
 prequential: made by a version that never saw the annotation, so it needs no held-out set.
 
 Finding errors is not learning from them. What is rewarded here is where the doubt lay; whether
-the labels it asked for made the committee better is measured apart (``training.audit``).
+the labels it asked for made the committee better is measured apart (``training.quality.audit``).
 """
 
 from __future__ import annotations

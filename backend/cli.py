@@ -82,7 +82,7 @@ def _print_json(value: Any) -> None:
 )
 def run(images: Path | None) -> None:
     """Start everything that is missing, and stop it all on Ctrl-C (what `make run` calls)."""
-    from backend.run import run as run_all
+    from backend.local.supervisor import run as run_all
 
     raise SystemExit(run_all(load_settings(), images))
 
@@ -90,7 +90,7 @@ def run(images: Path | None) -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the ledger to this release's schema; safe to repeat."""
-    from backend.ledger import upgrade
+    from backend.ledger.ledger import upgrade
 
     upgrade(load_settings().ledger_url)
 
@@ -98,8 +98,8 @@ def migrate() -> None:
 @cli.command()
 def serve() -> None:
     """Serve Label Studio's protocol (gunicorn, at HOST and PORT)."""
-    from backend.ledger import upgrade
-    from backend.serve import web_command
+    from backend.ledger.ledger import upgrade
+    from backend.web.serve import web_command
 
     settings = load_settings()
     upgrade(settings.ledger_url)
@@ -112,8 +112,8 @@ def serve() -> None:
 @click.option("--single", "name", default=None, hidden=True, help="One RQ worker of this name.")
 def worker(workers: int | None, name: str | None) -> None:
     """Run rounds: RQ workers and the clock that hands out their jobs."""
-    from backend.ledger import upgrade
-    from backend.worker import WorkerParent, run_single
+    from backend.jobs.worker import WorkerParent, run_single
+    from backend.ledger.ledger import upgrade
 
     _log_to_stderr()
     settings = load_settings()
@@ -132,7 +132,7 @@ def worker(workers: int | None, name: str | None) -> None:
 @AS_JSON
 def connect(studio_id: int, options_json: str | None, as_json: bool) -> None:
     """Connect a Label Studio project, or mend its connection; safe to repeat."""
-    from backend.connections import connect_project
+    from backend.actions.connect import connect_project
 
     with _workplace() as work:
         done = connect_project(work, studio_id, _object(options_json))
@@ -165,7 +165,7 @@ def _object(text: str | None) -> dict[str, Any] | None:
 @click.option("--purge", is_flag=True, help="Remove its versions, caches and history here too.")
 def disconnect(studio_id: int, purge: bool) -> None:
     """Restore a project's former settings; annotations stay."""
-    from backend.connections import disconnect_project
+    from backend.actions.connect import disconnect_project
 
     with _workplace() as work:
         row = disconnect_project(work, studio_id, purge=purge)
@@ -180,8 +180,8 @@ def disconnect(studio_id: int, purge: bool) -> None:
 @AS_JSON
 def status(studio_id: int | None, as_json: bool) -> None:
     """Projects, their rounds and versions, and which processes live."""
-    from backend.status import in_words
-    from backend.status import status as read_status
+    from backend.insight.status import in_words
+    from backend.insight.status import status as read_status
 
     with _workplace() as work:
         found = read_status(work.ledger, studio_id)
@@ -197,8 +197,8 @@ def status(studio_id: int | None, as_json: bool) -> None:
 @AS_JSON
 def explain(studio_id: int, task_id: int | None, as_json: bool) -> None:
     """Which measure ranks the images, on what evidence, and why a task stands where it does."""
-    from backend.explain import explain as read_explanation
-    from backend.explain import in_words
+    from backend.insight.explain import explain as read_explanation
+    from backend.insight.explain import in_words
 
     with _workplace() as work:
         found = read_explanation(work, studio_id, task_id)
@@ -256,7 +256,7 @@ def resume(studio_id: int) -> None:
 @AS_JSON
 def versions(studio_id: int | None, as_json: bool) -> None:
     """The versions of each project: their fate, their quality, their files."""
-    from backend.history import versions_in_words, versions_of
+    from backend.insight.versions import versions_in_words, versions_of
 
     with _workplace() as work:
         found = versions_of(work, studio_id)
@@ -271,7 +271,7 @@ def versions(studio_id: int | None, as_json: bool) -> None:
 @click.option("--to", "number", type=int, default=None, help="Version (default: the one before).")
 def rollback(studio_id: int, number: int | None) -> None:
     """Let an earlier version rank and pre-annotate again."""
-    from backend.history import roll_back
+    from backend.insight.versions import roll_back
 
     with _workplace() as work:
         chosen = roll_back(work, studio_id, number)
@@ -284,7 +284,7 @@ def rollback(studio_id: int, number: int | None) -> None:
 @AS_JSON
 def doctor(studio_id: int | None, fix: bool, as_json: bool) -> None:
     """Look for every silent failure between Label Studio and us."""
-    from backend.doctor import examine, mend, report
+    from backend.insight.doctor import examine, mend, report
 
     work = Workplace(load_settings())
     try:
@@ -322,8 +322,8 @@ def map_(task_id: int, output: Path) -> None:
     scales, doubt against the distance to the nearest boundary and, if the task has an
     annotation, the error; task-ID-map.npz holds the arrays.
     """
-    from backend.task_map import write_task_map
-    from training.uncertainty_figure import arms_table
+    from backend.insight.task_map import write_task_map
+    from training.figures.uncertainty_figure import arms_table
 
     with _workplace() as work:
         written = write_task_map(work, task_id, output)
@@ -336,7 +336,7 @@ def map_(task_id: int, output: Path) -> None:
 
 def main() -> None:
     """The entry of `python -m backend`."""
-    from backend.replay import replay_command
+    from backend.commands.replay.replay import replay_command
 
     cli.add_command(replay_command, "replay")
     cli(prog_name="python -m backend")

@@ -10,18 +10,18 @@ import hmac
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from backend.images import ImageFetcher
-from backend.ledger import Ledger
+from backend.label_studio.client import Studio
+from backend.label_studio.images import ImageFetcher
+from backend.ledger.ledger import Ledger
 from backend.options import ProjectOptions, parse_options
 from backend.settings import Settings, load_secrets
-from backend.studio import Studio
 from training.config import NETWORKS
 
 if TYPE_CHECKING:
     from redis import Redis
 
-    from backend.ledger import Row
-    from training.registry import Registry
+    from backend.ledger.ledger import Row
+    from training.committee.registry import Registry
 
 WEB_BUSY_S = 0.7
 """Longest wait of a web request for the ledger: Label Studio gives a webhook one second."""
@@ -54,7 +54,7 @@ class Workplace:
 
     @cached_property
     def registry(self) -> Registry:
-        from training.registry import Registry
+        from training.committee.registry import Registry
 
         network = self.settings.network
         return Registry(

@@ -16,16 +16,16 @@ LAYERS = ("_wsgi", "backend", "training", "acquisition")
 # Label Studio's REST is spoken and images are fetched in the first two; the others ask our own
 # processes, and the doctor Label Studio too, whether they answer.
 SPEAK_HTTP = {
-    "backend/studio.py",
-    "backend/addresses.py",
-    "backend/images.py",
-    "backend/run.py",
-    "backend/surroundings.py",
+    "backend/label_studio/client.py",
+    "backend/label_studio/ssrf.py",
+    "backend/label_studio/images.py",
+    "backend/local/supervisor.py",
+    "backend/insight/installation_checks.py",
 }
 HTTP_CLIENTS = {"requests", "httpx", "aiohttp", "urllib3", "http.client", "urllib.request"}
 # The worker's parent and the command line hold these for hours; torch is 300 MB that only the
 # job's own process may load.
-LIGHT = ("ledger", "settings", "jobs", "studio", "worker", "cli")
+LIGHT = ("ledger.ledger", "settings", "jobs.jobs", "label_studio.client", "jobs.worker", "cli")
 HEAVY = ("torch", "openvino", "cv2", "scipy")
 
 
@@ -94,7 +94,8 @@ def test_training_knows_no_label_studio(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in LIGHT if (ROOT / "backend" / f"{name}.py").exists()]
+    "module",
+    [name for name in LIGHT if (ROOT / "backend" / f"{name.replace('.', '/')}.py").exists()],
 )
 def test_a_long_lived_process_stays_light(module: str) -> None:
     program = f"import sys, backend.{module}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"

@@ -88,8 +88,8 @@ def export(version: Path, format_: str, output: Path, network: str | None) -> No
 
     `python -m backend versions` names the folders.
     """
-    from training.export import export as write
-    from training.inference import Committee
+    from training.committee.export import export as write
+    from training.committee.inference import Committee
 
     # The engine is not used, and torch's leaves nothing in the version's folder.
     committee = Committee.load(version, engine="torch", own_network=network)
@@ -149,9 +149,9 @@ def ablate(
 
     Fields are those of the training configuration: --vary seek=0 --vary network=unet.
     """
-    from training import ablation
-    from training.budget import steps_within
     from training.config import TrainConfig
+    from training.experiments import ablation
+    from training.fitting.budget import steps_within
 
     shared = ablation.parse_changes(common) if common else {}
     variants = {ablation.BASE: shared}
@@ -218,8 +218,8 @@ def map_(image: Path, version: Path, truth: Path | None, output: Path, network: 
     doubt against the distance to the nearest boundary and, with --truth, the error; IMAGE-map.npz
     holds the arrays. The image's score by every measure and aggregate is printed.
     """
-    from training.inference import Committee
-    from training.uncertainty_figure import (
+    from training.committee.inference import Committee
+    from training.figures.uncertainty_figure import (
         arms_table,
         read_image_file,
         read_truth_file,
@@ -258,7 +258,7 @@ def loop(config_file: Path, output: Path | None, workers: int) -> None:
     """Simulate active learning on a labelled folder, with several strategies and seeds."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from training.loop import read_config, run
+    from training.experiments.loop import read_config, run
 
     config = read_config(config_file)
     folder = output or config_file.with_suffix("")
@@ -283,7 +283,7 @@ def report(run: Path) -> None:
     What it says of the hypotheses, and how much more than random each strategy found, is printed
     as well.
     """
-    from training.report import write_report
+    from training.experiments.report import write_report
 
     path, sentences = write_report(run)
     for sentence in sentences:
@@ -305,7 +305,7 @@ def report(run: Path) -> None:
 )
 def draw(folder: Path, count: int, seed: int, laboratories: tuple[str, ...]) -> None:
     """Draw a labelled folder of urine-sediment fields, with exact masks."""
-    from training.phantom import write_folder
+    from training.datasets.urine_sediment import write_folder
 
     write_folder(folder, count, seed, laboratories)
     click.echo(f"{count} fields are in {folder}.")

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.committee.engine import NoEngine
+from training.committee.inference import Committee
+from training.committee.version import load_weights, save_weights
 from training.config import BadConfig, TrainConfig
-from training.data import Example
-from training.engine import NoEngine
 from training.errors import TrainingError
-from training.fit import bounded_threads, fit_member, segmentation_loss
-from training.inference import Committee
-from training.network import logits_and_features, skeleton
-from training.own_network import start_from, weights_digest
-from training.version import load_weights, save_weights
+from training.fitting.fit import bounded_threads, fit_member, segmentation_loss
+from training.images import Example
+from training.networks.network import logits_and_features, skeleton
+from training.networks.own_network import start_from, weights_digest
 
 SIZES = ((1, 1), (33, 20), (96, 64), (70, 131))
 """Heights and widths that a network must take: odd, small, and not square."""

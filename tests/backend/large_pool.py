@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from backend.jobs import next_stage
-from backend.ledger import START, upgrade
-from backend.retention import prune
-from backend.rounds import check_project
+from backend.jobs.jobs import next_stage
+from backend.ledger.ledger import START, upgrade
+from backend.rounds.retention import prune
+from backend.rounds.schedule import check_project
+from backend.rounds.stages import RUN
 from backend.settings import load_settings
-from backend.stages import RUN
 from backend.workplace import Workplace
 from tests.backend.small_studio import CREATED_S, LABEL_CONFIG
 

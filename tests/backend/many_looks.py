@@ -13,15 +13,15 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from backend.app import build_app
-from backend.ledger import upgrade
+from backend.ledger.ledger import upgrade
 from backend.settings import load_settings
+from backend.web.app import build_app
 from backend.workplace import Workplace
 from tests.backend.small_studio import CREATED_S, LABEL_CONFIG, small_studio
 from tests.training.discs import CLASSES, disc_examples
+from training.committee.registry import Registry
 from training.config import TrainConfig
-from training.fit import fit_member
-from training.registry import Registry
+from training.fitting.fit import fit_member
 
 SIDE_PX = 2048
 MEMBERS = 2

@@ -19,20 +19,20 @@ import torch
 from redis import Redis
 from rich.console import Console
 
-from backend import jobs
-from backend.app import build_app
 from backend.errors import StudioRefused
-from backend.jobs import Clock
-from backend.ledger import upgrade
-from backend.narrator import Narrator
-from backend.run import _Supervisor
+from backend.jobs import jobs
+from backend.jobs.jobs import Clock
+from backend.label_studio.client import Studio
+from backend.ledger.ledger import upgrade
+from backend.local.narrator import Narrator
+from backend.local.supervisor import _Supervisor
 from backend.settings import BadSettings, Settings, load_settings
-from backend.studio import Studio
+from backend.web.app import build_app
 from backend.workplace import Workplace
-from tests.backend.test_images import Host, status
+from tests.backend.label_studio.test_images import Host, status
 from tests.live.servers import ROOT, ValkeyServer, start_valkey
 from training.config import TrainConfig
-from training.network import build_network
+from training.networks.network import build_network
 
 WORDS = {
     "api key": "tattle-api-key-0123456789abcdef01234567",

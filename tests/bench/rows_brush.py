@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from label_studio_sdk.converter.brush import decode_rle, mask2rle
 
-from backend import brush
+from backend.label_studio import brush
 from tests.bench.harness import Measured, row, side_by_side
 
 Mask = npt.NDArray[np.bool_]

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from acquisition.uncertainty import uncertainty_maps
 from tests.bench.harness import Measured, row, side_by_side
+from training.committee.inference import Committee
 from training.config import TrainConfig
-from training.data import make_example
-from training.fit import Weights, bounded_threads, fit_member
-from training.inference import Committee
-from training.network import build_network, skeleton
-from training.phantom import CLASSES, draw_field
+from training.datasets.urine_sediment import CLASSES, draw_field
+from training.fitting.fit import Weights, bounded_threads, fit_member
+from training.images import make_example
+from training.networks.network import build_network, skeleton
 
 THREADS = 2
 SIDE_PX = 512

@@ -22,11 +22,11 @@ import requests
 
 from acquisition.aggregate import AGGREGATES
 from acquisition.uncertainty import MEASURES
-from backend import brush
-from backend.ledger import Row, upgrade
+from backend.label_studio import brush
+from backend.ledger.ledger import Row, upgrade
+from backend.rounds.stages.publish import publish
+from backend.rounds.stages.shards import SHARD_TASKS, packed, write_shard
 from backend.settings import load_settings
-from backend.stages.publish import publish
-from backend.stages.shards import SHARD_TASKS, packed, write_shard
 from backend.workplace import Workplace
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_brush import blob_mask

@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 import orjson
 from PIL import Image
 
-from backend.connections import connect_project
-from backend.replay import label_config, strokes
+from backend.actions.connect import connect_project
+from backend.commands.replay.replay import label_config, strokes
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_live import label_studio, p99, webhook_body
 from tests.live.stack import UNKNOWN, Stack, TinyProject, start_stack
-from training.phantom import CLASSES, draw_field
+from training.datasets.urine_sediment import CLASSES, draw_field
 
 SECONDS = 60.0
 WEBHOOKS_PER_S = 200

@@ -23,10 +23,10 @@ import psutil
 import redis
 import requests
 
+from backend.commands.replay.replay import strokes
 from backend.errors import StudioUnreachable
-from backend.ledger import START, Row
-from backend.replay import strokes
-from backend.rounds import STAGES
+from backend.ledger.ledger import START, Row
+from backend.rounds.schedule import STAGES
 from tests.live.servers import (
     LabelStudio,
     StudioUser,

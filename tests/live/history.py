@@ -15,16 +15,16 @@ from typing import Any
 
 import orjson
 
-from backend.ledger import upgrade
-from backend.model import record_event
-from backend.replay import label_config, strokes
-from backend.rounds import check_project
+from backend.commands.replay.replay import label_config, strokes
+from backend.label_studio.client import Project, Studio
+from backend.ledger.ledger import upgrade
+from backend.rounds.schedule import check_project
+from backend.rounds.stages import RUN
 from backend.settings import load_settings
-from backend.stages import RUN
-from backend.studio import Project, Studio
+from backend.web.model import record_event
 from backend.workplace import Workplace
 from tests.live.stack import CLASSES, TINY, UNKNOWN, Mask, draw_field
-from training.fit import fold
+from training.fitting.fit import fold
 
 TASKS = 8
 STEPS = 30

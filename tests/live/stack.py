@@ -15,9 +15,9 @@ import psutil
 import requests
 from PIL import Image
 
-from backend.connections import connect_project
-from backend.ledger import Row
-from backend.replay import label_config, strokes
+from backend.actions.connect import connect_project
+from backend.commands.replay.replay import label_config, strokes
+from backend.ledger.ledger import Row
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
 from tests.live.servers import (
@@ -30,7 +30,7 @@ from tests.live.servers import (
     start_valkey,
     wait_until,
 )
-from training.fit import fold
+from training.fitting.fit import fold
 
 T = TypeVar("T")
 Mask = npt.NDArray[np.uint8]

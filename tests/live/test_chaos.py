@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.ledger import Row
+from backend.ledger.ledger import Row
 from tests.live.chaos import (
     IN_TURN,
     TRAINING,
@@ -27,7 +27,7 @@ from tests.live.chaos import (
     stop_chaos,
 )
 from tests.live.servers import wait_until
-from training.registry import Registry
+from training.committee.registry import Registry
 
 CHAOS_S = float(os.environ.get("CHAOS_S", "180"))
 """How long the blows go on, in seconds; first comes each of them in turn, however long it takes."""

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from backend.connect import (
+from backend.errors import StudioRefused
+from backend.label_studio.client import Studio
+from backend.label_studio.connection import (
     BY_RANK,
     ORDERING,
     TITLE,
@@ -24,8 +26,6 @@ from backend.connect import (
     disconnect,
     set_order,
 )
-from backend.errors import StudioRefused
-from backend.studio import Studio
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.servers import free_port, start_label_studio, wait_until
 from tests.served import Served

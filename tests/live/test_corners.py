@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend.connections import connect_project, disconnect_project
+from backend.actions.connect import connect_project, disconnect_project
 from backend.errors import BadRequest
-from backend.history import roll_back
-from backend.rounds import check_project
-from backend.studio import Studio
+from backend.insight.versions import roll_back
+from backend.label_studio.client import Studio
+from backend.rounds.schedule import check_project
 from tests.live.servers import LabelStudio
 from tests.live.stack import TINY, Stack, TinyProject, make_project, start_stack
 

@@ -14,18 +14,25 @@ from click.testing import CliRunner
 from redis import Redis
 from sqlalchemy import insert, update
 
-from backend import doctor
+from backend.actions.connect import connect_project
 from backend.cli import cli
-from backend.connect import BY_RANK, TITLE, VIEW_TITLE, WITHOUT_MODEL, basic_auth, set_order
-from backend.connections import connect_project
-from backend.finding import Finding
-from backend.ledger import Row, upgrade
+from backend.insight import doctor
+from backend.insight.finding import Finding
+from backend.insight.installation_checks import check_redis
+from backend.label_studio.client import Studio
+from backend.label_studio.connection import (
+    BY_RANK,
+    TITLE,
+    VIEW_TITLE,
+    WITHOUT_MODEL,
+    basic_auth,
+    set_order,
+)
+from backend.ledger.ledger import Row, upgrade
+from backend.ledger.tables import events, publications, rounds
 from backend.settings import load_settings
-from backend.studio import Studio
-from backend.surroundings import check_redis
-from backend.tables import events, publications, rounds
 from backend.workplace import Workplace
-from tests.backend.test_doctor import PASSWORD, USER, Web
+from tests.backend.insight.test_doctor import PASSWORD, USER, Web
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.servers import (
     LabelStudio,

@@ -21,12 +21,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend import doctor, jobs
-from backend.app import build_app
-from backend.ledger import Row
-from backend.rounds import RECONCILE_S, count_changes, label_states
-from backend.status import project_status
-from backend.tables import rounds
+from backend.insight import doctor
+from backend.insight.status import project_status
+from backend.jobs import jobs
+from backend.ledger.ledger import Row
+from backend.ledger.tables import rounds
+from backend.rounds.schedule import RECONCILE_S, count_changes, label_states
+from backend.web.app import build_app
 from tests.live.history import History, record_history
 from tests.live.proxy import Fault, Proxy, every_way_to_fail
 from tests.live.servers import (
@@ -78,7 +79,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, label_studio_template: Path) 
             patch.setenv(name.upper(), str(getattr(stack.settings, name)))
         patch.setenv("LABEL_STUDIO_API_KEY", server.api_key)
         patch.setenv("BASIC_AUTH_PASS", stack.auth[1])
-        patch.setattr("backend.studio.RETRY_AFTER_S", (0.05,))
+        patch.setattr("backend.label_studio.client.RETRY_AFTER_S", (0.05,))
         yield site
     stack.stop()
     proxy.close()

@@ -15,13 +15,13 @@ import pytest
 import requests
 from PIL import Image
 
-from backend.connections import connect_project
-from backend.labels import parse_label_config
-from backend.regions import to_mask, to_regions
-from backend.studio import Studio
+from backend.actions.connect import connect_project
+from backend.label_studio.client import Studio
+from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.regions import to_mask, to_regions
 from tests.live.servers import ROOT, LabelStudio, Process, free_port, wait_until
 from tests.live.stack import CLASSES, TINY, Stack, TinyProject, draw_field, start_stack
-from training.fit import fold
+from training.fitting.fit import fold
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 

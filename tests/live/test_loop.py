@@ -18,10 +18,10 @@ import requests
 from click.testing import CliRunner
 
 from backend.cli import cli
-from backend.ledger import Row
-from backend.priority import NICE
-from backend.rounds import check_project
-from backend.studio import Studio
+from backend.jobs.niceness import NICE
+from backend.label_studio.client import Studio
+from backend.ledger.ledger import Row
+from backend.rounds.schedule import check_project
 from tests.live.servers import LabelStudio
 from tests.live.stack import Stack, TinyProject, make_project, start_stack
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.replay import ReplayPlan, replay
-from backend.studio import Studio
+from backend.commands.replay.replay import ReplayPlan, replay
+from backend.label_studio.client import Studio
 from tests.live.servers import LabelStudio
 from tests.live.stack import CLASSES, Stack, start_stack, write_folder
 

@@ -22,11 +22,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from backend import demo
 from backend.errors import StudioRefused
-from backend.narrator import Narrator
+from backend.label_studio.client import Studio
+from backend.local import demo
+from backend.local.narrator import Narrator
 from backend.settings import ROOT, Settings, load_settings, remembered
-from backend.studio import Studio
 from tests.live.servers import LabelStudio, Process, wait_until
 
 pytestmark = pytest.mark.live

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend.connect import BY_RANK
-from backend.ledger import Row
-from backend.rounds import check_project
-from backend.studio import Studio
+from backend.label_studio.client import Studio
+from backend.label_studio.connection import BY_RANK
+from backend.ledger.ledger import Row
+from backend.rounds.schedule import check_project
 from tests.live.servers import LabelStudio
 from tests.live.stack import Stack, TinyProject, make_project, start_stack
 

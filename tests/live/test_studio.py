@@ -13,8 +13,8 @@ import requests
 from PIL import Image
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
-from backend.images import ImageFetcher
-from backend.studio import Stamp, Studio
+from backend.label_studio.client import Stamp, Studio
+from backend.label_studio.images import ImageFetcher
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.servers import LabelStudio, free_port, log_in, start_label_studio
 
@@ -70,7 +70,7 @@ def test_a_changed_project_keeps_what_was_not_named(project: MakeProject, studio
 def test_projects_lists_more_than_a_page(
     project: MakeProject, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("backend.studio.PROJECTS_PAGE", 2)
+    monkeypatch.setattr("backend.label_studio.client.PROJECTS_PAGE", 2)
     made = [project(title=f"project {i}").id for i in range(5)]
     listed = [p.id for p in studio.projects()]
     assert listed == sorted(listed)
@@ -375,7 +375,7 @@ def test_a_refusal_names_the_field(studio: Studio):
 
 
 def test_a_server_that_is_not_there_is_unreachable(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("backend.studio.RETRY_AFTER_S", (0.0, 0.0))
+    monkeypatch.setattr("backend.label_studio.client.RETRY_AFTER_S", (0.0, 0.0))
     with (
         Studio(f"http://127.0.0.1:{free_port()}", "f" * 40) as studio,
         pytest.raises(StudioUnreachable, match="LABEL_STUDIO_URL"),

@@ -19,13 +19,14 @@ from rq import Queue
 from rq.executions import Execution
 from rq.serializers import JSONSerializer
 
-from backend import jobs, rounds
-from backend.heartbeat import process_id
-from backend.jobs import Clock, forget_workers, known_workers, open_queue
-from backend.ledger import Ledger, Row, upgrade
-from backend.lifeline import pid_space
+from backend.jobs import jobs
+from backend.jobs.jobs import Clock, forget_workers, known_workers, open_queue
+from backend.jobs.worker import CommitteeWorker, WorkerParent, pause_after, worker_name
+from backend.ledger.heartbeat import process_id
+from backend.ledger.ledger import Ledger, Row, upgrade
+from backend.process_group import pid_space
+from backend.rounds import schedule as rounds
 from backend.settings import Settings, load_settings
-from backend.worker import CommitteeWorker, WorkerParent, pause_after, worker_name
 from backend.workplace import Workplace
 from tests.live.servers import ROOT, Process, ValkeyServer, free_port, start_valkey, wait_until
 
@@ -229,7 +230,7 @@ def test_what_a_killed_horse_or_worker_held_is_taken_again_at_once(
 
 SLOW_IMPORT = """
 import sys
-from backend import jobs
+from backend.jobs import jobs
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.live.servers import wait_until
@@ -238,7 +239,7 @@ ledger = Workplace(load_settings()).ledger
 
 class Slow:
     def find_spec(self, name, path, target=None):
-        if name != "backend.stages":
+        if name != "backend.rounds.stages":
             return None
         def renewed():
             return ledger.parts(1)[0]["lease_until"] != taken
@@ -275,15 +276,15 @@ def test_a_library_that_is_missing_is_the_rounds_reason(
     part_id = start_round(work.ledger, project)
     without = f"""
 import sys
-sys.modules["backend.stages"] = None  # as if what it needs were not there
-from backend.jobs import run_part
+sys.modules["backend.rounds.stages"] = None  # as if what it needs were not there
+from backend.jobs.jobs import run_part
 run_part({part_id})
 """
     environment = {**os.environ, **{name.upper(): str(value) for name, value in given.items()}}
     done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, env=environment, check=False)
     assert done.returncode == 0
     told = work.ledger.project(project["id"])["last_error"]
-    assert told.startswith("collect: ModuleNotFoundError: import of backend.stages halted")
+    assert told.startswith("collect: ModuleNotFoundError: import of backend.rounds.stages halted")
     (part,) = work.ledger.parts(1)
     assert (part["state"], part["attempts"]) == ("waiting", 1)
     assert part["not_before"] > part["started_at"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.data import Example
+from training.images import Example
 
 CLASSES = ("background", "dark", "bright")
 

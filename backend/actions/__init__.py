@@ -1,0 +1,1 @@
+"""What a person may ask for: connecting a project and disconnecting it; commands may import it."""

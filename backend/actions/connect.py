@@ -1,0 +1,94 @@
+"""Connecting and disconnecting a project: Label Studio's side and the ledger's, together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.label_studio.connection import Connection, connect, disconnect
+from backend.label_studio.label_config import parse_label_config
+from backend.ledger.ledger import Row
+from backend.options import check_labels, parse_options
+from backend.rounds.schedule import CONNECTED, count_changes, label_states
+from backend.workplace import Workplace
+
+
+@dataclass(frozen=True)
+class Connected:
+    """What ``connect_project`` did.
+
+    Attributes:
+        labelled: tasks that carry a label now.
+        round_asked: a round was asked for, because some of them taught nothing yet.
+    """
+
+    project: Row
+    labelled: int
+    round_asked: bool
+
+
+def connect_project(
+    work: Workplace, studio_id: int, options: Mapping[str, Any] | None = None
+) -> Connected:
+    """Connect a project, or mend its connection; safe to repeat.
+
+    Args:
+        options: the extra parameters to set; None keeps those there are.
+
+    Raises:
+        BadLabelConfig, BadOptions: nothing was changed.
+        StudioRefused, StudioUnreachable: as the client met them.
+    """
+    settings, ledger, studio = work.settings, work.ledger, work.studio
+    project = studio.project(studio_id)
+    known = ledger.ensure_project(
+        work.server,
+        studio_id,
+        project.created,
+        title=project.title,
+        label_config=project.label_config,
+    )
+    wanted = dict(known["extra_params"] if options is None else options)
+    parsed = parse_options(wanted)
+    check_labels(parsed, parse_label_config(project.label_config, image=parsed.image).labels)
+    previous = known["connection"]
+    serving = ledger.serving(known["id"])
+    connection = connect(
+        studio,
+        studio_id,
+        backend_url=settings.backend_url,
+        user=settings.basic_auth_user,
+        password=settings.basic_auth_pass.get_secret_value(),
+        options=wanted,
+        model_version=None if serving is None else serving["name"],
+        previous=None if previous is None else Connection.from_json(previous),
+    )
+    row = ledger.ensure_project(work.server, studio_id, project.created, extra_params=wanted)
+    ledger.update_project(
+        row["id"], connection=connection.to_json(), connected=True, last_error=None
+    )
+    states = label_states(studio.stamps(studio_id))
+    changed = count_changes(states, ledger.last_manifest(row["id"]))
+    if changed and states:
+        ledger.add_event(row["id"], CONNECTED)
+    return Connected(ledger.project(row["id"]), len(states), bool(changed and states))
+
+
+def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Row:
+    """Give a project back as it was; annotations stay, versions too unless purged."""
+    row = work.ledger.project_of_studio(work.server, studio_id)
+    if row["connection"] is not None:
+        disconnect(work.studio, Connection.from_json(row["connection"]))
+    active = work.ledger.active_round(row["id"])
+    if active is not None:
+        work.ledger.fail_round(active["id"], "The project was disconnected.")
+    work.ledger.update_project(
+        row["id"], connected=False, connection=None, last_error=None, failures=0
+    )
+    if purge:
+        folder = work.settings.registry_path / row["slug"]
+        shutil.rmtree(folder, ignore_errors=True)
+        work.ledger.forget_project(row["id"])
+    return row

@@ -1,0 +1,1 @@
+"""The commands of `python -m backend`; only cli may import it."""

@@ -1,0 +1,145 @@
+"""Versions there have been, and going back to one."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import BadRequest
+from backend.insight.status import quality_in_words
+from backend.ledger.ledger import Row
+from backend.rounds.retention import KEEP_EARLIER, KEEP_VERSIONS, in_use, removed_on_purpose
+from backend.workplace import Workplace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Json = dict[str, Any]
+
+
+def versions_of(work: Workplace, studio_id: int | None = None) -> list[Json]:
+    """Every version of every project (or of one), newest first, with its files' checksums."""
+    from training.committee.registry import UnknownVersion
+
+    found = []
+    for project in work.ledger.projects():
+        if studio_id not in (None, project["studio_id"]):
+            continue
+        there = set(work.registry.versions(project["slug"]))
+        used = in_use(work.ledger, project["id"])
+        for version in work.ledger.versions(project["id"]):
+            slug, number = project["slug"], version["number"]
+            try:
+                files = work.registry.files(slug, number)
+            except UnknownVersion:
+                files = {}
+            folder = work.registry.version_path(slug, number) if files else None
+            sheet = work.registry.sheet_path(slug, number)
+            removed = removed_on_purpose(number, there, *used)
+            found.append(_version(project, version, files, removed, folder, sheet))
+    return found
+
+
+def _version(
+    project: Row,
+    version: Row,
+    files: dict[str, str],
+    removed: bool,
+    folder: Path | None,
+    sheet: Path | None,
+) -> Json:
+    return {
+        "project": project["studio_id"],
+        "version": version["number"],
+        "state": version["state"],
+        "reason": version["reason"],
+        "members": version["members"],
+        "classes": version["classes"],
+        "metrics": version["metrics"],
+        "created": version["created_at"],
+        "files": files,
+        "removed": removed,
+        "folder": None if folder is None else str(folder),
+        "contact_sheet": None if sheet is None else str(sheet),
+    }
+
+
+def versions_in_words(found: Sequence[Json]) -> str:
+    """A few lines for each version."""
+    if not found:
+        return "No version yet: label at least two images and wait for a round."
+    lines = []
+    for version in found:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version["created"]))
+        quality = quality_in_words(version["metrics"])
+        quality += ", " if quality else ""
+        lines.append(
+            f"project {version['project']}  v{version['version']}  {version['state']:9} {made}  "
+            f"{quality}{version['members']} members, "
+            f"{_files_in_words(version)}: {version['reason']}"
+        )
+        if version["folder"]:
+            lines.append(f"    in {version['folder']}")
+        if version["contact_sheet"]:
+            lines.append(f"    to check by eye: {version['contact_sheet']}")
+    return "\n".join(lines)
+
+
+def _files_in_words(version: Json) -> str:
+    if version["files"]:
+        return "files whole"
+    return "files removed, as those of old versions are" if version["removed"] else "files missing"
+
+
+def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> int:
+    """Withdraw the versions after ``number`` and rank the pool by it again.
+
+    Args:
+        number: the version to go back to; by default the promoted one before the present.
+
+    Returns:
+        The version that ranks now.
+
+    Raises:
+        BadRequest: there is none such, its files are removed, or a round is under way.
+    """
+    row = work.ledger.project_of_studio(work.server, studio_id)
+    if not row["connected"]:
+        raise BadRequest(
+            f"Project {studio_id} is not connected: "
+            f"run `python -m backend connect --project {studio_id}` first."
+        )
+    all_versions = work.ledger.versions(row["id"])
+    promoted = [v["number"] for v in all_versions if v["state"] == "promoted"]
+    if number is None:
+        if len(promoted) < 2:
+            raise BadRequest(
+                f"Project {studio_id} has no earlier promoted version to go back to "
+                f"(promoted: {promoted or 'none'}); name one by --to."
+            )
+        number = promoted[1]
+    if number not in [v["number"] for v in all_versions]:
+        known = ", ".join(str(v["number"]) for v in all_versions) or "none"
+        raise BadRequest(f"Project {studio_id} has no version {number} (it has: {known}).")
+    there = work.registry.versions(row["slug"])
+    if number not in there:
+        raise BadRequest(
+            f"The files of version {number} of project {studio_id} are not there any more: the "
+            f"newest {KEEP_VERSIONS} versions are kept, and the {KEEP_EARLIER} promoted before the "
+            f"one that serves. Go back to one of {', '.join(map(str, there)) or 'none'}."
+        )
+    active = work.ledger.active_round(row["id"])
+    if active is not None:
+        raise BadRequest(
+            f"Round {active['id']} is under way: try again when it has ended, or it would "
+            "publish the version that you leave."
+        )
+    for version in all_versions:
+        if version["number"] > number and version["state"] == "promoted":
+            work.ledger.set_version_state(
+                row["id"], version["number"], "withdrawn", f"rolled back to version {number}"
+            )
+    work.ledger.set_version_state(row["id"], number, "promoted", "chosen by hand")
+    work.ledger.start_round(row["id"], "rank", f"rolled back to version {number}", "choose", {})
+    return number

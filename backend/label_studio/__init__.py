@@ -1,0 +1,1 @@
+"""We call Label Studio and know its formats; all but ledger, settings and errors may import it."""

@@ -1,0 +1,227 @@
+"""What a project's labeling configuration says of the image and its regions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from backend.errors import BadLabelConfig
+from backend.shorten import excerpt, short
+
+Kind = Literal["brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+# Pre-annotations are masks: these can carry one, and the first present is written.
+OUTPUT_KINDS: tuple[Kind, ...] = ("brushlabels", "bitmasklabels", "polygonlabels")
+
+# A mask is uint8; 0 is background and 255 unknown.
+MAX_LABELS = 254
+
+# Task data under one key: "$image". "$images[{{idx}}]" and the like name several.
+_DATA_KEY = re.compile(r"\$([\w.\- ]+)")
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A control tag whose regions have an area.
+
+    Attributes:
+        from_name: the tag's name, ``from_name`` of its regions.
+        to_name: name of the Image tag.
+        kind: the tag in lower case, ``type`` of its regions and the key of their labels.
+        labels: as region values hold them (``alias`` where there is one), in document order.
+    """
+
+    from_name: str
+    to_name: str
+    kind: Kind
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """The part of a labeling configuration that concerns one image.
+
+    Attributes:
+        image_name: name of the Image tag, ``to_name`` of its regions.
+        data_key: where a task's data hold the image's URL.
+        output: the tag that pre-annotations are written with.
+        inputs: every tag whose regions are read, ``output`` among them, in document order.
+        labels: all labels in document order, each once, without one called "background": that
+            one paints class 0.
+    """
+
+    image_name: str
+    data_key: str
+    output: Tag
+    inputs: tuple[Tag, ...]
+    labels: tuple[str, ...]
+
+    def tag_for(self, label: str) -> Tag | None:
+        """The tag to pre-annotate a label with: ``output`` if it has it, else the next best.
+
+        None where only rectangles or ellipses have it, or nothing does.
+        """
+        ranked = (tag for kind in OUTPUT_KINDS for tag in self.inputs if tag.kind == kind)
+        return next((tag for tag in (self.output, *ranked) if label in tag.labels), None)
+
+
+def is_background(label: str) -> bool:
+    """Whether a label stands for class 0, however it is capitalised."""
+    return label.casefold() == "background"
+
+
+def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
+    """Read a project's ``label_config``.
+
+    Args:
+        xml: The labeling configuration.
+        image: Name of the Image tag to work on (the option "image"); needed if there are several.
+
+    Raises:
+        BadLabelConfig: a sentence that says what is missing or cannot be used.
+    """
+    elements = list(_read(xml).iter())
+    image_tag = _choose_image([e for e in elements if _tag(e) == "image"], image)
+    image_name, data_key = _attribute(image_tag, "name"), _data_key(image_tag)
+    inputs = tuple(
+        _read_tag(element, kind, image_name)
+        for element in elements
+        for kind in KINDS
+        if _tag(element) == kind and image_name in _names(element.get("toName", ""))
+    )
+    labels = _once(label for tag in inputs for label in tag.labels if not is_background(label))
+    if len(labels) > MAX_LABELS:
+        raise BadLabelConfig(
+            f"The labeling configuration may have at most {MAX_LABELS} labels, got {len(labels)}."
+        )
+    output = _choose_output(inputs, image_name)
+    if not labels:
+        raise BadLabelConfig('The labels must be more than "Background", got only that one.')
+    return LabelConfig(image_name, data_key, output, inputs, labels)
+
+
+def _read(xml: str) -> Element:
+    if not isinstance(xml, str) or not xml.strip():
+        raise BadLabelConfig("The project has no labeling configuration: set one in its settings.")
+    try:
+        root: Element = fromstring(xml)
+    except DefusedXmlException as error:
+        raise BadLabelConfig(
+            "The labeling configuration must be XML without entities or a DTD, it declares some."
+        ) from error
+    # Expat's own, and what Python says of a character or an encoding that it cannot use.
+    except (ParseError, ValueError, LookupError) as error:
+        raise BadLabelConfig(
+            f"The labeling configuration must be XML: {short(str(error), 120)}."
+        ) from error
+    return root
+
+
+def _tag(element: Element) -> str:
+    # A comment's tag is a function; Label Studio takes tags in any case.
+    return element.tag.lower() if isinstance(element.tag, str) else ""
+
+
+def _names(value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return short(", ".join(names), 120)
+
+
+def _once(labels: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(labels))
+
+
+def _attribute(element: Element, name: str) -> str:
+    value = element.get(name, "").strip()
+    if not value:
+        raise BadLabelConfig(f"The {element.tag} tag must have a {name}, it has none.")
+    return value
+
+
+def _choose_image(images: list[Element], wanted: str | None) -> Element:
+    if not images:
+        raise BadLabelConfig("The labeling configuration must have an Image tag, it has none.")
+    names = [element.get("name", "").strip() for element in images]
+    if wanted is not None:
+        if wanted not in names:
+            raise BadLabelConfig(
+                f"The option image must name an Image tag ({_listed(names)}), "
+                f"got {excerpt(wanted)}."
+            )
+        return images[names.index(wanted)]
+    if len(images) > 1:
+        raise BadLabelConfig(
+            f"The labeling configuration has {len(images)} Image tags ({_listed(names)}): "
+            'name one by the option image in the connection\'s extra parameters, as {"image": '
+            f'"{short(names[0], 40)}"}}.'
+        )
+    return images[0]
+
+
+def _data_key(image: Element) -> str:
+    name = short(image.get("name", ""), 40)
+    if image.get("valueList"):
+        raise BadLabelConfig(
+            f"The Image tag '{name}' must show one image (value), it shows a list (valueList)."
+        )
+    value = image.get("value", "").strip()
+    match = _DATA_KEY.fullmatch(value)
+    if match is None:
+        raise BadLabelConfig(
+            f"The value of the Image tag '{name}' must be one key of the task's data, "
+            f'as "$image", got {excerpt(value)}.'
+        )
+    return match[1].strip()
+
+
+def _read_tag(element: Element, kind: Kind, image_name: str) -> Tag:
+    name = _attribute(element, "name")
+    if element.get("value", "").strip().startswith("$") or element.get("apiUrl"):
+        raise BadLabelConfig(
+            f"The labels of '{short(name, 40)}' must stand in the labeling configuration, "
+            "but they come from the task's data or an address."
+        )
+    labels = _once(_label_of(child, name) for child in element.iter() if _tag(child) == "label")
+    if not labels:
+        raise BadLabelConfig(
+            f"The {element.tag} tag '{short(name, 40)}' must hold a Label, it holds none."
+        )
+    return Tag(name, image_name, kind, labels)
+
+
+def _label_of(element: Element, parent: str) -> str:
+    # A region's value holds the alias in place of the value where there is one (the editor's
+    # selectedValues, the SDK's parse_config).
+    label = element.get("alias") or element.get("value") or ""
+    if not label.strip():
+        raise BadLabelConfig(
+            f"Every Label of '{short(parent, 40)}' must have a value, one has none."
+        )
+    if label.startswith("$"):
+        raise BadLabelConfig(
+            f"The labels of '{short(parent, 40)}' must stand in the labeling configuration, "
+            f"but {excerpt(label)} comes from the task's data."
+        )
+    return label
+
+
+def _choose_output(inputs: tuple[Tag, ...], image_name: str) -> Tag:
+    for kind in OUTPUT_KINDS:
+        for tag in inputs:
+            if tag.kind == kind:
+                return tag
+    raise BadLabelConfig(
+        f"The Image tag '{short(image_name, 40)}' must have BrushLabels, BitmaskLabels or "
+        f"PolygonLabels to write masks with, "
+        f"got {_listed([tag.kind for tag in inputs]) or 'none of them'}."
+    )

@@ -1,0 +1,431 @@
+"""Between class-index masks and Label Studio's regions.
+
+A mask is uint8 [H, W]: 0 background, 1..C-1 the classes, 255 unknown. Labels map by name, so that
+a changed labeling configuration loses no more than it must: regions of a label that the version
+does not know paint 255, and a class whose label is gone is withheld from pre-annotations.
+
+``image_rotation`` needs no handling: the editor turns its view, and stores what is drawn in the
+coordinates of the unturned image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2s
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import BadRegion
+from backend.label_studio import bitmask, brush
+from backend.label_studio.geometry import (
+    Mask,
+    Patch,
+    fill_ellipse,
+    fill_polygon,
+    fill_rectangle,
+    outline,
+)
+from backend.label_studio.label_config import KINDS, LabelConfig, Tag, is_background
+from backend.shorten import excerpt
+
+ClassMask = npt.NDArray[np.uint8]
+Region = dict[str, Any]
+Per = Literal["class", "particle"]
+
+BACKGROUND = 0
+UNKNOWN = 255
+
+# Strokes drawn by hand come anti-aliased.
+OPAQUE = 127
+
+# A region may leave the image, and is cut off there; the editor itself never lets it go further
+# than a few images. Beyond this many percent (or degrees), rounding would move its edges.
+FARTHEST = 1e6
+
+# Sentences about one annotation that are written out; the rest is counted.
+LISTED = 10
+
+# More corners than a hand or a model draws; reading as many takes seconds.
+MAX_POINTS = 2**20
+
+# A long side may be rounded by a pixel when a shrunk copy is made.
+SLACK_PX = 1
+
+QUOTES = "'\""
+
+
+# ---- out: a mask becomes regions ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What becomes one region: a whole class, or one particle of it."""
+
+    patch: Patch
+    area: int
+
+
+def to_regions(
+    mask: ClassMask,
+    confidence: npt.NDArray[np.floating],
+    config: LabelConfig,
+    classes: Sequence[str],
+    *,
+    per: Per,
+    min_particle_px: int,
+) -> list[Region]:
+    """A predicted mask as Label Studio's regions, each with its own ``score``.
+
+    A polygon has one outline, so polygons are one per particle whatever ``per`` says, and a hole
+    of a particle is filled. Larger polygons come first: what lies in a hole is drawn, and read
+    back, over what surrounds it. Particles are 8-connected.
+
+    Args:
+        mask: [H, W] uint8 class indices; 255 is left out.
+        confidence: probability of the winning class, [H, W] or a smaller grid over the image.
+        config: where to write; a class that no brush, bitmask or polygon tag has is withheld.
+        classes: names by index; ``classes[0]`` is the background.
+        per: one region for each class or for each particle.
+        min_particle_px: particles of fewer pixels are left out.
+
+    Returns:
+        Regions as Label Studio stores them; ``score`` is the mean confidence over the region's
+        pixels, between 0 and 1. The same arguments give the same ids.
+
+    Raises:
+        ValueError: a shape is wrong, or the mask holds an index that is no class.
+    """
+    _check(mask, confidence, classes)
+    drawn: list[tuple[int, Region]] = []
+    for index in np.unique(mask).tolist():
+        tag = None if index in (BACKGROUND, UNKNOWN) else config.tag_for(classes[index])
+        if tag is None:
+            continue
+        as_particles = per == "particle" or tag.kind == "polygonlabels"
+        pieces = _particles(mask == index, min_particle_px, merged=not as_particles)
+        for n, piece in enumerate(pieces):
+            region = _region(piece.patch, tag, classes[index], n, mask.shape)
+            region["score"] = _mean(confidence, piece.patch, mask.shape)
+            drawn.append((piece.area if tag.kind == "polygonlabels" else 0, region))
+    drawn.sort(key=lambda one: -one[0])
+    return [region for _, region in drawn]
+
+
+def _check(mask: ClassMask, confidence: npt.NDArray[np.floating], classes: Sequence[str]) -> None:
+    if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
+        raise ValueError(f"mask must be uint8 [H, W], got {mask.dtype} of shape {mask.shape}")
+    if confidence.ndim != 2 or confidence.size == 0:
+        raise ValueError(f"confidence must be [h, w], got shape {confidence.shape}")
+    known = mask[mask != UNKNOWN]
+    if known.size and int(known.max()) >= len(classes):
+        raise ValueError(f"mask holds class {int(known.max())}, there are {len(classes)} classes")
+
+
+def _particles(mask: Mask, min_px: int, *, merged: bool) -> Iterator[_Piece]:
+    """The particles of at least ``min_px`` pixels, each by itself or ``merged`` into one piece."""
+    count, numbers, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    kept = areas >= min_px
+    kept[0] = False  # what is not set
+    if merged:
+        if kept.any():
+            whole = mask if kept[1:].all() else kept[numbers]
+            yield _Piece(Patch(0, 0, whole), int(areas[kept].sum()))
+        return
+    for number in range(1, count):
+        if kept[number]:
+            left, top, width, height, area = (int(value) for value in stats[number])
+            part = numbers[top : top + height, left : left + width] == number
+            yield _Piece(Patch(top, left, part), area)
+
+
+def _mean(confidence: npt.NDArray[np.floating], patch: Patch, size: tuple[int, ...]) -> float:
+    """Mean over the patch's pixels, each taking the cell of the grid that it lies in."""
+    height, width = patch.mask.shape
+    rows = np.arange(patch.top, patch.top + height) * confidence.shape[0] // size[0]
+    columns = np.arange(patch.left, patch.left + width) * confidence.shape[1] // size[1]
+    total = 0.0
+    for at in range(0, height, 256):  # in strips, so that the sum needs no second full image
+        cells = confidence[np.ix_(rows[at : at + 256], columns)]
+        total += float(cells.sum(where=patch.mask[at : at + 256], dtype=np.float64))
+    mean = total / int(np.count_nonzero(patch.mask))
+    # Label Studio refuses what rounding has carried beyond 1.
+    return round(min(1.0, max(0.0, mean)), 4)
+
+
+def _region(patch: Patch, tag: Tag, label: str, n: int, size: tuple[int, ...]) -> Region:
+    height, width = size
+    name = f"{tag.from_name}/{label}/{n}".encode()
+    return {
+        "id": blake2s(name, digest_size=8).hexdigest(),
+        "from_name": tag.from_name,
+        "to_name": tag.to_name,
+        "type": tag.kind,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "value": {**_geometry(patch, tag, (height, width)), tag.kind: [label]},
+    }
+
+
+def _geometry(patch: Patch, tag: Tag, size: tuple[int, int]) -> Region:
+    if tag.kind == "brushlabels":
+        rle = brush.encode(patch.mask, at=(patch.top, patch.left), size=size)
+        return {"format": "rle", "rle": rle}
+    if tag.kind == "bitmasklabels":
+        whole = np.zeros(size, dtype=np.uint8)
+        patch.paint(whole, 1)
+        return {"imageDataURL": bitmask.encode(whole.view(np.bool_))}
+    # A ten-thousandth of a percent of 4096 px is a 250th of a pixel.
+    points = outline(patch) * 100 / np.array([size[1], size[0]])
+    return {"points": points.round(4).tolist(), "closed": True}
+
+
+# ---- in: regions become a mask -----------------------------------------------------------------
+
+
+def to_mask(
+    result: object,
+    config: LabelConfig,
+    classes: Sequence[str],
+    size: tuple[int, int],
+    *,
+    unlabelled: int,
+    unknown_label: str | None,
+) -> tuple[ClassMask, list[str]]:
+    """An annotation's regions as a class-index mask; a later region wins an overlap.
+
+    Regions of other images and results without an area (choices, text, relations) are passed over.
+    A label that ``classes`` lacks paints 255, as ``unknown_label`` does; one called "background"
+    paints 0. A region that carries no label or several paints 255 and is reported. What lies
+    outside the image is cut off. Nothing is known of an image whose result is no list.
+
+    Args:
+        result: the annotation's ``result``, as whoever sent it left it.
+        config: names the image whose regions are meant.
+        classes: names by index; ``classes[0]`` is the background.
+        size: (H, W) of the image in pixels.
+        unlabelled: what a pixel without a region is, 0 or 255.
+        unknown_label: the label that paints 255, if there is one.
+
+    Returns:
+        [H, W] uint8, and a sentence for each region that was left out or whose class is unclear;
+        of more than ``LISTED`` the rest in one.
+    """
+    if not isinstance(result, list | tuple):
+        said = f"Its result must be a list of regions, got {excerpt(result)}."
+        return np.full(size, UNKNOWN, dtype=np.uint8), [said]
+    mask = np.full(size, unlabelled, dtype=np.uint8)
+    problems: list[str] = []
+    for number, region in enumerate(result, start=1):
+        if not _is_of(region, config):
+            continue
+        try:
+            patch = _patch(region, size)
+            value, doubt = _class_of(region, classes, unknown_label)
+        except BadRegion as error:
+            problems.append(f"Region {_name(region, number)} was left out: {error}")
+            continue
+        patch.paint(mask, value)
+        if doubt:
+            problems.append(f"Region {_name(region, number)} is taken as unknown: {doubt}")
+    if len(problems) > LISTED:
+        more = len(problems) - LISTED
+        problems[LISTED:] = [f"And {more} more regions were left out or are taken as unknown."]
+    return mask, problems
+
+
+def _is_of(region: object, config: LabelConfig) -> bool:
+    """Whether this is a region with an area, on the image that is meant."""
+    return (
+        isinstance(region, Mapping)
+        and region.get("type") in KINDS
+        and region.get("to_name") == config.image_name
+        # Of an image tag that shows a list, the first.
+        and region.get("item_index") in (None, 0)
+    )
+
+
+def _name(region: Mapping[str, Any], number: int) -> str:
+    return f"{excerpt(region.get('id', number), 40).strip(QUOTES)} ({region['type']})"
+
+
+def _class_of(
+    region: Mapping[str, Any], classes: Sequence[str], unknown_label: str | None
+) -> tuple[int, str]:
+    """The class index that the region paints, and why it is unclear, or ""."""
+    labels = region["value"].get(region["type"], [])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise BadRegion(f"Its labels must be a list of names, got {excerpt(labels)}.")
+    if len(labels) != 1:
+        several = excerpt(labels, 80) if labels else "none"
+        return UNKNOWN, f"it must have one label, it has {several}."
+    label = labels[0]
+    if label == unknown_label:
+        return UNKNOWN, ""
+    if is_background(label):
+        return BACKGROUND, ""
+    return (classes.index(label) if label in classes else UNKNOWN), ""
+
+
+def _patch(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:
+    """The pixels of the image that the region covers."""
+    if not isinstance(region.get("value"), Mapping):
+        raise BadRegion(f"Its value must be an object, got {type(region.get('value')).__name__}.")
+    drawn_on = _size_of(region, size)
+    return _READERS[region["type"]](region["value"], drawn_on, size)
+
+
+def _size_of(region: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the image as the region saw it; the image's own where it says nothing.
+
+    That is no guess: percentages need no size, and a mask of another size does not decode.
+    """
+    height, width = (
+        own if region.get(key) is None else _whole(region[key], key)
+        for key, own in zip(("original_height", "original_width"), size, strict=True)
+    )
+    scaled = (width * size[0] / height, height * size[1] / width)
+    if abs(scaled[0] - size[1]) > SLACK_PX and abs(scaled[1] - size[0]) > SLACK_PX:
+        raise BadRegion(
+            f"It was drawn on {width} x {height} pixels, whose proportions are not the image's "
+            f"{size[1]} x {size[0]}."
+        )
+    return height, width
+
+
+def _whole(value: object, key: str) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    # The largest that a PNG or a brush could have.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+        raise BadRegion(f"Its {key} must be a positive integer, got {excerpt(value)}.")
+    return value
+
+
+def _number(value: object, name: str, *, lowest: float = -FARTHEST) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise BadRegion(f"Its {name} must be a number, got {excerpt(value)}.")
+    # Written so that NaN fails as well.
+    if not lowest <= value <= FARTHEST:
+        raise BadRegion(
+            f"Its {name} must be from {lowest:g} to {FARTHEST:g}, got {excerpt(value)}."
+        )
+    return float(value)
+
+
+def _read_brush(
+    value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
+) -> Patch:
+    if value.get("format", "rle") != "rle":
+        raise BadRegion(f"Its format must be 'rle', got {excerpt(value['format'])}.")
+    return _fit(brush.decode(value.get("rle"), *drawn_on) > OPAQUE, size)  # type: ignore[arg-type]
+
+
+def _read_bitmask(
+    value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
+) -> Patch:
+    return _fit(bitmask.decode(value.get("imageDataURL"), *drawn_on) > OPAQUE, size)
+
+
+def _fit(mask: Mask, size: tuple[int, int]) -> Patch:
+    """The mask at the image's size, each pixel taking the one that its centre lies in."""
+    if mask.shape != size:
+        rows, columns = (
+            ((np.arange(to) + 0.5) * of / to).astype(np.int64)
+            for of, to in zip(mask.shape, size, strict=True)
+        )
+        mask = mask[np.ix_(rows, columns)]
+    return Patch(0, 0, mask)
+
+
+def _read_polygon(
+    value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
+) -> Patch:
+    points = value.get("points")
+    if not isinstance(points, list) or len(points) < 3:
+        raise BadRegion(f"Its points must be a list of at least 3, got {excerpt(points)}.")
+    if len(points) > MAX_POINTS:
+        raise BadRegion(f"Its points must be at most {MAX_POINTS}, got {len(points)}.")
+    if value.get("closed") is False:
+        raise BadRegion("Its polygon must be closed, it is open.")
+    pixels = np.empty((len(points), 2))
+    for at, point in enumerate(points):
+        if not isinstance(point, list | tuple) or len(point) != 2:
+            raise BadRegion(f"Each of its points must be [x, y], got {excerpt(point)}.")
+        pixels[at] = _number(point[0], "x"), _number(point[1], "y")
+    return fill_polygon(pixels * [size[1] / 100, size[0] / 100], size)
+
+
+def _read_rectangle(
+    value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
+) -> Patch:
+    return fill_rectangle(*_box(value, "width", "height", size), _rotation(value), size)
+
+
+def _read_ellipse(
+    value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
+) -> Patch:
+    return fill_ellipse(*_box(value, "radiusX", "radiusY", size), _rotation(value), size)
+
+
+def _box(
+    value: Mapping[str, Any], across: str, down: str, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """x, y and two extents, from percent to pixels."""
+    return (
+        _number(value.get("x"), "x") * size[1] / 100,
+        _number(value.get("y"), "y") * size[0] / 100,
+        _number(value.get(across), across, lowest=0) * size[1] / 100,
+        _number(value.get(down), down, lowest=0) * size[0] / 100,
+    )
+
+
+def _rotation(value: Mapping[str, Any]) -> float:
+    return 0.0 if value.get("rotation") is None else _number(value["rotation"], "rotation")
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any], tuple[int, int], tuple[int, int]], Patch]] = {
+    "brushlabels": _read_brush,
+    "bitmasklabels": _read_bitmask,
+    "polygonlabels": _read_polygon,
+    "rectanglelabels": _read_rectangle,
+    "ellipselabels": _read_ellipse,
+}
+
+
+# ---- several annotators ------------------------------------------------------------------------
+
+
+def merge_masks(masks: Sequence[ClassMask]) -> ClassMask:
+    """What most annotators say of each pixel; 255 where they tie or all say 255.
+
+    255 is no vote: one annotator who knows outweighs any who do not.
+
+    Args:
+        masks: at least one, each [H, W] uint8.
+
+    Raises:
+        ValueError: there is no mask, or their sizes differ.
+    """
+    shapes = {mask.shape for mask in masks}
+    if len(shapes) != 1:
+        raise ValueError(f"masks must be one or more of one size, got sizes {sorted(shapes)}")
+    if len(masks) == 1:
+        return masks[0].copy()
+    merged = np.full(masks[0].shape, UNKNOWN, dtype=np.uint8)
+    most = np.zeros(merged.shape, dtype=np.uint16)
+    for index in sorted({index for mask in masks for index in np.unique(mask).tolist()}):
+        if index == UNKNOWN:
+            continue
+        votes = np.zeros(merged.shape, dtype=np.uint16)
+        for mask in masks:
+            votes += mask == index
+        merged[(votes == most) & (votes > 0)] = UNKNOWN
+        merged[votes > most] = index
+        np.maximum(most, votes, out=most)
+    return merged

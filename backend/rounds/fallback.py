@@ -1,0 +1,75 @@
+"""What looks at images while the files of the version that should are damaged: the newest whole
+promoted one before it. Nothing is written: a folder that is restored serves again by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from backend.ledger.ledger import Ledger, Row
+from backend.workplace import Workplace
+from training.committee.checksums import DamagedVersion, UnknownVersion, check_files
+
+if TYPE_CHECKING:
+    from training.committee.inference import Committee
+
+log = logging.getLogger(__name__)
+
+DAMAGE = (DamagedVersion, UnknownVersion)
+"""Files that are not what was saved, or not there; every other error has another cause, which
+an earlier version would have as well."""
+
+
+def damage_of(work: Workplace, project: Row, number: int) -> str | None:
+    """What is wrong with a version's files, as a sentence; None if they are what was saved."""
+    try:
+        check_files(work.settings.registry_path / project["slug"] / "versions" / str(number))
+    except DAMAGE as error:
+        return str(error)
+    return None
+
+
+def whole_version(work: Workplace, project: Row, number: int) -> int | None:
+    """The newest version up to ``number`` that can look; None where none is whole."""
+    candidates = (number, *_earlier(work.ledger, project["id"], number))
+    return next((n for n in candidates if damage_of(work, project, n) is None), None)
+
+
+def damage_in_words(number: int, damage: str, instead: int | None) -> str:
+    """What a damaged version means, for ``status`` and the doctor."""
+    looks = (
+        "nothing looks at new images"
+        if instead is None
+        else f"version {instead} looks at new images"
+    )
+    return f"Version {number} is damaged, so {looks} until a round makes another: {damage}."
+
+
+def load_whole(work: Workplace, project: Row, number: int) -> Committee:
+    """A version, or the newest whole promoted one before it.
+
+    Raises:
+        UnknownVersion, DamagedVersion: neither is whole; what was wrong with ``number``.
+        TrainingError: it cannot be run here, whole as it is.
+    """
+    try:
+        return work.registry.load(project["slug"], number)
+    except DAMAGE as error:
+        for earlier in _earlier(work.ledger, project["id"], number):
+            try:
+                committee = work.registry.load(project["slug"], earlier)
+            except DAMAGE:
+                continue
+            log.warning("version %d looks instead of %d: %s", earlier, number, error)
+            return committee
+        raise
+
+
+def _earlier(ledger: Ledger, project_id: int, number: int) -> list[int]:
+    """Numbers of the promoted versions before this one, newest first."""
+    return [
+        version["number"]
+        for version in ledger.versions(project_id)
+        if version["state"] == "promoted" and version["number"] < number
+    ]

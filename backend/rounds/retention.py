@@ -1,0 +1,81 @@
+"""How much of the past is kept; the rest goes when a round has ended, and once an hour.
+
+Annotations are Label Studio's and never touched. What a person may still want to go back to, or to
+be told why, stays; the rest only grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from backend.ledger.ledger import NO_VERSION, Ledger, Row
+
+if TYPE_CHECKING:
+    from backend.workplace import Workplace
+
+KEEP_VERSIONS = 10
+"""Newest versions of a project whose files stay, whatever became of them."""
+
+KEEP_EARLIER = 3
+"""Promoted versions before the one that ranks or serves, which `rollback` may want."""
+
+KEEP_MANIFESTS = 3
+"""Newest manifests, whose examples the next rounds need not make again."""
+
+KEEP_RANKINGS = 5
+"""Newest served publications whose ranking tells why a task was asked for."""
+
+KEEP_UNJUDGED = 50
+"""At most so many of those that somebody may have labelled by since the last training round began:
+the next one still asks why."""
+
+KEEP_ROUNDS = 20
+"""Newest rounds that keep their jobs and their list of problems."""
+
+
+def kept_versions(
+    there: Collection[int], promoted: Collection[int], serving: int | None
+) -> set[int]:
+    """Of the versions there are, those whose files stay.
+
+    Args:
+        there: numbers of the versions that have files.
+        promoted: numbers of the promoted ones, the newest of which ranks.
+        serving: the version of the publication that serves, if one does.
+    """
+    kept = set(sorted(there)[-KEEP_VERSIONS:])
+    for used in (max(promoted, default=NO_VERSION), serving or NO_VERSION):
+        before = sorted(number for number in promoted if number in there and number < used)
+        kept.update([used, *before[-KEEP_EARLIER:]])
+    return kept & set(there)
+
+
+def removed_on_purpose(
+    number: int, there: Collection[int], promoted: Collection[int], serving: int | None
+) -> bool:
+    """Whether a version without files is one that was pruned, and no loss."""
+    return number not in there and number not in kept_versions({*there, number}, promoted, serving)
+
+
+def prune(work: Workplace, row: Row) -> None:
+    """Remove what none of a project's rounds to come, and nobody, will ask for."""
+    ledger, registry, slug = work.ledger, work.registry, row["slug"]
+    promoted, serving = in_use(ledger, row["id"])
+    kept = kept_versions(registry.versions(slug), promoted, serving)
+    registry.prune_versions(slug, kept)
+    # A folder that is away may come back, and must not be judged by what it has learnt from.
+    used = kept | {max(promoted, default=NO_VERSION), serving or NO_VERSION}
+    ledger.forget_workings(row["id"], KEEP_ROUNDS, KEEP_MANIFESTS, used)
+    manifests = ledger.kept_manifests(row["id"], KEEP_MANIFESTS)
+    registry.prune_examples(
+        slug, {entry["digest"] for manifest in manifests for entry in manifest if entry["digest"]}
+    )
+    ledger.drop_rankings(row["id"], KEEP_RANKINGS, KEEP_UNJUDGED)
+
+
+def in_use(ledger: Ledger, project_id: int) -> tuple[list[int], int | None]:
+    """The numbers of the promoted versions, and of the one that serves."""
+    serving = ledger.serving(project_id)
+    promoted = [v["number"] for v in ledger.versions(project_id) if v["state"] == "promoted"]
+    return promoted, None if serving is None else serving["version"]

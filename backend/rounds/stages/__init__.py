@@ -1,0 +1,29 @@
+"""What each stage of a round does, a module for each.
+
+A stage takes its round and one part's payload and returns an ``Outcome``: the part's result and
+what comes next. Nothing here writes a round's rows: ``backend.jobs`` does, with the lease. Every
+stage can be repeated, because a worker may die at any line of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from backend.ledger.ledger import Row
+from backend.rounds.stages import assemble, choose, collect, fit, judge, publish, score
+from backend.rounds.stages.leftovers import clear_up
+from backend.rounds.stages.outcome import Outcome, Progress
+from backend.workplace import Workplace
+
+__all__ = ["RUN", "clear_up"]
+
+RUN: Mapping[str, Callable[[Workplace, Row, Mapping[str, Any], Progress], Outcome]] = {
+    "collect": collect.collect,
+    "judge": judge.judge,
+    "fit": fit.fit,
+    "assemble": assemble.assemble,
+    "choose": choose.choose,
+    "score": score.score,
+    "publish": publish.publish,
+}

@@ -1,0 +1,124 @@
+"""The candidates of a round: which unlabelled tasks are looked at."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from backend.errors import BadRequest, NotEnoughLabels
+from backend.label_studio.client import Task
+from backend.label_studio.label_config import LabelConfig
+from backend.ledger.ledger import NO_VERSION, START, Row
+from backend.options import FALLBACK, ProjectOptions
+from backend.predict import image_url, label_config_of
+from backend.rounds.audits import harms
+from backend.rounds.fallback import damage_in_words, damage_of, whole_version
+from backend.rounds.stages.outcome import Outcome, Progress
+from backend.rounds.stages.shards import SHARD_TASKS
+from backend.workplace import Workplace
+from training.committee.checksums import DamagedVersion
+
+
+def choose(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """The candidates: unlabelled tasks, all of them or the last head and a random part."""
+    project_id = round_["project_id"]
+    row = work.ledger.project(project_id)
+    options = work.options(row)
+    promoted, problems = (None, []) if round_["kind"] == START else version_that_ranks(work, row)
+    config = label_config_of(work.studio.project(row["studio_id"]).label_config, options)
+    pool: dict[int, str] = {}
+    tasks = 0
+    for task in work.studio.tasks(row["studio_id"]):
+        tasks += 1
+        if task.annotations == 0 and task.skipped == 0:
+            _add_candidate(pool, task, config, problems)
+    most = options.candidates or work.settings.candidates
+    by_chance = mode_of(options, promoted) in ("random", FALLBACK)
+    head = [] if by_chance else _last_head(work, project_id)
+    chosen, drawn = choose_candidates(list(pool), head, most, seed=options.seed + round_["id"])
+    shards = [chosen[i : i + SHARD_TASKS] for i in range(0, len(chosen), SHARD_TASKS)] or [[]]
+    return Outcome(
+        result={"pool": tasks, "unlabelled": len(pool), "drawn": drawn},
+        next_payloads=[
+            {
+                "version": NO_VERSION if promoted is None else promoted["number"],
+                "tasks": [[task_id, pool[task_id]] for task_id in shard],
+            }
+            for shard in shards
+        ],
+        problems=problems,
+    )
+
+
+def version_that_ranks(work: Workplace, row: Row) -> tuple[Row, list[str]]:
+    """The newest promoted version whose files are whole, and what is wrong with a newer one.
+
+    Raises:
+        NotEnoughLabels: there is no version.
+        DamagedVersion: none is whole.
+    """
+    version = work.ledger.promoted_version(row["id"])
+    if version is None:
+        raise NotEnoughLabels("There is no version to rank with: label more and train first.")
+    damage = damage_of(work, row, version["number"])
+    if damage is None:
+        return version, []
+    instead = whole_version(work, row, version["number"])
+    said = damage_in_words(version["number"], damage, instead)
+    if instead is None:
+        raise DamagedVersion(said)
+    return next(v for v in work.ledger.versions(row["id"]) if v["number"] == instead), [said]
+
+
+def _add_candidate(
+    pool: dict[int, str], task: Task, config: LabelConfig, problems: list[str]
+) -> None:
+    try:
+        pool[task.id] = image_url(task.data, config)
+    except BadRequest as error:
+        problems.append(f"Task {task.id}: {error}")
+
+
+def mode_of(options: ProjectOptions, version: Row | None) -> str:
+    """What weighs the measures: the option, or chance while the labels it asked for do harm."""
+    return FALLBACK if version is not None and harms(version["metrics"]) else options.mode
+
+
+def _last_head(work: Workplace, project_id: int) -> list[int]:
+    serving = work.ledger.serving(project_id)
+    return [] if serving is None else [r["task_id"] for r in work.ledger.ranking(serving["id"])]
+
+
+class Candidates(NamedTuple):
+    """Whom a round looks at.
+
+    Attributes:
+        task_ids: all of them.
+        drawn: those that are an even sample of the pool; None where it is the pool itself. What
+            chance places is to come from these: of the others doubt has decided already.
+    """
+
+    task_ids: list[int]
+    drawn: list[int] | None
+
+
+def choose_candidates(
+    pool: Sequence[int], last_head: Sequence[int], most: int, *, seed: int
+) -> Candidates:
+    """At most ``most`` of the pool: an even sample, and for a half of them the last queue's head.
+
+    A round then costs what it scores, not what the pool holds, and no image is out of reach.
+    """
+    if len(pool) <= most:
+        return Candidates(list(pool), None)
+    # Of the whole pool, the last head included: of what the head leaves no draw would be even.
+    order = random.Random(seed).sample(sorted(pool), len(pool))
+    waiting = set(pool).intersection(last_head)
+    half = min(len(waiting), most // 2)
+    drawn, rest = order[: most - half], order[most - half :]
+    waiting.difference_update(drawn)
+    head = [task_id for task_id in last_head if task_id in waiting][:half]
+    in_head = set(head)
+    others = [task_id for task_id in rest if task_id not in in_head]
+    return Candidates(head + drawn + others[: half - len(head)], drawn)

@@ -1,0 +1,290 @@
+"""The labels of a project become the examples that a round learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from backend.errors import BadRequest, ImageRefused, NotEnoughLabels
+from backend.label_studio.client import Stamp
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.regions import merge_masks, to_mask
+from backend.ledger.ledger import Row
+from backend.options import ProjectOptions
+from backend.predict import image_url, label_config_of, read_image
+from backend.rounds.evidence import Due, due_evidence
+from backend.rounds.fallback import whole_version
+from backend.rounds.schedule import FEWEST_TASKS, is_audit, stamp_digest
+from backend.rounds.stages.outcome import Outcome, Progress
+from backend.rounds.stages.shards import SHARD_TASKS
+from backend.settings import Settings
+from backend.workplace import Workplace
+from training.config import UNKNOWN, TrainConfig
+from training.fitting.budget import budget_key, steps_within
+from training.fitting.fit import training_keys
+from training.images import make_example
+from training.networks.own_network import weights_digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+
+def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Annotations as Label Studio holds them now, as examples; the manifest lists them."""
+    row = work.ledger.project(round_["project_id"])
+    options = work.options(row)
+    project = work.studio.project(row["studio_id"])
+    config = label_config_of(project.label_config, options)
+    classes = classes_of(config, options)
+    stamps = {
+        task_id: task_stamps
+        for task_id, task_stamps in work.studio.stamps(project.id).items()
+        if stamp_digest(task_stamps) is not None
+    }
+    recipe = Recipe(config, classes, options)
+    manifest, problems = _list_examples(work, row, stamps, recipe)
+    missing = {
+        entry["task"]: entry
+        for entry in manifest
+        if entry["digest"] is not None
+        and not work.registry.has_example(row["slug"], entry["digest"])
+    }
+    bodies = work.studio.annotations_of(project.id, missing)
+    for entry in missing.values():
+        entry["digest"] = None  # until its example is made: the task may be gone by then
+    for done, (task_id, bodies_of_task) in enumerate(bodies):
+        problems += _make_example(work, row["slug"], missing[task_id], bodies_of_task, recipe)
+        tick((done + 1) / len(missing))
+    teaching = [e for e in manifest if e["digest"] is not None and not e["audit"]]
+    if len(teaching) < FEWEST_TASKS:
+        raise NotEnoughLabels(
+            f"A round needs labels on at least {FEWEST_TASKS} images, got {len(teaching)} "
+            f"({len(manifest)} labelled, {sum(e['audit'] for e in manifest)} of them audits, "
+            f"{sum(e['digest'] is None for e in manifest)} unreadable). "
+            + (f"First problem: {problems[0]}" if problems else "Label some more.")
+        )
+    check_classes(
+        (work.registry.get_example(row["slug"], entry["digest"]).mask for entry in teaching),
+        classes,
+    )
+    members = options.members or work.settings.members
+    check_folds([str(entry["task"]) for entry in teaching], members)
+    train = train_config(classes, members, options, work.settings)
+    if options.steps is None:
+        train = replace(train, steps=_budget(work, row["slug"], train))
+    due = _due_evidence(work, row, manifest)
+    shards = [due.judge[i : i + SHARD_TASKS] for i in range(0, len(due.judge), SHARD_TASKS)]
+    return Outcome(
+        result={"labelled": len(manifest), "judged": len(due.judge)},
+        next_payloads=[{"tasks": [list(each) for each in shard]} for shard in shards or [[]]],
+        round_values={"manifest": manifest, "config": train.to_json()},
+        problems=problems,
+        withdrawn=due.withdrawn,
+    )
+
+
+def classes_of(config: LabelConfig, options: ProjectOptions) -> tuple[str, ...]:
+    """Class names by index; the label that paints "unknown" is no class."""
+    return ("background", *(name for name in config.labels if name != options.unknown_label))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that makes a task's example of its image and annotations."""
+
+    config: LabelConfig
+    classes: tuple[str, ...]
+    options: ProjectOptions
+
+    def digest(self, entry: Mapping[str, Any]) -> str:
+        """A name for an example by all that it is made of."""
+        parts = (
+            entry["annotations"],
+            entry["url"],
+            self.classes,
+            self.options.unlabelled,
+            self.options.unknown_label,
+            self.options.max_side_px,
+        )
+        return hashlib.sha256(orjson.dumps([str(part) for part in parts])).hexdigest()[:32]
+
+
+def _list_examples(
+    work: Workplace, row: Row, stamps: Mapping[int, Sequence[Stamp]], recipe: Recipe
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The manifest: an entry for each labelled task; ``digest`` None where it cannot teach."""
+    tasks = {task.id: task for task in work.studio.tasks(row["studio_id"], ids=stamps)}
+    manifest: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for task_id, task_stamps in sorted(stamps.items()):
+        entry: dict[str, Any] = {
+            "task": task_id,
+            "stamp": stamp_digest(task_stamps),
+            "annotations": [[s.annotation_id, s.updated_at] for s in task_stamps if not s.skipped],
+            "audit": is_audit(row["slug"], task_id, recipe.options.audit_fraction),
+            "url": None,
+            "digest": None,
+        }
+        try:
+            if task_id in tasks:  # else deleted since the listing
+                entry["url"] = image_url(tasks[task_id].data, recipe.config)
+                entry["digest"] = recipe.digest(entry)
+        except BadRequest as error:
+            problems.append(f"Task {task_id}: {error}")
+        manifest.append(entry)
+    return manifest, problems
+
+
+def _make_example(
+    work: Workplace,
+    slug: str,
+    entry: dict[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    recipe: Recipe,
+) -> list[str]:
+    """Put a task's example into the registry; says what was wrong with it.
+
+    A broken region costs that region, a broken image that task, and neither the round.
+    """
+    task_id, options = entry["task"], recipe.options
+    teaching = [a for a in annotations if not a["was_cancelled"]]
+    # Edited since the listing: what is read now is what teaches, and the manifest says so.
+    entry["annotations"] = [[a["id"], a["updated_at"]] for a in teaching]
+    entry["stamp"] = stamp_digest([Stamp(a["id"], a["updated_at"], False) for a in teaching])
+    if not teaching:
+        return []
+    try:
+        image = read_image(work.images, entry["url"])
+    except ImageRefused as error:
+        return [f"Task {task_id}: {error}"]
+    mask, problems = mask_of(teaching, image, recipe.config, options, recipe.classes)
+    if (mask == UNKNOWN).all():
+        problems.append("nothing on it is known, every pixel is unknown.")
+    else:
+        example = make_example(str(task_id), image, mask, options.max_side_px)
+        digest = recipe.digest(entry)
+        work.registry.put_example(slug, digest, example)
+        entry["digest"] = digest
+    return [f"Task {task_id}: {problem}" for problem in problems]
+
+
+def mask_of(
+    annotations: Sequence[Mapping[str, Any]],
+    image: NDArray[np.uint8],
+    config: LabelConfig,
+    options: ProjectOptions,
+    classes: tuple[str, ...],
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """The class-index mask that a task's annotators agree on, at the image's size."""
+    height, width = image.shape[:2]
+    masks, problems = [], []
+    for annotation in annotations:
+        mask, said = to_mask(
+            annotation["result"],
+            config,
+            classes,
+            (height, width),
+            unlabelled=UNKNOWN if options.unlabelled == "unknown" else 0,
+            unknown_label=options.unknown_label,
+        )
+        masks.append(mask)
+        problems += [f"annotation {annotation['id']}: {problem}" for problem in said]
+    return merge_masks(masks), problems
+
+
+def check_classes(masks: Iterable[NDArray[np.uint8]], classes: Sequence[str]) -> None:
+    """Refuse, before anything is trained, labels among which there is nothing to tell apart.
+
+    Args:
+        masks: of the labelled images, read no further than needed.
+
+    Raises:
+        NotEnoughLabels: all that is known on all of them is one class.
+    """
+    import numpy as np
+
+    shown: set[int] = set()
+    for mask in masks:
+        shown.update(np.unique(mask[mask != UNKNOWN]).tolist())
+        if len(shown) > 1:
+            return
+    only = classes[min(shown)]
+    raise NotEnoughLabels(
+        f"Nothing but {only} is labelled on any image, so there is nothing to tell apart: "
+        "label something else as well, one region of it at least."
+    )
+
+
+def check_folds(keys: Sequence[str], members: int) -> None:
+    """Refuse, before anything is trained, labels that leave a member nothing to learn from.
+
+    Raises:
+        NotEnoughLabels: all keys are in the fold that one member never sees.
+    """
+    if all(training_keys(keys, members, member) for member in range(members)):
+        return
+    raise NotEnoughLabels(
+        f"Each of the {members} members leaves a fixed share of the images out to be tested on, "
+        f"and all {len(keys)} labelled ones fall into the same share: label one or two more."
+    )
+
+
+def train_config(
+    classes: tuple[str, ...], members: int, options: ProjectOptions, settings: Settings
+) -> TrainConfig:
+    """How the round's members are made; ``steps`` is the default where no option says it.
+
+    Raises:
+        BadNetwork: the file that members start from cannot be read.
+    """
+    network = options.network or settings.network
+    chosen: dict[str, Any] = {
+        "classes": classes,
+        "members": members,
+        "seed": options.seed,
+        "max_side_px": options.max_side_px,
+        "network": network,
+    }
+    if settings.network_weights is not None and network == settings.network:
+        chosen["network_weights"] = str(settings.network_weights)
+        chosen["network_weights_sha256"] = weights_digest(settings.network_weights)
+    if options.steps is not None:
+        chosen["steps"] = options.steps
+    return TrainConfig(**chosen)
+
+
+def _budget(work: Workplace, slug: str, config: TrainConfig) -> int:
+    """A member's steps: derived at the project's first round, the same at every later one."""
+    key = budget_key(work.settings.fit_seconds, config)
+    steps = work.registry.steps(slug, key)
+    if steps is None:
+        steps = steps_within(work.settings.fit_seconds, config)
+        work.registry.keep_steps(slug, key, steps)
+        log.info("%d steps a member take about %g s here", steps, work.settings.fit_seconds)
+    return steps
+
+
+def _due_evidence(work: Workplace, row: Row, manifest: Sequence[Mapping[str, Any]]) -> Due:
+    promoted = work.ledger.promoted_version(row["id"])
+    judge: int | None = None
+    learnt: Sequence[Mapping[str, Any]] = ()
+    if promoted is not None:
+        # An earlier one has not seen the new labels either; where none is whole, judging says so.
+        judge = whole_version(work, row, promoted["number"]) or int(promoted["number"])
+        version = next(v for v in work.ledger.versions(row["id"]) if v["number"] == judge)
+        learnt = work.ledger.round(version["round_id"])["manifest"] or ()
+    return due_evidence(
+        manifest,
+        work.ledger.evidence(row["id"]),
+        judge,
+        learnt,
+        work.registry.versions(row["slug"]),
+    )

@@ -1,0 +1,108 @@
+"""New labels judge the version that had not seen them: the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from backend.ledger.ledger import Row
+from backend.rounds.evidence import truth_for
+from backend.rounds.stages.outcome import Outcome, Progress
+from backend.workplace import Workplace
+from training.config import BadConfig, TrainConfig
+from training.errors import TrainingError
+from training.images import Example
+
+if TYPE_CHECKING:
+    from training.committee.inference import Committee
+
+
+def judge(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Look at newly labelled images by a version that never saw the labels: which measure saw
+    its errors?"""
+    row = work.ledger.project(round_["project_id"])
+    config = TrainConfig.from_json(round_["config"])
+    entries = {entry["task"]: entry for entry in round_["manifest"]}
+    before = {each["task_id"]: each for each in work.ledger.evidence(row["id"])}
+    chosen_for = work.ledger.chosen_for(row["id"], labelled_at(round_["manifest"]))
+    judged: list[dict[str, Any]] = []
+    withdrawn: list[int] = []
+    judges: dict[int, Committee | None] = {}
+    problems: list[str] = []
+    for done, (task_id, digest, number) in enumerate(payload["tasks"]):
+        if number not in judges:
+            try:
+                judges[number] = _judge_of(work, row["slug"], number, config)
+            except TrainingError as error:
+                judges[number] = None
+                problems.append(f"Version {number} cannot judge new labels: {error}")
+        committee = judges[number]
+        if committee is None:
+            if task_id in before:
+                withdrawn.append(task_id)  # it was of the label before it was edited
+            continue
+        example = work.registry.get_example(row["slug"], digest)
+        former = before.get(task_id)
+        judged.append(
+            {
+                "task_id": task_id,
+                "round_id": round_["id"] if former is None else former["round_id"],
+                "version": number,
+                "stamp": entries[task_id]["stamp"],
+                **_judgement(committee, example, config.classes),
+                "audit": entries[task_id]["audit"],
+                "chosen_for": (
+                    chosen_for.get(task_id, "") if former is None else former["chosen_for"]
+                ),
+            }
+        )
+        tick((done + 1) / len(payload["tasks"]))
+    return Outcome(
+        result={"judged": len(judged)},
+        next_payloads=[{"member": member} for member in range(config.members)],
+        problems=problems,
+        judged=judged,
+        withdrawn=withdrawn,
+    )
+
+
+def labelled_at(manifest: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """Task id to when its first annotation was made, or last changed: unix seconds."""
+    return {
+        entry["task"]: min(
+            datetime.fromisoformat(updated_at).timestamp() for _, updated_at in entry["annotations"]
+        )
+        for entry in manifest
+        if entry["annotations"]
+    }
+
+
+def _judge_of(work: Workplace, slug: str, number: int, config: TrainConfig) -> Committee:
+    """The version that judges.
+
+    Raises:
+        TrainingError: it cannot be read, or sees a class that no label stands for any more.
+    """
+    committee = work.registry.load(slug, number)
+    gone = [name for name in committee.config.classes if name not in config.classes]
+    if gone:
+        raise BadConfig(
+            f"it sees {', '.join(gone)}, which the labeling configuration does not have any more"
+        )
+    return committee
+
+
+def _judgement(committee: Committee, example: Example, classes: Sequence[str]) -> dict[str, Any]:
+    """The columns of evidence that a look at an example gives."""
+    look = committee.look(example.image)
+    h, w = look.predicted.shape
+    truth = truth_for(example.mask, (h, w), classes, committee.config.classes)
+    found = look.judge(truth)
+    return {
+        "rewards": dict(found.rewards),
+        "scores": dict(look.arms),
+        "error": found.error,
+        "wrong": found.wrong,
+        "judged": found.judged,
+    }

@@ -1,0 +1,98 @@
+"""A look at one shard of the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import ImageRefused
+from backend.ledger.ledger import NO_VERSION, Row
+from backend.options import ProjectOptions
+from backend.predict import label_config_of, pre_annotate, read_image
+from backend.rounds.stages.outcome import Outcome, Progress
+from backend.rounds.stages.shards import packed, write_shard
+from backend.workplace import Workplace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FIRST_SIDE_PX = 512
+"""Long side at which an encoder looks before there is a version: it looks for nothing in the image,
+and half the usual side takes a quarter of the time."""
+
+
+def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+    """Look at one shard of the candidates; masks and measures wait in the scratch folder."""
+    row = work.ledger.project(round_["project_id"])
+    options = work.options(row)
+    version, tasks = int(payload["version"]), payload["tasks"]
+    scored: list[dict[str, Any]] = []
+    problems: list[str] = []
+    unlike: list[str] = []
+    read: list[int] = []
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        """Read as they are looked at; ``read`` tells whose they are."""
+        for task_id, url in tasks:
+            try:
+                image = read_image(work.images, url)
+            except ImageRefused as error:
+                problems.append(f"Task {task_id}: {error}")
+                tick((len(scored) + len(problems)) / len(tasks))
+            else:
+                read.append(task_id)
+                yield image
+
+    if version == NO_VERSION and options.mode == "random":
+        # Chance needs no look.
+        scored = [{"task": task_id, "arms": {}, "result": []} for task_id, _ in tasks]
+    else:
+        looks = (
+            _first_looks(work, options, images())
+            if version == NO_VERSION
+            else _looks(work, row, options, version, images())
+        )
+        for number, found in enumerate(looks):
+            scored.append({"task": read[number], **found})
+            if found["features"] is None:
+                unlike.append(
+                    f"The features of task {read[number]} are not finite numbers, so this queue "
+                    "does not heed which images are alike: look at the network."
+                )
+            tick((len(scored) + len(problems)) / len(tasks))
+    name = write_shard(work, row["slug"], round_["id"], payload, scored)
+    return Outcome(
+        result={"file": name, "scored": len(scored), "refused": len(problems)},
+        problems=problems + unlike,
+    )
+
+
+def _looks(
+    work: Workplace,
+    row: Row,
+    options: ProjectOptions,
+    version: int,
+    images: Iterator[NDArray[np.uint8]],
+) -> Iterator[dict[str, Any]]:
+    """What a version sees in each image: what ranks it, and its regions."""
+    config = label_config_of(row["label_config"], options)
+    committee = work.registry.load(row["slug"], version)
+    for look in committee.looks(images):
+        yield {
+            "arms": look.arms,
+            "features": packed(look.features.mean(axis=0)),
+            "class_scores": look.class_scores.tolist(),
+            "result": pre_annotate(look, committee.config.classes, config, options),
+        }
+
+
+def _first_looks(
+    work: Workplace, options: ProjectOptions, images: Iterator[NDArray[np.uint8]]
+) -> Iterator[dict[str, Any]]:
+    """What is seen in each image before there is a version: no more than what it resembles."""
+    from training.committee.first_features import first_features
+
+    side_px = min(options.max_side_px, FIRST_SIDE_PX)
+    for features in first_features(images, side_px, work.registry.threads):
+        yield {"arms": {}, "features": packed(features), "result": []}

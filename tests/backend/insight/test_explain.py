@@ -1,0 +1,356 @@
+"""What ``explain`` says, in numbers and in words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from click.testing import CliRunner
+
+from acquisition.adaptive import ARMS
+from acquisition.uncertainty import MEASURES
+from backend import cli as cli_module
+from backend.errors import BadRequest, UnknownProject
+from backend.insight.explain import WHYS, explain, in_words
+from backend.label_studio.client import Task
+from backend.ledger.ledger import Row, upgrade
+from backend.rounds.ranking import Candidate, arm_quantiles
+from backend.settings import Settings
+from backend.workplace import Workplace
+
+BEST = "mutual_information"
+SERVER = "http://studio.invalid"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Workplace]:
+    settings = Settings(  # type: ignore[call-arg]
+        data_dir=tmp_path,
+        label_studio_url=SERVER,
+        label_studio_api_key="f" * 40,
+        _env_file=None,
+    )
+    upgrade(settings.ledger_url)
+    opened = Workplace(settings)
+    tasks = {task_id: Task(task_id, {}, 0, 0) for task_id in range(10, 20)}
+    tasks[10], tasks[11] = Task(10, {}, 1, 0), Task(11, {}, 0, 1)
+    opened.studio = cast(  # type: ignore[misc]  # in place of the cached client
+        Any, SimpleNamespace(tasks=lambda _id, ids: [tasks[i] for i in ids if i in tasks])
+    )
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def project(work: Workplace) -> Row:
+    return work.ledger.ensure_project(
+        work.server, 7, 1, title="Urine", label_config="<View/>", extra_params={}
+    )
+
+
+def end_round(work: Workplace, project: Row, **values: Any) -> int:
+    """A training round that does no more than end; its number."""
+    round_ = work.ledger.start_round(project["id"], "train", "a test's", "collect", {})
+    assert round_ is not None
+    [part] = work.ledger.waiting_parts()
+    taken = work.ledger.take_part(part["id"], "test")
+    assert taken is not None
+    work.ledger.finish_part(
+        taken["id"], taken["token"], {}, next_stage=None, next_payloads=[], **values
+    )
+    return int(round_["id"])
+
+
+def evidence(task_id: int, round_id: int, best: float = 0.9, wrong: int = 400) -> dict[str, Any]:
+    rewards = dict.fromkeys(MEASURES, 0.5) | {BEST: best}
+    return {
+        "task_id": task_id,
+        "round_id": round_id,
+        "version": 1,
+        "stamp": "aa",
+        "rewards": rewards if wrong >= 20 else {},
+        "scores": dict.fromkeys(ARMS, 0.1 * task_id),
+        "error": wrong / 10_000,
+        "wrong": wrong,
+        "judged": 10_000,
+        "audit": False,
+        "chosen_for": "doubt",
+    }
+
+
+def serve(work: Workplace, project: Row, version: int = 1) -> Row:
+    """A queue of five of the ten tasks; task 17 was looked at and found no room, 18 was broken."""
+    round_ = work.ledger.start_round(project["id"], "rank", "a test's", "choose", {})
+    assert round_ is not None
+    [part] = work.ledger.waiting_parts()
+    taken = work.ledger.take_part(part["id"], "test")
+    assert taken is not None
+    payload = {"tasks": [[task_id, ""] for task_id in range(10, 19)]}
+    work.ledger.finish_part(
+        taken["id"], taken["token"], {}, next_stage="score", next_payloads=[payload]
+    )
+    [part] = work.ledger.waiting_parts()
+    taken = work.ledger.take_part(part["id"], "test")
+    assert taken is not None
+    work.ledger.finish_part(
+        taken["id"],
+        taken["token"],
+        {},
+        next_stage=None,
+        next_payloads=[],
+        problems=["Task 18: no image"],
+    )
+    weights = {f"{BEST}/image_mean": 0.75, f"{BEST}/object_max": 0.25}
+    found = {t: Candidate(dict.fromkeys(ARMS, (t - 10) / 8)) for t in range(10, 19)}
+    first = version == 0
+    whys = ["diverse"] * 5 if first else ["doubt", "class", "chance", "audit", "doubt"]
+    made = work.ledger.prepare_publication(
+        project["id"],
+        version,
+        round_["id"],
+        arm="",
+        quantiles=[0.9, 0.1],
+        rows=[
+            {
+                "task_id": 16 - place,
+                "position": place,
+                "doubt": 0.9 - place / 10,
+                "audit": why == "audit",
+                "arms": {} if first else found[16 - place].arms,
+                "why": why,
+            }
+            for place, why in enumerate(whys)
+        ],
+        mode="hedge",
+        weights={} if first else weights,
+        arm_quantiles={} if first else arm_quantiles(found, weights),
+    )
+    work.ledger.serve_publication(made["id"], 5)
+    if not first:
+        work.ledger.record_version(
+            project["id"],
+            version,
+            round_["id"],
+            state="promoted",
+            reason="",
+            members=2,
+            classes=("background", "cell"),
+            metrics={},
+        )
+    return made
+
+
+def judged(work: Workplace, project: Row) -> None:
+    first = end_round(work, project)
+    end_round(work, project, judged=[evidence(21, first, 0.2), evidence(22, first, 0.2)])
+    last = end_round(work, project)
+    rows = [evidence(10, last, 0.88, 834), evidence(23, last, 0.88), evidence(24, last, wrong=3)]
+    end_round(work, project, judged=rows)
+
+
+def test_before_anything_it_says_so(work: Workplace, project: Row) -> None:
+    found = explain(work, 7)
+    assert (found["leader"], found["evidence"], found["publication"]) == (None, [], None)
+    said = in_words(found)
+    assert "No version yet, and no queue" in said
+    assert "all 30 arms" in said
+    assert "weigh the same" in said
+    assert sum(each["weight"] for each in found["measures"]) == pytest.approx(1)
+
+
+def test_before_the_first_version_the_queue_is_of_different_images(
+    work: Workplace, project: Row
+) -> None:
+    serve(work, project, version=0)
+    said = in_words(explain(work, 7, 16))
+    assert "No version yet; each image of the queue is the one least like those before it." in said
+    assert f"Task 16 stands at place 1 of 5 in committee-v0.1. {WHYS['diverse']}" in said
+
+
+def test_the_leader_is_told_with_its_evidence(work: Workplace, project: Row) -> None:
+    judged(work, project)
+    serve(work, project)
+    found = explain(work, 7)
+    leader = found["leader"]
+    assert leader["arm"].startswith(f"{BEST}/")
+    assert leader["round"] == 3
+    assert leader["auroc"] == pytest.approx(0.94)
+    assert (leader["images"], leader["wrong_px"], leader["corrections"]) == (2, 1234, 5)
+    assert leader["reward"] == pytest.approx(0.88 + leader["correlation"])
+    best = leader["next_best"]
+    assert best["arm"].startswith("predictive_entropy/")
+    assert best["reward"] == pytest.approx(0.5 + leader["correlation"])
+    said = in_words(found)
+    assert (
+        f"{leader['arm']} leads round 3: a wrong pixel was more doubtful than a right one in 94% "
+        "of pairs, judged on 2 corrected images with 1,234 wrong pixels, and its rank agreed with "
+        "the annotators' effort at " in said
+    )
+    assert "over the last 5 corrections. That is a reward of +" in said
+    assert f"the best of another measure, {best['arm']}, has +" in said
+    assert "Over all rounds it is the heaviest too, with weight ." in said
+    assert "Round 1: 2 corrected images judged by version 1, 800 wrong pixels; 2 had" in said
+    assert "Round 3: 3 corrected images judged by version 1, 1,237 wrong pixels; 2 had" in said
+    assert "committee-v1.1 serves: 5 images ranked." in said
+    heaviest = found["measures"][0]
+    assert heaviest["measure"] == BEST
+    assert sum(each["weight"] for each in found["measures"]) == pytest.approx(1)
+
+
+def test_who_leads_the_last_round_need_not_be_the_heaviest(work: Workplace, project: Row) -> None:
+    other = "standard_deviation"
+    for best, rewards in ((BEST, 0.95), (BEST, 0.95), (other, 0.6)):
+        number = end_round(work, project)
+        row = evidence(number + 20, number)
+        row["rewards"] = dict.fromkeys(MEASURES, 0.2) | {best: rewards}
+        end_round(work, project, judged=[row])
+    found = explain(work, 7)
+    leader, heaviest = found["leader"], found["leader"]["heaviest"]
+    assert leader["arm"].startswith(f"{other}/")
+    assert heaviest["arm"].startswith(f"{BEST}/")
+    assert heaviest["weight"] > leader["weight"] == leader["queue_weight"]
+    said = in_words(found)
+    assert f", and {heaviest['arm']} is the heaviest with ." in said
+    work.ledger.update_project(project["id"], extra_params={"mode": "leader"})
+    found = explain(work, 7)
+    assert found["leader"]["queue_weight"] == 1
+    assert "In this mode it ranks alone, with weight 1." in in_words(found)
+
+
+def test_only_corrections_that_count_are_counted(work: Workplace, project: Row) -> None:
+    first = end_round(work, project)
+    unknown = {**evidence(30, first), "judged": 0, "rewards": {}}
+    audit = {**evidence(31, first, best=-0.5), "audit": True}
+    end_round(work, project, judged=[unknown, audit, *(evidence(t, first) for t in range(40, 90))])
+    last = end_round(work, project)
+    end_round(work, project, judged=[evidence(90, last)])
+    found = explain(work, 7, None)
+    leader = found["leader"]
+    assert leader["arm"].startswith(f"{BEST}/")
+    assert leader["corrections"] == 51  # the oldest batch of the last 50 counts as a whole
+    assert [each["audits"] for each in found["evidence"]] == [1, 0]
+    assert "51 had enough" not in in_words(found)
+    assert "50 had enough of them to tell (audits, which steer nothing, apart: 1)." in in_words(
+        found
+    )
+
+
+def test_a_judged_audit_is_told_and_steers_nothing(work: Workplace, project: Row) -> None:
+    first = end_round(work, project)
+    end_round(work, project, judged=[{**evidence(10, first), "audit": True}])
+    serve(work, project)
+    found = explain(work, 7, 10)
+    assert found["leader"] is None
+    assert "pixels were corrected (4.0%); it is an audit, so this steers nothing." in in_words(
+        found
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "members", "told"),
+    [
+        ("fixed:mutual_information", 1, True),
+        ("fixed:predictive_entropy", 1, False),
+        ("fixed:mutual_information", 2, False),
+        ("hedge", 1, False),
+    ],
+)
+def test_a_committee_of_one_is_told_that_it_disagrees_with_nobody(
+    work: Workplace, project: Row, mode: str, members: int, told: bool
+) -> None:
+    work.ledger.update_project(project["id"], extra_params={"mode": mode, "members": members})
+    said = in_words(explain(work, 7))
+    assert ("a committee of one disagrees with nobody" in said) == told
+
+
+@pytest.mark.parametrize(
+    ("task_id", "place", "why"),
+    [(16, 1, "doubt"), (15, 2, "class"), (14, 3, "chance"), (13, 4, "audit")],
+)
+def test_a_task_in_the_queue_is_told_why(
+    work: Workplace, project: Row, task_id: int, place: int, why: str
+) -> None:
+    serve(work, project)
+    said = in_words(explain(work, 7, task_id))
+    assert f"Task {task_id} stands at place {place} of 5 in committee-v1.1. {WHYS[why]}" in said
+    percent = round(100 * (task_id - 10) / 8)
+    assert f"{BEST}/image_mean (weight .75): higher than in {percent}% of the images" in said
+
+
+@pytest.mark.parametrize(
+    ("task_id", "because"),
+    [
+        (10, "it has been labelled"),
+        (11, "it has been skipped"),
+        (17, "it was looked at, and 5 others filled the queue"),
+        (18, r"its image could not be looked at \(Task 18: no image\)"),
+        (19, "it was no candidate"),
+    ],
+)
+def test_a_task_that_is_not_in_the_queue_is_told_why_not(
+    work: Workplace, project: Row, task_id: int, because: str
+) -> None:
+    serve(work, project)
+    said = in_words(explain(work, 7, task_id))
+    assert re.search(f"Task {task_id} is not in the queue: {because}", said)
+
+
+def test_a_judged_task_is_told_its_evidence(work: Workplace, project: Row) -> None:
+    judged(work, project)
+    serve(work, project)
+    said = in_words(explain(work, 7, 10))
+    assert (
+        "Judged in round 3 by version 1: 834 of 10,000 pixels were corrected (8.3%); "
+        f"{BEST} saw them best: a wrong pixel was more doubtful than a right one in 94% of pairs."
+    ) in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("random", "Mode random: chance ranks the images."),
+        ("leader", "Mode leader: the measure that saw best"),
+        ("fixed:variation_ratio", "Mode fixed: variation_ratio/top_quantile_mean ranks the"),
+    ],
+)
+def test_a_mode_that_was_changed_is_told_of_the_queue_too(
+    work: Workplace, project: Row, mode: str, says: str
+) -> None:
+    judged(work, project)
+    serve(work, project)
+    work.ledger.update_project(project["id"], extra_params={"mode": mode})
+    said = in_words(explain(work, 7))
+    assert says in said
+    assert "It was made in mode hedge; the next will be in the present one." in said
+    assert ("It is not heeded, but by the evidence " in said) == (mode != "leader")
+
+
+def test_unknown_projects_and_tasks_are_sentences(work: Workplace, project: Row) -> None:
+    with pytest.raises(UnknownProject, match="connect --project 8"):
+        explain(work, 8)
+    with pytest.raises(BadRequest, match="Project 7 has no task 99"):
+        explain(work, 7, 99)
+
+
+def test_the_command_prints_words_or_json_and_fails_with_a_sentence(
+    work: Workplace, project: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(work, project)
+    serve(work, project)
+    monkeypatch.setattr(cli_module, "load_settings", lambda: work.settings)
+    monkeypatch.setattr(cli_module, "Workplace", lambda _settings: work)
+    run = CliRunner().invoke
+    words = run(cli_module.cli, ["explain", "--project", "7", "--task", "16"])
+    assert words.exit_code == 0
+    assert "Task 16 stands at place 1 of 5" in words.output
+    as_json = run(cli_module.cli, ["explain", "--project", "7", "--json"])
+    assert json.loads(as_json.output)["leader"]["round"] == 3
+    for args in (["--project", "7", "--task", "99"], ["--project", "8"]):
+        failed = run(cli_module.cli, ["explain", *args])
+        assert failed.exit_code == 1
+        assert failed.output.count("\n") == 1

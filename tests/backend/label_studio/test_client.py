@@ -1,0 +1,241 @@
+"""The client when servers misbehave, against small real ones; tests/live has the real thing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from backend.errors import StudioRefused, StudioUnreachable
+from backend.label_studio.client import Studio
+from tests.served import Served
+
+LEGACY = "0123456789abcdef0123456789abcdef01234567"
+PERSONAL = "head.payload.signature"
+
+
+def jwt(number: int, lifetime_s: int = 300) -> str:
+    claims = json.dumps({"iat": 1000, "exp": 1000 + lifetime_s, "n": number}).encode()
+    return f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.x"
+
+
+class Server(Served):
+    """Answers every request by ``answer(request)``; ``seen`` holds (method, path, token)."""
+
+    def __init__(self) -> None:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                server.seen.append((self.command, self.path, self.headers.get("Authorization")))
+                server.answer(self)
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                """Keep the tests' output clean."""
+
+        self.seen: list[tuple[str, str, str | None]] = []
+        self.answer: Callable[[BaseHTTPRequestHandler], None] = reply({"release": "1.23.2"})
+        super().__init__(Handler)
+
+
+def reply(body: object, status: int = 200, **headers: str) -> Callable[..., None]:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        request.send_header("Content-Length", str(len(content)))
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(content)
+
+    return answer
+
+
+def drop(request: BaseHTTPRequestHandler) -> None:
+    request.close_connection = True
+
+
+def half(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", "1000")
+    request.end_headers()
+    request.wfile.write(b'{"release"')
+    request.close_connection = True
+
+
+def in_turn(*answers: Callable[..., None]) -> Callable[..., None]:
+    left = iter(answers)
+    return lambda request: next(left)(request)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("backend.label_studio.client.RETRY_AFTER_S", (0.0, 0.0))
+    made = Server()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def studio(server: Server) -> Iterator[Studio]:
+    with Studio(server.url, LEGACY, timeout_s=5) as client:
+        yield client
+
+
+@pytest.mark.parametrize("trouble", [drop, half, reply({}, 502), reply({}, 503), reply({}, 504)])
+def test_a_get_is_repeated_after_trouble_on_the_way(
+    server: Server, studio: Studio, trouble: Callable[..., None]
+):
+    server.answer = in_turn(trouble, trouble, reply({"release": "1.23.2"}))
+    assert studio.version() == "1.23.2"
+    assert len(server.seen) == 3
+
+
+def test_a_get_is_not_repeated_for_ever(server: Server, studio: Studio):
+    server.answer = drop
+    with pytest.raises(StudioUnreachable, match="LABEL_STUDIO_URL"):
+        studio.version()
+    assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize("trouble", [drop, half])
+def test_what_changes_something_is_never_repeated(
+    server: Server, studio: Studio, trouble: Callable[..., None]
+):
+    server.answer = trouble
+    with pytest.raises(StudioUnreachable):
+        studio.annotate(1, [])
+    assert [method for method, _, _ in server.seen] == ["POST"]
+
+
+def test_a_slow_answer_is_given_up_once(server: Server):
+    asked = threading.Event()
+    done = threading.Event()
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        done.wait(10)
+        request.close_connection = True
+
+    server.answer = slow
+    with (
+        Studio(server.url, LEGACY, timeout_s=0.1) as studio,
+        pytest.raises(StudioUnreachable, match=r"within 0.1 s \(ReadTimeout\)"),
+    ):
+        studio.version()
+    done.set()
+    assert asked.is_set()
+    assert len(server.seen) == 1
+
+
+def test_a_redirect_names_the_address_to_set(server: Server, studio: Studio):
+    server.answer = reply(b"", 301, Location="https://labels.example/api/version")
+    with pytest.raises(StudioRefused, match=r"https://labels.example.*LABEL_STUDIO_URL"):
+        studio.version()
+
+
+def test_a_page_that_is_no_json_is_somebody_elses(server: Server, studio: Studio):
+    server.answer = reply(b"<html>Welcome to nginx</html>")
+    with pytest.raises(StudioRefused, match="LABEL_STUDIO_URL"):
+        studio.version()
+
+
+def test_a_refusal_without_json_says_how_much_came(server: Server, studio: Studio):
+    server.answer = reply(b"<html>", 413)
+    with pytest.raises(StudioRefused, match=r"413 .*6 bytes") as refused:
+        studio.version()
+    assert refused.value.studio_status == 413
+
+
+def test_a_netrc_does_not_replace_the_token(
+    server: Server, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    studio.version()
+    assert server.seen[0][2] == f"Token {LEGACY}"
+
+
+def issue(server: Server, lifetime_s: int = 300) -> None:
+    """Let ``server`` exchange personal tokens for access tokens numbered from 1."""
+    lock = threading.Lock()
+    issued = 0
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        nonlocal issued
+        if request.path != "/api/token/refresh/":
+            reply({"release": "1.23.2"})(request)
+            return
+        with lock:
+            issued += 1
+            reply({"access": jwt(issued, lifetime_s)})(request)
+
+    server.answer = answer
+
+
+def test_a_personal_token_is_exchanged_once_for_all_threads(server: Server):
+    issue(server)
+    with Studio(server.url, PERSONAL) as studio, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: studio.version(), range(40)))
+    exchanges = [path for _, path, _ in server.seen if path == "/api/token/refresh/"]
+    assert len(exchanges) == 1
+    used = {token for _, path, token in server.seen if path == "/api/version"}
+    assert used == {f"Bearer {jwt(1)}"}
+
+
+def test_an_access_that_ends_within_a_minute_is_exchanged_again(server: Server):
+    issue(server, lifetime_s=59)
+    with Studio(server.url, PERSONAL) as studio:
+        studio.version()
+        studio.version()
+    used = [token for _, path, token in server.seen if path == "/api/version"]
+    assert used == [f"Bearer {jwt(1, 59)}", f"Bearer {jwt(2, 59)}"]
+
+
+def test_a_401_is_asked_again_once_with_a_new_access(server: Server):
+    server.answer = in_turn(
+        reply({"access": jwt(1)}),
+        reply({"detail": "expired"}, 401),
+        reply({"access": jwt(2)}),
+        reply({"id": 5}, 201),
+    )
+    with Studio(server.url, PERSONAL) as studio:
+        assert studio.annotate(1, []) == {"id": 5}
+    assert server.seen[-1] == ("POST", "/api/tasks/1/annotations/", f"Bearer {jwt(2)}")
+
+
+def test_a_second_401_is_the_answer(server: Server):
+    server.answer = in_turn(
+        reply({"access": jwt(1)}),
+        reply({"detail": "no"}, 401),
+        reply({"access": jwt(2)}),
+        reply({"detail": "no"}, 401),
+    )
+    with Studio(server.url, PERSONAL) as studio, pytest.raises(StudioRefused, match="our token"):
+        studio.version()
+
+
+def test_a_legacy_token_is_not_tried_twice(server: Server, studio: Studio):
+    server.answer = reply({"detail": "Invalid token."}, 401)
+    with pytest.raises(StudioRefused, match="Invalid token"):
+        studio.version()
+    assert len(server.seen) == 1
+
+
+def test_the_exchange_of_a_token_may_fail_to_reach_anybody(server: Server):
+    server.answer = drop
+    with Studio(server.url, PERSONAL) as studio, pytest.raises(StudioUnreachable, match="refresh"):
+        studio.version()

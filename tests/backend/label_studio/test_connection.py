@@ -1,0 +1,254 @@
+"""What of connecting needs no server: the record, the header, whose backend is whose."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from backend.errors import BadRequest, StudioRefused
+from backend.label_studio.client import Json, Project, Studio
+from backend.label_studio.connection import (
+    BY_RANK,
+    DEFAULT_SAMPLING,
+    TITLE,
+    WITHOUT_MODEL,
+    CannotConnect,
+    Connection,
+    Former,
+    basic_auth,
+    connect,
+    disconnect,
+)
+
+FORMER = Former("Sequential sampling", "theirs", False, True, 7)
+CONNECTION = Connection(3, "3.1700000000", "http://b:9090", 5, 6, 7, FORMER)
+
+
+class MemoryStudio(Studio):
+    """Holds one project's settings and rows; what Label Studio adds by itself is left out."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__("http://nowhere.invalid", "f" * 40)
+        self.settings: Json = {
+            "sampling": DEFAULT_SAMPLING,
+            "model_version": "",
+            "show_collab_predictions": True,
+            "evaluate_predictions_automatically": False,
+            "min_annotations_to_start_training": 0,
+            **settings,
+        }
+        self.rows: dict[str, dict[int, Json]] = {"ml": {}, "hooks": {}, "views": {}}
+        self.versions: dict[str, int] = {}
+        self.refuse: int | None = None
+        self._next_id = 0
+
+    def _add(self, kind: str, row: Json) -> Json:
+        self._next_id += 1
+        self.rows[kind][self._next_id] = {"id": self._next_id, **row}
+        return self.rows[kind][self._next_id]
+
+    def project(self, project_id: int) -> Project:
+        return Project(
+            id=project_id,
+            title="cells",
+            created=1_700_000_000,
+            label_config="<View/>",
+            sampling=self.settings["sampling"],
+            model_version=self.settings["model_version"],
+            maximum_annotations=1,
+            task_number=0,
+            settings=dict(self.settings),
+        )
+
+    def update_project(self, project_id: int, **fields: object) -> Project:
+        self.settings |= fields
+        return self.project(project_id)
+
+    def model_versions(self, project_id: int) -> dict[str, int]:
+        return self.versions
+
+    def ml_backends(self, project_id: int) -> list[Json]:
+        return list(self.rows["ml"].values())
+
+    def create_ml_backend(self, **fields: object) -> Json:
+        if self.refuse:
+            raise StudioRefused("refused by the test", self.refuse)
+        return self._add("ml", {"description": "", "extra_params": None, **fields})
+
+    def update_ml_backend(self, backend_id: int, **fields: object) -> Json:
+        self.rows["ml"][backend_id] |= fields
+        return self.rows["ml"][backend_id]
+
+    def delete_ml_backend(self, backend_id: int) -> None:
+        del self.rows["ml"][backend_id]
+
+    def webhooks(self, project_id: int) -> list[Json]:
+        return list(self.rows["hooks"].values())
+
+    def create_webhook(self, **fields: object) -> Json:
+        return self._add("hooks", fields)
+
+    def update_webhook(self, webhook_id: int, **fields: object) -> Json:
+        self.rows["hooks"][webhook_id] |= fields
+        return self.rows["hooks"][webhook_id]
+
+    def delete_webhook(self, webhook_id: int) -> None:
+        del self.rows["hooks"][webhook_id]
+
+    def views(self, project_id: int) -> list[Json]:
+        return list(self.rows["views"].values())
+
+    def create_view(self, project_id: int, data: Json) -> Json:
+        return self._add("views", {"data": data})
+
+    def delete_view(self, view_id: int) -> None:
+        del self.rows["views"][view_id]
+
+
+def join(studio: Studio, url: str = "http://b:9090/", **more: object) -> Connection:
+    return connect(studio, 3, backend_url=url, user="u", password="p", **more)  # type: ignore[arg-type]
+
+
+def test_a_connection_survives_json():
+    assert Connection.from_json(CONNECTION.to_json()) == CONNECTION
+
+
+def test_a_connection_of_another_shape_is_refused():
+    with pytest.raises(TypeError):
+        Connection.from_json(CONNECTION.to_json().replace("view_id", "tab"))
+
+
+def test_basic_auth_is_what_label_studio_itself_sends():
+    scheme, _, value = basic_auth("committee", "se:cret").partition(" ")
+    assert scheme == "Basic"
+    assert base64.b64decode(value) == b"committee:se:cret"
+
+
+@pytest.mark.parametrize(
+    ("user", "password"),
+    [("ü", "p"), ("u", "pässword"), ("u:v", "p"), ("u", "p "), (" u", "p"), ("u", "a\nb")],
+)
+def test_basic_auth_that_label_studio_would_change_is_refused(user: str, password: str):
+    with pytest.raises(BadRequest, match="BASIC_AUTH_PASS"):
+        basic_auth(user, password)
+
+
+def test_a_refused_password_leaves_the_project_alone():
+    studio = MemoryStudio()
+    before = dict(studio.settings)
+    with pytest.raises(BadRequest):
+        connect(studio, 3, backend_url="http://b:9090", user="u", password="ü")
+    assert studio.settings == before
+    assert studio.rows == {"ml": {}, "hooks": {}, "views": {}}
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"), [(403, "ML_BLOCK_LOCAL_IP=false"), (400, "BACKEND_URL")]
+)
+def test_a_refusal_says_what_to_do_and_leaves_no_webhook(status: int, advice: str):
+    studio = MemoryStudio()
+    studio.refuse = status
+    with pytest.raises(CannotConnect, match=advice):
+        join(studio)
+    assert studio.rows["hooks"] == {}
+
+
+def test_a_webhook_that_was_there_before_a_refusal_stays():
+    studio = MemoryStudio()
+    studio.create_webhook(url="http://b:9090/webhook")
+    studio.refuse = 400
+    with pytest.raises(CannotConnect):
+        join(studio)
+    assert len(studio.rows["hooks"]) == 1
+
+
+def test_other_refusals_keep_their_own_words():
+    studio = MemoryStudio()
+    studio.refuse = 500
+    with pytest.raises(StudioRefused, match="refused by the test"):
+        join(studio)
+
+
+def test_the_address_is_kept_without_its_last_slash():
+    studio = MemoryStudio()
+    assert join(studio).backend_url == "http://b:9090"
+    (hook,) = studio.rows["hooks"].values()
+    assert hook["url"] == "http://b:9090/webhook"
+
+
+def test_options_are_kept_unless_given():
+    studio = MemoryStudio()
+    first = join(studio, options={"members": 3})
+    join(studio)
+    assert studio.rows["ml"][first.backend_id]["extra_params"] == {"members": 3}
+    join(studio, options={})
+    assert studio.rows["ml"][first.backend_id]["extra_params"] == {}
+
+
+def test_a_publication_that_serves_keeps_serving_when_connected_again():
+    studio = MemoryStudio(sampling=BY_RANK, model_version="committee-v2.3")
+    studio.versions = {"committee-v2.3": 500}
+    join(studio)
+    assert studio.settings["model_version"] == "committee-v2.3"
+    assert studio.settings["sampling"] == BY_RANK
+
+
+def test_a_publication_whose_predictions_are_gone_serves_no_more():
+    studio = MemoryStudio(sampling=BY_RANK, model_version="committee-v2.3")
+    join(studio)
+    assert (studio.settings["model_version"], studio.settings["sampling"]) == ("", WITHOUT_MODEL)
+
+
+def test_the_record_of_another_project_of_the_same_number_is_ignored():
+    studio = MemoryStudio(sampling=WITHOUT_MODEL)
+    stale = Connection(3, "3.1600000000", "http://old:9090", 1, 1, 1, FORMER)
+    theirs = studio.create_ml_backend(url="http://theirs:9090", title="theirs")
+    assert theirs["id"] == stale.backend_id
+    made = join(studio, previous=stale)
+    assert made.former.sampling == WITHOUT_MODEL
+    assert studio.rows["ml"][theirs["id"]]["title"] == "theirs"
+
+
+def test_an_edited_description_is_no_error():
+    studio = MemoryStudio()
+    first = join(studio)
+    row = studio.rows["ml"][first.backend_id]
+    row["description"] = row["description"].replace("{", "(")
+    assert join(studio).backend_id == first.backend_id
+
+
+def test_two_backends_of_ours_become_one():
+    studio = MemoryStudio()
+    first = join(studio)
+    row = dict(studio.rows["ml"][first.backend_id])
+    del row["id"]
+    studio.create_ml_backend(**row)
+    assert join(studio).backend_id == first.backend_id
+    assert list(studio.rows["ml"]) == [first.backend_id]
+
+
+def test_disconnecting_gives_back_a_version_only_if_it_still_has_predictions():
+    studio = MemoryStudio(model_version="theirs")
+    connection = join(studio)
+    assert connection.former.model_version == "theirs"
+    disconnect(studio, connection)
+    assert studio.settings["model_version"] == ""
+    studio.versions = {"theirs": 4}
+    disconnect(studio, connection)
+    assert studio.settings["model_version"] == "theirs"
+
+
+def test_disconnecting_leaves_a_view_that_somebody_made_theirs():
+    studio = MemoryStudio()
+    connection = join(studio)
+    studio.rows["views"][connection.view_id]["data"]["title"] = "mine now"
+    disconnect(studio, connection)
+    assert len(studio.rows["views"]) == 1
+    assert studio.rows["ml"] == {}
+
+
+def test_the_connections_title_is_not_taken_for_a_former_version():
+    studio = MemoryStudio(model_version=TITLE, sampling=BY_RANK)
+    former = join(studio).former
+    assert (former.model_version, former.sampling) == ("", DEFAULT_SAMPLING)

@@ -1,0 +1,139 @@
+"""The demo project's images and annotations, without a server."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.regions import to_mask
+from backend.local import demo
+from backend.local.demo import Drawn, NoImages, choose, draw, image_files, regions_of, show
+from training.datasets.urine_sediment import CLASSES
+from training.images import decode_image
+
+
+def field(name: str, *classes: str) -> Drawn:
+    return Drawn(name, b"", b"", frozenset(classes))
+
+
+def test_the_project_has_the_five_labels_in_colours_of_their_own() -> None:
+    config = parse_label_config(demo.label_config())
+    assert config.labels == CLASSES[1:]
+    assert len(set(demo.COLOURS)) == len(CLASSES) - 1
+
+
+def test_the_choice_holds_every_class_however_rare() -> None:
+    fields = [field(str(n), "Red cell") for n in range(30)]
+    fields[17] = field("17", "Cast")
+    fields[23] = field("23", "Crystal", "White cell")
+    chosen = {one.name for one in choose(fields, 4)}
+    assert {"17", "23"} < chosen
+    assert len(chosen) == 4
+
+
+def test_the_choice_of_few_is_all_of_them() -> None:
+    assert len(choose([field("a"), field("b")], 12)) == 2
+
+
+def test_the_annotated_dozen_of_the_demo_holds_every_class_and_both_laboratories() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    # A fifth of them is enough: more fields only give the choice more.
+    with ThreadPoolExecutor(2) as pool:
+        fields = list(pool.map(draw, range(demo.FIELDS // 5)))
+    chosen = choose(fields, demo.ANNOTATED)
+    assert set().union(*(one.classes for one in chosen)) == set(CLASSES[1:])
+    assert {one.name[-5] for one in chosen} == {"a", "b"}
+
+
+def test_an_annotation_of_the_demo_is_the_exact_mask() -> None:
+    drawn = draw(3)
+    truth = cv2.imdecode(np.frombuffer(drawn.mask_png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert truth is not None
+    regions = regions_of(drawn)
+    mask, problems = to_mask(
+        regions,
+        parse_label_config(demo.label_config()),
+        CLASSES,
+        truth.shape,
+        unlabelled=0,
+        unknown_label=None,
+    )
+    assert problems == []
+    np.testing.assert_array_equal(mask, truth)
+    assert all("score" not in region and region["origin"] == "manual" for region in regions)
+
+
+def test_the_same_number_draws_the_same_field() -> None:
+    assert draw(5) == draw(5)
+
+
+def saved(path: Path, image: np.ndarray, **options: object) -> Path:
+    Image.fromarray(image).save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_what_browsers_show_stays_as_it_is(kind: str, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    path = saved(tmp_path / f"x.{kind}", image)
+    shown = show(path, "name")
+    assert (shown.name, shown.problem) == (f"name.{kind}", "")
+    assert shown.data == path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["tif", "png"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_tiff_and_deep_images_become_what_we_would_decode(
+    kind: str, deep: bool, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(1).integers(900, 3000, (20, 30))
+    path = saved(tmp_path / f"x.{kind}", values.astype(np.uint16 if deep else np.uint8))
+    shown = show(path, "name")
+    assert shown.name == "name.png"
+    with Image.open(io.BytesIO(shown.data)) as opened:
+        assert opened.mode in ("RGB", "L")
+        assert opened.format == "PNG"
+    expected = decode_image(path.read_bytes(), max_pixels=10_000)
+    np.testing.assert_array_equal(decode_image(shown.data, max_pixels=10_000), expected)
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"no image")
+    shown = show(path, "broken")
+    assert shown.data == b""
+    assert shown.problem.startswith(f"{path}: ")
+
+
+def test_a_folder_is_searched_in_depth_for_images_only(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for name in ("b.TIF", "a.png", "below/c.jpeg", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.TIF", "c.jpeg"]
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NoImages, match="holds none"):
+        image_files(tmp_path)
+
+
+def test_files_of_one_name_in_two_folders_stay_two() -> None:
+    names = {demo._safe_name(Path(name)) for name in ("a/x.png", "a-x.png", "a/x.tif", "é.png")}
+    assert len(names) == 4
+    assert all(name.replace("-", "").isalnum() and name.isascii() for name in names)
+
+
+def test_what_became_of_each_source_is_remembered_apart(tmp_path: Path) -> None:
+    demo.record(tmp_path, "drawn", project=1, key="1.5")
+    demo.record(tmp_path, "/images", project=2)
+    demo.record(tmp_path, "drawn", done=True)
+    assert demo.recorded(tmp_path, "drawn") == demo.Record(project=1, key="1.5", done=True)
+    assert demo.recorded(tmp_path, "/images").project == 2
+    assert demo.recorded(tmp_path, "/others") == demo.Record()

@@ -1,0 +1,336 @@
+"""The supervisor's parts: children, ports, the lock, what Label Studio is started with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from backend.local import supervisor as run
+from backend.local.narrator import Narrator
+from backend.local.supervisor import CannotRun, Child, label_studio_environment
+from backend.settings import ROOT, Settings, load_secrets, load_settings, remembered
+from tests.live.servers import wait_until
+
+WAIT = "import time, signal; {} print('up', flush=True); time.sleep(600)"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(run, "PORT_PATIENCE_S", 0.1)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[Child]]:
+    children: list[Child] = []
+    yield children
+    for child in children:
+        child.stopped_within(0)
+
+
+def child_of(code: str, tmp_path: Path, started: list[Child]) -> Child:
+    """A running Python that is ready once it printed "up"."""
+    log = tmp_path / "child.log"
+    child = Child(
+        "part",
+        [sys.executable, "-c", code],
+        log,
+        os.environ,
+        lambda child: "up" in child.last_words(),
+    )
+    started.append(child)
+    child.start()
+    return child
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        yield other.getsockname()[1]
+
+
+def supervisor(tmp_path: Path, **overrides: object) -> run._Supervisor:
+    settings = load_settings(_env_file=None, data_dir=tmp_path, **overrides)
+    with (tmp_path / "console.txt").open("w") as file:
+        return run._Supervisor(settings, Narrator(Console(file=file, quiet=True)))
+
+
+def test_a_child_that_ends_starts_again_and_says_its_last_words(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
+    child = child_of(WAIT.format(""), tmp_path, started)
+    wait_until(child.ready, 20, "the child")
+    first = child.pid
+    os.kill(first, signal.SIGKILL)
+    said: list[str] = []
+
+    def again() -> bool:
+        child.look_after(said.append)
+        return child.alive() and child.pid != first
+
+    wait_until(lambda: not child.alive(), 5, "its end")
+    wait_until(again, 20, "its second start")
+    assert len(said) == 1
+    assert "part ended (signal 9); it starts again in 0.05 s" in said[0]
+    assert "| up" in said[0]
+
+
+def test_a_child_that_started_again_and_is_never_ready_starts_once_more(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
+    log = tmp_path / "child.log"
+    hangs = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child = Child("part", hangs, log, os.environ, lambda child: False, limit_s=0.2)
+    started.append(child)
+    child.start()
+    first = child.pid
+    said: list[str] = []
+
+    def again() -> bool:
+        child.look_after(said.append)
+        return child.alive() and child.pid != first
+
+    wait_until(again, 20, "its second start")
+    assert said[0] == "part was not ready after 0.2 s, so it is ended."
+    assert "part ended (signal 9); it starts again in 0.05 s" in said[-1]
+
+
+def test_a_child_that_ends_at_once_waits_longer_each_time(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BACKOFF_S", (0.01, 0.02, 0.03))
+    child = child_of("raise SystemExit(3)", tmp_path, started)
+    said: list[str] = []
+
+    def four_ends() -> bool:
+        child.look_after(said.append)
+        return len(said) == 4
+
+    wait_until(four_ends, 30, "four ends", every_s=0.01)
+    assert [text.split(" starts again in ")[1].split(" s.")[0] for text in said] == [
+        "0.01",
+        "0.02",
+        "0.03",
+        "0.03",
+    ]
+
+
+def test_a_child_that_does_not_listen_to_sigterm_is_killed_with_its_children(
+    tmp_path: Path, started: list[Child]
+) -> None:
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); import os; os.fork();"
+    child = child_of(WAIT.format(deaf), tmp_path, started)
+    wait_until(child.ready, 20, "the child")
+    family = psutil.Process(child.pid).children(recursive=True)
+    assert family
+    child.ask_to_stop()
+    assert not child.stopped_within(0)
+    assert not child.alive()
+    _, left = psutil.wait_procs(family, timeout=5)
+    assert left == []
+
+
+def test_nothing_survives_a_killed_supervisor(tmp_path: Path) -> None:
+    log = tmp_path / "child.log"
+    code = f"""
+import os, time
+from pathlib import Path
+from backend.local.supervisor import Child
+child = Child("part", [{sys.executable!r}, "-c", {WAIT.format("")!r}], Path({str(log)!r}),
+              os.environ, lambda child: "up" in child.last_words())
+child.start()
+while not child.ready(): time.sleep(0.05)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        psutil.wait_procs([child], timeout=5)
+        # Orphans are reaped by whoever adopts them: a zombie does nothing any more.
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_child_that_cannot_start_is_explained_with_its_log(
+    tmp_path: Path, started: list[Child]
+) -> None:
+    child = child_of("raise SystemExit('no room left')", tmp_path, started)
+    with pytest.raises(CannotRun, match=r"part ended while it started(.|\n)*no room left"):
+        supervisor(tmp_path)._wait_for([child])
+
+
+def test_a_child_that_is_never_ready_is_given_up(tmp_path: Path, started: list[Child]) -> None:
+    child = child_of("import time; time.sleep(600)", tmp_path, started)
+    child.limit_s = 0.3
+    with pytest.raises(CannotRun, match=r"was not ready after 0\.3 s"):
+        supervisor(tmp_path)._wait_for([child])
+
+
+def test_a_long_log_is_put_aside(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LOG_BYTES", 10)
+    (tmp_path / "child.log").write_text("yesterday " * 5)
+    child = child_of(WAIT.format(""), tmp_path, started)
+    wait_until(child.ready, 20, "the child")
+    assert "yesterday" in (tmp_path / "child.1.log").read_text()
+    assert "yesterday" not in child.last_words()
+
+
+def test_a_long_log_is_emptied_where_there_is_no_room_for_a_copy(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LOG_BYTES", 10)
+    (tmp_path / "child.1.log").mkdir()  # no more to be written to than a full disk
+    (tmp_path / "child.log").write_text("yesterday " * 5)
+    child = child_of(WAIT.format(""), tmp_path, started)
+    wait_until(child.ready, 20, "the child")
+    assert "yesterday" not in child.last_words()
+    child.log.write_text("today " * 5)
+    child.look_after(lambda said: pytest.fail(said))
+    assert child.alive()
+    assert child.log.stat().st_size == 0
+
+
+def test_a_child_whose_log_cannot_be_written_is_said_and_started_once_it_can(
+    tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
+    monkeypatch.setattr(run, "LOOK_AGAIN_S", 0.05)
+    child = child_of(WAIT.format(""), tmp_path, started)
+    wait_until(child.ready, 20, "the child")
+    child.log.unlink()
+    child.log.mkdir()
+    os.kill(child.pid, signal.SIGKILL)
+    said: list[str] = []
+
+    def told() -> bool:
+        child.look_after(said.append)
+        return any("cannot be looked after" in each for each in said)
+
+    wait_until(told, 20, "the child to be given up for now")
+    assert "the log cannot be read" in said[0]
+    assert not child.alive()
+    child.log.rmdir()
+
+    def ready() -> bool:
+        child.look_after(said.append)
+        return child.ready()
+
+    wait_until(ready, 20, "the child again")
+
+
+def test_a_child_that_cannot_be_started_at_all_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "child.log").mkdir()
+    child = Child("part", [sys.executable], tmp_path / "child.log", os.environ, bool)
+    with pytest.raises(CannotRun, match="part cannot be started now"):
+        supervisor(tmp_path)._launch(child)
+
+
+def test_only_one_supervisor_works_on_a_data_folder(tmp_path: Path) -> None:
+    with (
+        run._only_one(tmp_path),
+        pytest.raises(CannotRun, match=f"already \\(process {os.getpid()}\\)"),
+        run._only_one(tmp_path),
+    ):
+        pass
+    with run._only_one(tmp_path):
+        pass
+
+
+def test_a_set_port_that_is_taken_is_refused(tmp_path: Path, taken: int) -> None:
+    with pytest.raises(CannotRun, match=f"PORT {taken} at 127.0.0.1 is taken"):
+        supervisor(tmp_path, port=taken)._choose_port()
+    assert remembered(tmp_path) == {}
+
+
+def test_the_default_port_steps_aside_once_and_is_remembered(
+    tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "DEFAULT_PORT", taken)
+    supervisor(tmp_path)._choose_port()
+    chosen = remembered(tmp_path)["port"]
+    assert chosen > taken
+    assert load_settings(_env_file=None, data_dir=tmp_path).port == chosen
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", chosen))
+        other.listen(1)
+        with pytest.raises(CannotRun, match="is taken"):
+            supervisor(tmp_path)._choose_port()
+
+
+def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CannotRun, match="HOST must be an address of this machine"):
+        supervisor(tmp_path, host="192.0.2.1", port=9090)._choose_port()
+
+
+def test_images_do_not_go_with_another_label_studio(tmp_path: Path) -> None:
+    elsewhere = supervisor(tmp_path, label_studio_url="http://x", label_studio_api_key="k")
+    with pytest.raises(CannotRun, match="LABEL_STUDIO_URL names another one"):
+        elsewhere.start(tmp_path)
+
+
+def test_label_studio_gets_none_of_our_names_and_no_password_on_its_command_line(
+    tmp_path: Path,
+) -> None:
+    kept = load_secrets(tmp_path)
+    ours = {"HOST": "0.0.0.0", "PORT": "9090", "DATA_DIR": "x", "PATH": "/bin"}
+    environment = label_studio_environment(ours, tmp_path, kept)
+    assert not {"HOST", "PORT", "DATA_DIR"} & environment.keys()
+    assert environment["PATH"] == "/bin"
+    command = supervisor(tmp_path)._label_studio()._command
+    assert not any(secret in word for secret in kept.values() for word in command)
+
+
+def test_the_supervisor_stays_light() -> None:
+    code = (
+        "import sys, backend.local.supervisor; sys.exit(bool({'torch', 'cv2'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "No Redis or Valkey answers at REDIS_URL"),
+        (
+            {"LABEL_STUDIO_URL": "http://127.0.0.1:1", "LABEL_STUDIO_API_KEY": "a" * 40},
+            "http://127.0.0.1:1",
+        ),
+        ({"REGISTRY_URL": "/proc/none"}, "REGISTRY_URL must name a folder that can be written"),
+    ],
+)
+def test_servers_that_are_named_and_do_not_answer_are_refused_before_anything_starts(
+    given: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "backend", "run"],
+        cwd=ROOT,
+        env={**os.environ, "DATA_DIR": str(tmp_path), **given},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 1
+    assert sentence in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "logs").exists()

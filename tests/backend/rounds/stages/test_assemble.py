@@ -1,0 +1,106 @@
+"""Fitting and assembling by the stages themselves, without a server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from backend.rounds.stages.assemble import assemble, labelled_images
+from backend.rounds.stages.fit import fit
+from backend.settings import Settings
+from backend.workplace import Workplace
+from tests.training.discs import CLASSES, disc_examples
+from training.config import TrainConfig
+from training.images import Example
+from training.networks.network import ForeignNetwork
+
+SLUG = "server-1-2"
+OWN = "tests.training.laboratory:small"
+TINY = TrainConfig(CLASSES, members=2, network="unet", crop_px=64, batch=4, steps=30)
+
+
+def work_of(tmp_path: Path, **values: Any) -> Workplace:
+    settings = Settings(data_dir=tmp_path, _env_file=None, **values)  # type: ignore[call-arg]
+    return Workplace(settings)
+
+
+def test_another_workers_own_network_is_not_imported(tmp_path: Path) -> None:
+    config = replace(TINY, network="this:runs_code").to_json()
+    round_ = {"project_id": 1, "id": 7, "config": config, "manifest": [], "version": 1}
+    work = work_of(tmp_path, network=OWN)
+    work.ledger = cast(Any, SimpleNamespace(project=lambda _id: {"slug": SLUG}))
+    for stage in (fit, assemble):
+        with pytest.raises(ForeignNetwork, match="set NETWORK=this:runs_code"):
+            stage(work, round_, {"member": 0}, lambda _share: None)
+
+
+class FakeLedger:
+    """What ``assemble`` asks and tells; the real one needs a project of Label Studio."""
+
+    def __init__(self, former: dict[str, Any] | None) -> None:
+        self.former = former
+        self.recorded: dict[str, Any] = {}
+
+    def project(self, _id: int) -> dict[str, Any]:
+        return {"slug": SLUG}
+
+    def promoted_version(self, _id: int) -> dict[str, Any] | None:
+        return self.former
+
+    def evidence(self, _id: int) -> list[dict[str, Any]]:
+        return []
+
+    def versions(self, _id: int) -> list[dict[str, Any]]:
+        return []
+
+    def record_version(self, project_id: int, number: int, round_id: int, **values: Any) -> None:
+        self.recorded = {"number": number, **values}
+
+
+def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -> None:
+    work = work_of(tmp_path)
+    ledger = FakeLedger({"number": 1})
+    work.ledger = cast(Any, ledger)
+    examples = disc_examples(8)
+    manifest = []
+    for example in examples:
+        work.registry.put_example(SLUG, example.key, example)
+        manifest.append({"task": example.key, "digest": example.key, "audit": False})
+    round_ = {
+        "project_id": 1,
+        "id": 7,
+        "config": TINY.to_json(),
+        "manifest": manifest,
+        "version": 2,
+    }
+    for member in range(2):
+        fit(work, round_, {"member": member}, lambda _share: None)
+    outcome = assemble(work, round_, {}, lambda _share: None)
+    assert outcome.result == {"version": 2, "promoted": True}
+    assert ledger.recorded["reason"].startswith("Version 1 cannot be read")
+    shown = ledger.recorded["metrics"]["labelled_images"]
+    assert shown == dict.fromkeys(CLASSES, 8)
+    # The version holds its picture, and is compiled already.
+    sheet = work.registry.sheet_path(SLUG, 2)
+    assert sheet is not None
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert list(work.registry.version_path(SLUG, 2).glob("compiled-*.blob"))
+    # With the former one whole again, the two are compared.
+    ledger.former = {"number": 2}
+    assemble(work, {**round_, "version": 3}, {}, lambda _share: None)
+    assert ledger.recorded["reason"].startswith("Foreground Dice changed by +0.000")
+
+
+def test_images_are_counted_for_each_class_that_they_show() -> None:
+    masks = [[[0, 1], [1, 255]], [[1, 1], [1, 1]], [[0, 0], [0, 255]]]
+    examples = [
+        Example(str(i), np.zeros((2, 2, 3), np.uint8), np.array(mask, np.uint8))
+        for i, mask in enumerate(masks)
+    ]
+    counts = labelled_images(examples, ("background", "cell", "cast"))
+    assert counts == {"background": 2, "cell": 2, "cast": 0}

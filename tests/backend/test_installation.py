@@ -1,0 +1,98 @@
+"""Environments are made once, completed when half made, and failures say what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from backend.installation import EnvironmentFailed, ensure_environment
+from backend.settings import ROOT
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared, since making one takes seconds."""
+    return tmp_path_factory.mktemp("environments") / "env"
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A requirement that pip can install with nothing from outside."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    wheel = folder / "tiny_package-1.0-py3-none-any.whl"
+    build_wheel(wheel)
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"{wheel}\n")
+    return requirements
+
+
+def build_wheel(path: Path) -> None:
+    info = "tiny_package-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("tiny_package.py", "")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def imports(environment: Path, name: str) -> bool:
+    command = [environment / "bin" / "python", "-c", f"import {name}"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_an_environment_is_made_once_and_again_when_a_pin_changes(
+    package: Path, environment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ensure_environment(environment, [package], announce="Once.")
+    assert imports(environment, "tiny_package")
+    assert "Once." in capsys.readouterr().out
+    assert not ensure_environment(environment, [package], announce="Once.")
+    assert capsys.readouterr().out == ""
+    package.write_text(package.read_text() + "# another release\n")
+    assert ensure_environment(environment, [package])
+
+
+def test_a_half_made_environment_is_completed(package: Path, environment: Path) -> None:
+    ensure_environment(environment, [package])
+    (environment / "bin" / "python").unlink()
+    assert ensure_environment(environment, [package])
+    assert imports(environment, "tiny_package")
+
+
+def test_a_failed_installation_shows_pips_words_and_is_tried_again(
+    package: Path, environment: Path
+) -> None:
+    right = package.read_text()
+    package.write_text("./no-such-package.whl\n")
+    with pytest.raises(
+        EnvironmentFailed, match=r"no-such-package(.|\n)*run the same command again"
+    ):
+        ensure_environment(environment, [package])
+    package.write_text(right)
+    assert ensure_environment(environment, [package])
+
+
+def test_it_runs_on_a_bare_python() -> None:
+    # -I leaves the checkout out of the path, -S the installed packages.
+    script = ROOT / "backend" / "environment.py"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", script, "--help"], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_help_names_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("run", "test", "check", "bench"):
+        assert f"\n{target}:" in makefile
+        assert f"make {target} " in told

@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.discs import CLASSES, disc_example, disc_examples
+from training.committee.inference import Committee
+from training.config import UNKNOWN, TrainConfig
+from training.fitting.fit import fit_member
+from training.images import Example
+from training.networks.network import build_network
+from training.quality.assessment import assess, compare
+from training.quality.metrics import overlap
+
+CPU = torch.device("cpu")
+TINY = TrainConfig(CLASSES, members=2, crop_px=64, batch=4, steps=40, network="unet")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    examples = disc_examples(10)
+    weights = [fit_member(examples, TINY, member, CPU)[0] for member in range(TINY.members)]
+    return weights, examples
+
+
+def test_an_assessment_is_out_of_fold_and_near_the_truth(trained):
+    weights, examples = trained
+    told = []
+    assessment = assess(weights, TINY, examples, told.append, device=CPU)
+    assert assessment.problems == ()
+    assert assessment.metrics["out_of_fold"]
+    assert assessment.metrics["dice"]["bright"] > 0.7
+    assert 0.25 <= assessment.metrics["temperature"] <= 8
+    assert assessment.metrics["ece"] <= assessment.metrics["ece_uncalibrated"] + 0.01
+    assert told[-1] == 1.0
+    committee = Committee(weights, TINY, device=CPU)
+    for example in examples:
+        predicted = committee.out_of_fold(example)[1]
+        expected = overlap(example.mask, predicted, 3).foreground_dice()
+        assert assessment.scores[example.key] == pytest.approx(expected)
+
+
+def test_an_assessment_does_not_depend_on_the_order_of_the_examples(trained):
+    weights, examples = trained
+    first = assess(weights, TINY, examples, device=CPU)
+    assert assess(weights, TINY, examples[::-1], device=CPU).metrics == first.metrics
+
+
+def test_a_version_as_good_as_the_old_one_is_promoted(trained):
+    weights, examples = trained
+    old = Committee(weights, TINY, device=CPU)
+    verdict = compare(old, assess(weights, TINY, examples, device=CPU), examples, 0)
+    assert verdict.promote
+    assert verdict.difference is not None
+    assert verdict.difference.mean == 0
+
+
+def test_a_clearly_worse_version_is_kept_back(trained):
+    weights, examples = trained
+    old = Committee(weights, TINY, device=CPU)
+    hasty = [fit_member(examples, replace(TINY, steps=8), m, CPU)[0] for m in range(2)]
+    assessment = replace(assess(hasty, TINY, examples, device=CPU), problems=())
+    verdict = compare(old, assessment, examples, 0)
+    assert not verdict.promote
+    assert "clearly worse" in verdict.reason
+
+
+def test_versions_of_two_resolutions_are_compared(trained):
+    weights, examples = trained
+    old = Committee(weights, replace(TINY, max_side_px=44), device=CPU)  # half the size
+    verdict = compare(old, assess(weights, TINY, examples, device=CPU), examples, 0)
+    assert verdict.promote
+    assert verdict.difference is not None
+
+
+def test_the_first_sane_version_is_promoted(trained):
+    weights, examples = trained
+    assert compare(None, assess(weights, TINY, examples, device=CPU), examples, 0).promote
+
+
+def test_other_classes_are_not_compared(trained):
+    weights, examples = trained
+    assessment = assess(weights, TINY, examples, device=CPU)
+    renamed = Committee(weights, replace(TINY, classes=("background", "x", "y")), device=CPU)
+    verdict = compare(renamed, assessment, examples, 0)
+    assert verdict.promote
+    assert verdict.difference is None
+    assert "classes changed" in verdict.reason
+
+
+def test_weights_that_are_not_finite_are_never_promoted(trained):
+    weights, examples = trained
+    broken = {**weights[1], "head.bias": torch.full_like(weights[1]["head.bias"], torch.nan)}
+    assessment = assess([weights[0], broken], TINY, examples, device=CPU)
+    verdict = compare(None, assessment, examples, 0)
+    assert not verdict.promote
+    assert "member 1 holds weights that are not finite" in verdict.reason
+
+
+def test_a_version_that_sees_one_class_everywhere_is_never_promoted(trained):
+    weights, examples = trained
+    blind = [{**w, "head.bias": torch.tensor([99.0, 0, 0])} for w in weights]
+    verdict = compare(None, assess(blind, TINY, examples, device=CPU), examples, 0)
+    assert not verdict.promote
+    assert "nothing but 'background'" in verdict.reason
+
+
+def test_a_version_worse_than_seeing_only_background_is_never_promoted(trained):
+    weights, examples = trained
+    turned = []
+    for member in weights:
+        head = {k: v[[1, 2, 0]] for k, v in member.items() if k.startswith("head.")}
+        turned.append({**member, **head})
+    verdict = compare(None, assess(turned, TINY, examples, device=CPU), examples, 0)
+    assert not verdict.promote
+    assert "only background" in verdict.reason
+
+
+def test_a_lone_member_says_that_it_was_measured_on_what_it_knows(trained):
+    weights, examples = trained
+    lone = replace(TINY, members=1)
+    metrics = assess(weights[:1], lone, examples, device=CPU).metrics
+    assert not metrics["out_of_fold"]
+    assert metrics["temperature"] == 1.0
+
+
+def test_a_class_that_nobody_shows_has_no_dice():
+    example = disc_example("a", 0)
+    mask = np.where(example.mask == 2, UNKNOWN, example.mask).astype(np.uint8)
+    config = replace(TINY, classes=(*CLASSES, "never"), members=1)
+    torch.manual_seed(0)
+    weights = build_network(config).state_dict()
+    weights["head.bias"] = torch.tensor([0.0, 9, -99, -99])
+    metrics = assess([weights], config, [Example("a", example.image, mask)], device=CPU).metrics
+    assert metrics["dice"]["never"] is None

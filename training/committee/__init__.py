@@ -1,0 +1,1 @@
+"""A trained committee: inference and versions; quality, figures, experiments may import it."""

@@ -1,0 +1,360 @@
+"""The home of versions, of the examples they learn from, and of what a round leaves between jobs.
+
+Everything of a project lies under ``root/<project>/``: ``versions/<number>/``,
+``examples/<digest>.npz`` and ``rounds/<id>/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import threading
+import time
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.committee.checksums import read_plain
+from training.committee.inference import Committee
+from training.committee.version import (
+    SHEET_FILE,
+    VERSION_FILE,
+    member_file,
+    read_checksums,
+    remove_folder,
+    write_version,
+    write_whole,
+)
+from training.committee.version import DamagedVersion as DamagedVersion
+from training.committee.version import UnknownVersion as UnknownVersion
+from training.committee.version import load_weights as load_weights
+from training.committee.version import save_weights as save_weights
+from training.config import TrainConfig
+from training.errors import TrainingError
+from training.fitting.fit import Weights
+from training.images import Example
+
+KEEP_LOADED = 2
+"""Versions that a process holds: the serving one and the next."""
+
+STALE_S = 3600.0
+"""A file still being written after this was left by a process that died."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+
+_loaded: OrderedDict[tuple[str, str, int, str, str | None], Committee] = OrderedDict()
+_loading = threading.Lock()
+
+
+class UnknownExample(TrainingError):
+    """There is no such example, or it is not what was saved."""
+
+
+class UnknownFile(TrainingError):
+    """A round's scratch folder has no such file."""
+
+
+class LinkInRegistry(TrainingError):
+    """A folder of the registry is a link."""
+
+
+class Registry:
+    """The registry of all projects, in one folder.
+
+    Args:
+        root: made when it is first written to.
+        threads: of a loaded committee's looks.
+        engine: of a loaded committee, as for ``Committee``.
+        own_network: the only ``package.module:factory`` that a version may be made with.
+        seal: a secret of this installation; compiled members without it are not read.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        threads: int = 1,
+        engine: str = "auto",
+        own_network: str | None = None,
+        seal: bytes = b"",
+    ) -> None:
+        self.root = root
+        self.threads, self.engine, self.own_network = threads, engine, own_network
+        self.seal = seal
+
+    # Versions
+
+    def save_version(
+        self,
+        project: str,
+        version: int,
+        weights: Sequence[Weights],
+        config: TrainConfig,
+        manifest: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+        sheet: bytes | None = None,
+    ) -> Path:
+        """Write a version whole; one of that number that is there already is replaced.
+
+        Args:
+            sheet: a PNG to check it by eye, if one was drawn.
+
+        Raises:
+            ValueError: the members are not as many as the configuration says, or the metrics
+                hold no temperature.
+        """
+        if len(weights) != config.members:
+            raise ValueError(f"expected {config.members} members, got {len(weights)}")
+        if not isinstance(metrics.get("temperature"), float):
+            raise ValueError("metrics must hold the temperature that assess fitted")
+        path = self.version_path(project, version)
+        write_version(path, version, weights, config, manifest, metrics, sheet)
+        return path
+
+    def version_path(self, project: str, version: int) -> Path:
+        return self._folder(project, "versions") / str(version)
+
+    def versions(self, project: str) -> list[int]:
+        """Numbers of the versions there are, ascending."""
+        folder = self._folder(project, "versions")
+        if not folder.exists():
+            return []
+        return sorted(
+            int(path.name)
+            for path in folder.iterdir()
+            if path.name.isdecimal() and (path / VERSION_FILE).exists()
+        )
+
+    def files(self, project: str, version: int) -> dict[str, str]:
+        """Name to SHA-256 of a version's files.
+
+        Raises:
+            UnknownVersion, DamagedVersion.
+        """
+        return read_checksums(self._existing(project, version))[1]
+
+    def member_files(self, project: str, version: int) -> dict[str, str]:
+        """Name to SHA-256 of a version's members alone.
+
+        Raises:
+            UnknownVersion, DamagedVersion.
+        """
+        files = self.files(project, version)
+        members = sum(name.startswith("member-") for name in files)
+        return {member_file(m): files[member_file(m)] for m in range(members)}
+
+    def load(self, project: str, version: int) -> Committee:
+        """The version, its files checked once; a process keeps the ``KEEP_LOADED`` last used.
+
+        Raises:
+            UnknownVersion: there is none.
+            DamagedVersion: a file is not what was saved.
+            BadConfig: another release wrote it.
+            ForeignNetwork: it was made with a network that is not ours nor ``own_network``.
+            NoEngine: ``engine`` cannot run it.
+        """
+        folder = self._existing(project, version)
+        digest = hashlib.sha256(repr(read_checksums(folder)).encode()).hexdigest()
+        key = (str(folder.resolve()), digest, self.threads, self.engine, self.own_network)
+        with _loading:
+            if key not in _loaded:
+                _loaded[key] = Committee.load(
+                    folder,
+                    threads=self.threads,
+                    engine=self.engine,
+                    own_network=self.own_network,
+                    seal=self.seal,
+                )
+            _loaded.move_to_end(key)
+            while len(_loaded) > KEEP_LOADED:
+                _loaded.popitem(last=False)
+            return _loaded[key]
+
+    def sheet_path(self, project: str, version: int) -> Path | None:
+        """The picture to check a version by eye; None if it has none."""
+        path = self.version_path(project, version) / SHEET_FILE
+        return path if path.exists() else None
+
+    def delete_version(self, project: str, version: int) -> None:
+        """Remove a version; nothing if it is gone already."""
+        remove_folder(self.version_path(project, version))
+
+    def prune_versions(self, project: str, keep: Collection[int]) -> list[int]:
+        """Remove the versions that are not in ``keep``, and what a dead process was writing.
+
+        Returns:
+            The numbers of those that went.
+        """
+        folder = self._folder(project, "versions")
+        if not folder.exists():
+            return []
+        gone = [number for number in self.versions(project) if number not in keep]
+        for number in gone:
+            self.delete_version(project, number)
+        for path in (*folder.glob(".*"), *folder.parent.glob(".*")):
+            _remove_stale(path)
+        return gone
+
+    def _existing(self, project: str, version: int) -> Path:
+        path = self.version_path(project, version)
+        if not (path / VERSION_FILE).exists():
+            there = ", ".join(map(str, self.versions(project))) or "none"
+            raise UnknownVersion(
+                f"project {project} has no version {version} in {path.parent} (there: {there})"
+            )
+        return path
+
+    # Examples
+
+    def put_example(self, project: str, digest: str, example: Example) -> None:
+        """Keep an example under a name that stands for all it was made of."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer, key=np.array(example.key), image=example.image, mask=example.mask
+        )
+        write_whole(self._example(project, digest), buffer.getvalue())
+
+    def has_example(self, project: str, digest: str) -> bool:
+        return self._example(project, digest).exists()
+
+    def get_example(self, project: str, digest: str) -> Example:
+        """The example kept under this name.
+
+        Raises:
+            UnknownExample: there is none, or its file was damaged, and is so no longer in the way.
+        """
+        path = self._example(project, digest)
+        try:
+            with np.load(io.BytesIO(read_plain(path)), allow_pickle=False) as arrays:
+                return Example(str(arrays["key"]), arrays["image"], arrays["mask"])
+        except FileNotFoundError as error:
+            raise UnknownExample(f"there is no example {path}") from error
+        except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
+            path.unlink(missing_ok=True)
+            raise UnknownExample(
+                f"{path} was damaged ({error}) and is removed: the next round makes it anew"
+            ) from error
+
+    def prune_examples(self, project: str, keep: set[str]) -> int:
+        """Remove the examples whose digest is not in ``keep``; returns how many went."""
+        folder = self._folder(project, "examples")
+        if not folder.exists():
+            return 0
+        removed = 0
+        for path in folder.iterdir():
+            if path.suffix == ".npz" and not path.name.startswith("."):
+                if path.stem not in keep:
+                    path.unlink(missing_ok=True)
+                    removed += 1
+            else:
+                _remove_stale(path)
+        return removed
+
+    def _example(self, project: str, digest: str) -> Path:
+        return self._folder(project, "examples") / f"{_checked(digest)}.npz"
+
+    # What a round's jobs leave for each other
+
+    def round_path(self, project: str, round_id: int) -> Path:
+        return self._folder(project, "rounds") / str(int(round_id))
+
+    def put_round(self, project: str, round_id: int, name: str, data: bytes) -> None:
+        """Write a scratch file whole; one that is there already is replaced."""
+        write_whole(self.round_path(project, round_id) / _checked(name), data)
+
+    def get_round(self, project: str, round_id: int, name: str) -> bytes:
+        """A scratch file's bytes.
+
+        Raises:
+            UnknownFile: there is none of this name.
+        """
+        path = self.round_path(project, round_id) / _checked(name)
+        try:
+            return read_plain(path)
+        except OSError as error:
+            raise UnknownFile(
+                f"round {round_id} of {project} has no {name} in {path.parent} that can be read "
+                f"({error.strerror})"
+            ) from error
+
+    def has_round(self, project: str, round_id: int, name: str) -> bool:
+        return (self.round_path(project, round_id) / _checked(name)).exists()
+
+    # The step budget
+
+    def steps(self, project: str, key: str) -> int | None:
+        """The steps that were derived for a project under this key; None if none were yet."""
+        try:
+            found = json.loads(read_plain(self._steps(project)))
+            steps = found.get(key)
+        except (OSError, ValueError, AttributeError):
+            return None
+        return steps if isinstance(steps, int) and steps > 0 else None
+
+    def keep_steps(self, project: str, key: str, steps: int) -> None:
+        """Keep a project's steps, so that every later round trains for as many."""
+        path = self._steps(project)
+        try:
+            found = json.loads(read_plain(path))
+        except (OSError, ValueError):
+            found = {}
+        kept = found if isinstance(found, dict) else {}
+        write_whole(path, json.dumps({**kept, key: steps}, indent=1).encode())
+
+    def _steps(self, project: str) -> Path:
+        return self._folder(project, "steps.json")
+
+    def drop_round(self, project: str, round_id: int) -> None:
+        """Remove a round's scratch files; nothing if they are gone already."""
+        remove_folder(self.round_path(project, round_id))
+
+    def prune_rounds(self, project: str, ended: Callable[[int], bool]) -> None:
+        """Remove the scratch files of all rounds that have ended."""
+        folder = self._folder(project, "rounds")
+        if not folder.exists():
+            return
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                _remove_stale(path)
+            elif path.name.isdecimal() and ended(int(path.name)):
+                self.drop_round(project, int(path.name))
+
+    def _folder(self, project: str, name: str) -> Path:
+        """A project's folder or file of this name.
+
+        Raises:
+            LinkInRegistry: it, or the project's folder, is a link: we would write and clear up
+                wherever that leads.
+        """
+        home = self.root / _checked(project)
+        for path in (home, home / name):
+            if path.is_symlink():
+                raise LinkInRegistry(
+                    f"{path} is a link, and the registry follows none: put the files there, or "
+                    "set REGISTRY_URL to where they are"
+                )
+        return home / name
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what was being written by a process that has died since."""
+    try:
+        stale = time.time() - path.stat().st_mtime > STALE_S
+    except FileNotFoundError:
+        return  # its writer lives, and has just put it into its place
+    if stale:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checked(name: str) -> str:
+    """A name that cannot lead out of its folder."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"expected a name of letters, digits, '.', '_' and '-', got {name!r}")
+    return name

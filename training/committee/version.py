@@ -1,0 +1,213 @@
+"""A version on disk: a folder of plain files that is whole or absent.
+
+Weights are safetensors, everything else is JSON: reading a version can run no code. version.json
+lists the SHA-256 of every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+
+from training.committee.checksums import VERSION_FILE as VERSION_FILE
+from training.committee.checksums import DamagedVersion as DamagedVersion
+from training.committee.checksums import UnknownVersion as UnknownVersion
+from training.committee.checksums import read_checked
+from training.committee.checksums import read_checksums as read_checksums
+from training.config import TrainConfig
+from training.fitting.fit import Weights
+
+CONFIG_FILE = "config.json"
+MANIFEST_FILE = "manifest.json"
+METRICS_FILE = "metrics.json"
+SHEET_FILE = "contact-sheet.png"
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """What a version's folder holds."""
+
+    number: int
+    weights: list[Weights]
+    config: TrainConfig
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+def member_file(member: int) -> str:
+    return f"member-{member:02d}.safetensors"
+
+
+def save_weights(weights: Weights) -> bytes:
+    """One member's state dict as safetensors.
+
+    Kernels are halved to fp16, which moves probabilities by less than 0.001. Batch-norm
+    statistics stay as they are: they are small, and a variance can outgrow fp16.
+    """
+    return tensors_to_bytes(
+        {
+            name: (
+                tensor.half().contiguous()
+                if tensor.ndim > 1 and tensor.is_floating_point()
+                else tensor.contiguous()
+            )
+            for name, tensor in weights.items()
+        }
+    )
+
+
+def load_weights(data: bytes) -> Weights:
+    """What ``save_weights`` wrote, in float32 again.
+
+    Raises:
+        DamagedVersion: the bytes are no safetensors.
+    """
+    try:
+        tensors = tensors_from_bytes(data)
+    except SafetensorError as error:
+        raise DamagedVersion(f"expected a member's weights as safetensors: {error}") from error
+    return {
+        name: tensor.float() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def write_version(
+    folder: Path,
+    number: int,
+    weights: Sequence[Weights],
+    config: TrainConfig,
+    manifest: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    sheet: bytes | None = None,
+) -> None:
+    """Write a version so that a reader sees all of it or none of it.
+
+    One that is there already is replaced: it was left by an attempt that died.
+
+    Args:
+        sheet: a PNG to check it by eye, if one was drawn.
+    """
+    files = {member_file(m): save_weights(member) for m, member in enumerate(weights)}
+    files[CONFIG_FILE] = config.to_json().encode()
+    files[MANIFEST_FILE] = _json(manifest)
+    files[METRICS_FILE] = _json(metrics)
+    if sheet is not None:
+        files[SHEET_FILE] = sheet
+    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    files[VERSION_FILE] = _json({"version": number, "files": checksums})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, data in files.items():
+            write_durably(staging / name, data)
+        remove_folder(folder)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    _sync_folder(folder.parent)
+
+
+def read_version(folder: Path) -> StoredVersion:
+    """A version, each file checked against its checksum.
+
+    Raises:
+        UnknownVersion: there is none in this folder.
+        DamagedVersion: a file is missing or is not what was saved.
+        BadConfig: another release wrote it.
+    """
+    number, checksums = read_checksums(folder)
+    files = {name: read_checked(folder / name, digest) for name, digest in checksums.items()}
+    missing = {CONFIG_FILE, MANIFEST_FILE, METRICS_FILE} - files.keys()
+    if missing:
+        raise DamagedVersion(f"{folder / VERSION_FILE} does not list {', '.join(sorted(missing))}")
+    config = _config(folder / CONFIG_FILE, files[CONFIG_FILE])
+    if (
+        config.members > len(files)
+        or not {member_file(m) for m in range(config.members)} <= files.keys()
+    ):
+        raise DamagedVersion(f"{folder} should hold {config.members} members, has {sorted(files)}")
+    return StoredVersion(
+        number,
+        [_member(folder / member_file(m), files[member_file(m)]) for m in range(config.members)],
+        config,
+        _object(folder / MANIFEST_FILE, files[MANIFEST_FILE]),
+        _object(folder / METRICS_FILE, files[METRICS_FILE]),
+    )
+
+
+def _member(path: Path, data: bytes) -> Weights:
+    weights = load_weights(data)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            raise DamagedVersion(f"{path} holds numbers in {name} that are not finite")
+    return weights
+
+
+def _config(path: Path, data: bytes) -> TrainConfig:
+    try:
+        return TrainConfig.from_json(data.decode())
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise DamagedVersion(f"{path} is no JSON: {error}") from error
+
+
+def _object(path: Path, data: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedVersion(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DamagedVersion(f"{path} must hold a JSON object, got {type(found).__name__}")
+    return found
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file that is on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees all of it or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        write_durably(staging / path.name, data)
+        (staging / path.name).replace(path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a reader sees all of it or none of it; nothing if it is not there."""
+    if not folder.exists():
+        return
+    doomed = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    folder.rename(doomed / folder.name)
+    shutil.rmtree(doomed)
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

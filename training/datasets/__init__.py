@@ -1,0 +1,1 @@
+"""Labelled folders, and drawn urine sediment; figures and experiments may import it."""

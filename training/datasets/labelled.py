@@ -1,0 +1,248 @@
+"""A labelled folder: images/, masks/ with the same stems, classes.txt.
+
+A mask is a PNG of class indices at the size of its image, 255 where nothing is known.
+classes.txt names one class per line, background first; a line may begin with its index, as in
+``1 nucleus``, and ``255 ignore`` may stand at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from training.config import UNKNOWN
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from training.images import Example
+
+MAX_PIXELS = 2 * 4096 * 4096
+"""Of an image that is decoded, as for those that are served."""
+
+HELD_BACK = 5
+"""One image in so many is kept for testing: enough to see a curve, and most still teach."""
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
+
+_EXIF_ORIENTATION = 0x0112
+_TURNED = frozenset({5, 6, 7, 8})  # orientations that swap width and height
+
+
+class BadFolder(TrainingError):
+    """A labelled folder is not what it should be; every fault is a line."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One image and its mask, on disk."""
+
+    image: Path
+    mask: Path
+
+    @property
+    def name(self) -> str:
+        return self.image.name
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Images with their masks, by name.
+
+    Attributes:
+        classes: names by index; the first is "background".
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    items: tuple[Labelled, ...]
+
+    def read_example(self, item: Labelled, key: str, max_side_px: int) -> Example:
+        """Image and mask at the network's resolution, by this key.
+
+        Raises:
+            UnreadableImage: says which and why.
+            BadFolder: see ``read_mask``.
+        """
+        from training.images import make_example
+
+        return make_example(key, read_image(item.image), self.read_mask(item), max_side_px)
+
+    def read_mask(self, item: Labelled) -> NDArray[np.uint8]:
+        """Class indices, uint8 [H, W], 255 unknown.
+
+        Raises:
+            BadFolder: it is no PNG of class indices, or holds one that classes.txt lacks.
+        """
+        mask = read_indices(item.mask)
+        beyond = indices_beyond(mask, len(self.classes))
+        if beyond:
+            raise BadFolder(
+                f"{item.mask} holds the class index {beyond[0]}, but classes.txt names "
+                f"{len(self.classes)} classes (0 to {len(self.classes) - 1}, and 255 for unknown)."
+            )
+        return mask
+
+    def split(self) -> tuple[tuple[Labelled, ...], tuple[Labelled, ...]]:
+        """(training, held back): a fixed fifth, by a hash of the file names, is held back.
+
+        The same folder is always split alike, whatever the seed; training images come in the
+        hash's order too, so that any first few of them are a random few.
+        """
+        shuffled = by_hash(self.items)
+        held_back = max(1, round(len(shuffled) / HELD_BACK))
+        return tuple(shuffled[held_back:]), tuple(shuffled[:held_back])
+
+
+def by_hash(items: Sequence[Labelled]) -> list[Labelled]:
+    """In the order of a hash of their names: by chance, and the same on every machine."""
+    return sorted(items, key=lambda item: _hash(item.name))
+
+
+def read_labelled_folder(root: Path) -> LabelledFolder:
+    """Find the images of a labelled folder and check that each has a mask of its size.
+
+    Raises:
+        BadFolder: what is missing or wrong, a line each (at most ten).
+    """
+    for name in ("images", "masks"):
+        if not (root / name).is_dir():
+            raise BadFolder(
+                f"A labelled folder holds images/, masks/ and classes.txt; {root} has no {name}/."
+            )
+    classes = read_classes(root / "classes.txt")
+    images = sorted(p for p in (root / "images").iterdir() if p.suffix.lower() in SUFFIXES)
+    if len(images) < 2:
+        raise BadFolder(
+            f"{root / 'images'} must hold at least one image to learn from and one to test with "
+            f"({', '.join(sorted(SUFFIXES))}), got {len(images)}."
+        )
+    items, faults = [], []
+    for image in images:
+        item = Labelled(image, root / "masks" / f"{image.stem}.png")
+        fault = _fault(item)
+        if fault is None:
+            items.append(item)
+        else:
+            faults.append(fault)
+    faults += _twins(images)
+    if faults:
+        more = [f"and {len(faults) - 10} more such faults."] if len(faults) > 10 else []
+        raise BadFolder("\n".join([*faults[:10], *more]))
+    return LabelledFolder(root, classes, tuple(items))
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The class names by index, background first; a 255 line is no class.
+
+    Raises:
+        BadFolder: no such file, no background, a gap, or a name given twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFolder(f"{path} must be a text file, one class per line ({error}).") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    numbered = [re.fullmatch(r"(\d+)[\s:,]+(\S.*)", line) for line in lines]
+    if lines and all(numbered):
+        pairs = [(int(found[1]), found[2]) for found in numbered if found]
+        pairs = [(index, name) for index, name in pairs if index != UNKNOWN]
+        if [index for index, _ in pairs] != list(range(len(pairs))):
+            raise BadFolder(
+                f"{path} must number its classes 0, 1, 2 and so on in order (255 apart), got "
+                f"{', '.join(str(index) for index, _ in pairs)}."
+            )
+        names = [name for _, name in pairs]
+    else:
+        names = lines
+    if len(names) < 2 or names[0].lower() != "background":
+        got = ", ".join(names[:3]) or "nothing"
+        raise BadFolder(f"{path} must name background first and a class after it, got {got}.")
+    if len(names) > UNKNOWN:
+        raise BadFolder(f"{path} must name at most {UNKNOWN} classes, got {len(names)}.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadFolder(f"{path} names {twice[0]!r} twice.")
+    return ("background", *names[1:])
+
+
+def _fault(item: Labelled) -> str | None:
+    """What is wrong with an image or its mask, by their headers alone."""
+    if not item.mask.is_file():
+        return f"{item.image} has no mask: {item.mask} is missing."
+    sizes = []
+    for path in (item.image, item.mask):
+        try:
+            sizes.append(_shown_size(path))
+        except (OSError, UnidentifiedImageError) as error:
+            return f"{path} cannot be read as an image ({error})."
+    if sizes[0] != sizes[1]:
+        (width, height), (mask_width, mask_height) = sizes
+        return (
+            f"{item.mask} is {mask_width} x {mask_height} px, its image {width} x {height} px: "
+            "they must be of one size."
+        )
+    return None
+
+
+def _shown_size(path: Path) -> tuple[int, int]:
+    """(width, height) as a browser shows it, which turns the image as EXIF says."""
+    with Image.open(path) as header:
+        width, height = header.size
+        turned = header.getexif().get(_EXIF_ORIENTATION) in _TURNED
+    return (height, width) if turned else (width, height)
+
+
+def _twins(images: Sequence[Path]) -> list[str]:
+    stems = [image.stem for image in images]
+    return [
+        f"{image} shares its stem with another image, and so its mask: rename one."
+        for image in images
+        if stems.count(image.stem) > 1
+    ]
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """[H, W, 3] RGB, as ``training.images.decode_image`` sees it.
+
+    Raises:
+        UnreadableImage: says which and why.
+        OSError: there is no such file.
+    """
+    # Who only lists a folder must not need OpenCV.
+    from training.images import UnreadableImage, decode_image
+
+    try:
+        return decode_image(path.read_bytes(), max_pixels=MAX_PIXELS)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{path}: {error}") from error
+
+
+def indices_beyond(mask: NDArray[np.uint8], classes: int) -> list[int]:
+    """The indices in a mask that are neither a class nor 255, ascending."""
+    return sorted({int(i) for i in np.unique(mask)} - {*range(classes), UNKNOWN})
+
+
+def read_indices(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as mask:
+            mode = mask.mode
+            indices = np.asarray(mask)
+    except (OSError, UnidentifiedImageError) as error:
+        raise BadFolder(f"{path} cannot be read as an image ({error}).") from error
+    # Palette images hold their indices too; colours and 16 bits are something else.
+    if mode not in ("L", "P") or indices.dtype != np.uint8:
+        raise BadFolder(f"{path} must be an 8-bit PNG of class indices, got one of mode {mode}.")
+    return indices
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(f"held back:{name}".encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Active learning simulated, measured and reported; only the command line may import it."""

@@ -1,0 +1,1 @@
+"""Pictures of predictions and their uncertainty; experiments may import it."""

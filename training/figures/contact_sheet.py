@@ -1,0 +1,190 @@
+"""A picture to check a version by eye: its best, its median and its worst task, out of fold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from training.config import UNKNOWN
+from training.images import Example, Image8, encode_png
+
+PANEL_PX = 320
+GAP_PX = 8
+TEXT_PX = 15
+LINE_PX = 22
+
+COLOURS: tuple[tuple[int, int, int], ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (153, 153, 153),
+)
+"""Of the classes but background, in turn: told apart by colour-blind people too (Okabe and Ito
+2008)."""
+
+UNKNOWN_COLOUR = (90, 90, 90)
+VEIL = 0.45
+"""How much of a class's colour covers the image; its outline is drawn in full."""
+
+COLUMNS = ("image", "truth", "seen out of fold", "doubt: entropy, nats")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One task as a member saw it that never trained on it.
+
+    Attributes:
+        example: image and truth at the network's resolution.
+        predicted: [h, w] uint8 class indices.
+        entropy: [h, w] nats of the member's calibrated probabilities.
+        caption: which task, and how good.
+    """
+
+    example: Example
+    predicted: NDArray[np.uint8]
+    entropy: NDArray[np.float32]
+    caption: str
+
+
+def worst_median_best(scores: Mapping[str, float]) -> dict[str, str]:
+    """ "worst", "median" and "best" to a key each; of fewer than three none is named twice."""
+    ranked = sorted(scores, key=lambda key: (scores[key], key))
+    if len(ranked) == 1:
+        return {"only": ranked[0]}
+    ends = {"worst": ranked[0], "best": ranked[-1]}
+    if len(ranked) == 2:
+        return ends
+    return {"worst": ends["worst"], "median": ranked[len(ranked) // 2], "best": ends["best"]}
+
+
+def contact_sheet(seen: Sequence[Seen], classes: Sequence[str], title: str) -> bytes:
+    """Draw the tasks one below the other: image, truth, what was seen, and where it doubted.
+
+    Args:
+        seen: the tasks, top first.
+        classes: names by index, background first.
+        title: stands on top.
+
+    Returns:
+        A PNG.
+    """
+    font = ImageFont.load_default(TEXT_PX)
+    rows = [_row(each, len(classes)) for each in seen]
+    width = len(COLUMNS) * (PANEL_PX + GAP_PX) + GAP_PX
+    legend = _legend(classes, width, font)
+    heads = LINE_PX * 2 + GAP_PX
+    height = heads + sum(len(row) + LINE_PX + GAP_PX for row in rows) + legend.height
+    sheet = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((GAP_PX, 4), title, "black", font)
+    for column, name in enumerate(COLUMNS):
+        pen.text((GAP_PX + column * (PANEL_PX + GAP_PX), LINE_PX + 4), name, "black", font)
+    top = heads
+    for each, row in zip(seen, rows, strict=True):
+        pen.text((GAP_PX, top), each.caption, "black", font)
+        sheet.paste(Image.fromarray(row), (GAP_PX, top + LINE_PX))
+        top += LINE_PX + len(row) + GAP_PX
+    sheet.paste(legend, (0, top))
+    return encode_png(np.asarray(sheet))
+
+
+def _row(seen: Seen, classes: int) -> Image8:
+    """The panels of one task side by side."""
+    picture = as_rgb(seen.example.image)
+    most = math.log(classes)  # the doubt of a member without any idea of the class
+    # A member whose weights are not finite has none either.
+    share = np.clip(np.nan_to_num(seen.entropy, nan=most) / most, 0, 1)
+    heat = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    panels = (
+        picture,
+        overlay(picture, seen.example.mask),
+        overlay(picture, seen.predicted),
+        heat,
+    )
+    h, w = seen.predicted.shape
+    scale = PANEL_PX / max(h, w)
+    size = (max(1, round(w * scale)), max(1, round(h * scale)))
+    row = np.full((size[1], len(panels) * (PANEL_PX + GAP_PX) - GAP_PX, 3), 255, np.uint8)
+    for column, panel in enumerate(panels):
+        shown = cv2.resize(
+            np.ascontiguousarray(panel),
+            size,
+            interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST,
+        )
+        left = column * (PANEL_PX + GAP_PX)
+        row[:, left : left + size[0]] = shown
+    return row
+
+
+def as_rgb(image: Image8) -> Image8:
+    """[h, w, 3] of any number of channels: the first three, or the first as grey."""
+    if image.shape[2] >= 3:
+        return np.ascontiguousarray(image[..., :3])
+    return np.repeat(image[..., :1], 3, axis=2)
+
+
+def overlay(picture: Image8, mask: NDArray[np.uint8]) -> Image8:
+    """The picture [h, w, 3] with each class of the mask [h, w] in its colour, and its outline."""
+    palette = np.array([colour_of(index) for index in range(256)], np.uint8)
+    painted = palette[mask]
+    veil = np.where((mask == 0)[..., None], 0.0, VEIL)
+    covered = picture * (1 - veil) + painted * veil
+    outline = _outline(mask)
+    covered[outline] = painted[outline]
+    painted_over: Image8 = covered.astype(np.uint8)
+    return painted_over
+
+
+def _outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Foreground pixels beside another class."""
+    lowest = cv2.erode(mask, np.ones((3, 3), np.uint8))
+    highest = cv2.dilate(mask, np.ones((3, 3), np.uint8))
+    edges: NDArray[np.bool_] = (lowest != highest) & (mask != 0)
+    return edges
+
+
+def colour_of(index: int) -> tuple[int, int, int]:
+    """The colour of a class index; background's is never seen."""
+    if index == UNKNOWN:
+        return UNKNOWN_COLOUR
+    return COLOURS[(index - 1) % len(COLOURS)]
+
+
+def _legend(
+    classes: Sequence[str], width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> Image.Image:
+    """Class names in their colours, and the scale of the doubt."""
+    entries = [(name, colour_of(index)) for index, name in enumerate(classes) if index]
+    entries.append(("unknown", UNKNOWN_COLOUR))
+    places, left, line = [], GAP_PX, 0
+    for name, colour in entries:
+        taken = 24 + round(font.getlength(name)) + 2 * GAP_PX
+        if left + taken > width and left > GAP_PX:
+            left, line = GAP_PX, line + 1
+        places.append((left, line, name, colour))
+        left += taken
+    legend = Image.new("RGB", (width, (line + 2) * LINE_PX + GAP_PX), "white")
+    pen = ImageDraw.Draw(legend)
+    for left, line, name, colour in places:
+        top = line * LINE_PX
+        pen.rectangle((left, top + 3, left + 16, top + 17), fill=colour)
+        pen.text((left + 22, top), name, "black", font)
+    top = (places[-1][1] + 1) * LINE_PX
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None], 14, axis=0)
+    bar = Image.fromarray(cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[..., ::-1].copy())
+    pen.text((GAP_PX, top), "doubt  0", "black", font)
+    beside = GAP_PX + round(font.getlength("doubt  0")) + 8
+    legend.paste(bar, (beside, top + 3))
+    most = f"{math.log(len(classes)):.2f} = log {len(classes)}"
+    pen.text((beside + 264, top), most, "black", font)
+    return legend

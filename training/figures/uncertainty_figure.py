@@ -1,0 +1,512 @@
+"""Where a committee doubts one image: a figure to look at, and the same as arrays."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from acquisition.aggregate import AGGREGATES
+from acquisition.uncertainty import MEASURES
+from training.committee.inference import Look
+from training.committee.version import write_whole
+from training.config import UNKNOWN
+from training.datasets.labelled import indices_beyond, read_image, read_indices
+from training.errors import TrainingError
+from training.figures.contact_sheet import UNKNOWN_COLOUR, as_rgb, colour_of, overlay
+from training.images import Image8, make_example, shrink
+from training.quality.distance import BINS, EDGES_PX, DoubtByDistance, doubt_by_distance
+
+UNITS: Mapping[str, str] = {
+    "predictive_entropy": "nats",
+    "variation_ratio": "share of members",
+    "mutual_information": "nats",
+    "standard_deviation": "probability",
+    "least_confidence": "probability",
+}
+
+COLOURMAP = "inferno"
+
+WRONG_COLOUR = (230, 0, 70)
+"""On a grey picture: neither a class's colour nor the unknown's."""
+
+LINE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
+"""One per measure; Okabe and Ito's without the yellow, which is faint on white."""
+
+LINE_MARKERS = ("o", "s", "^", "v", "D")
+"""One per measure: where lines cover each other, the markers still show two."""
+
+CUT_PERCENTILE = 99.9
+"""Where a scale ends if doubt stays far below the most that is possible."""
+
+WHOLE_SCALE_FROM = 0.5
+"""The share of the most possible that doubt must reach for the whole scale to be shown: below
+it, the better part of the colours would stand for nothing."""
+
+# Inches; an image of 512 px is drawn about as large as it is.
+DPI = 150
+COLUMNS = 5
+PANEL_IN = 3.2
+GAP_IN = 0.25
+MARGIN_IN = 0.3
+TITLE_IN = 0.5
+HEAD_IN = 0.32
+LEGEND_LINE_IN = 0.26
+LEGEND_COLUMNS = 6
+BAR_IN = 0.13
+BELOW_BAR_IN = 0.72
+AXIS_IN = 0.55
+"""What an axis with numbers and a name needs at its side."""
+FLATTEST, TALLEST = 0.45, 1.6
+"""Bounds of a panel's height to its width; beyond them an image leaves room at its sides."""
+NAME_CHARACTERS = 26
+
+FONT = 9
+
+
+class BadTruth(TrainingError):
+    """A mask is not of the image, or not of the version's classes."""
+
+
+class OtherChannels(TrainingError):
+    """A version's images have more or fewer channels than this one."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the ends of a map's colours stand for.
+
+    Attributes:
+        top: the value of the last colour, in the measure's unit; 0 is that of the first.
+        most: the most that the measure can be, with so many members and classes.
+        cut: ``top`` lies below ``most``, and what is above has the last colour too.
+    """
+
+    top: float
+    most: float
+    cut: bool
+
+
+def most_possible(measure: str, members: int, classes: int) -> float:
+    """A measure's upper bound, in its unit, as ``acquisition.uncertainty`` states it.
+
+    Reached where C divides M, and otherwise not by every measure. 0 for the measures of
+    disagreement where there is one member.
+    """
+    M, C = members, classes
+    return {
+        "predictive_entropy": math.log(C),
+        "variation_ratio": 1 - math.ceil(M / C) / M,
+        "mutual_information": math.log(min(M, C)),
+        "standard_deviation": math.sqrt((1 - 1 / min(M, C)) / C),
+        "least_confidence": 1 - 1 / C,
+    }[measure]
+
+
+def scale_of(uncertainty_map: NDArray[np.float32], most: float) -> Scale:
+    """The whole scale, or one that ends where the map's values do if that is far below.
+
+    Args:
+        uncertainty_map: [h, w], in the measure's unit.
+        most: of ``most_possible``.
+    """
+    reached = float(np.percentile(uncertainty_map, CUT_PERCENTILE))
+    if 0 < reached < WHOLE_SCALE_FROM * most:
+        return Scale(reached, most, cut=True)
+    return Scale(most, most, cut=False)
+
+
+def uncertainty_figure(
+    look: Look,
+    image: Image8,
+    classes: Sequence[str],
+    truth: NDArray[np.uint8] | None = None,
+    title: str = "",
+) -> bytes:
+    """Draw one image, what is seen in it, the five maps of doubt, and the error where it is known.
+
+    A further panel holds doubt against the distance to the nearest boundary, of the truth if
+    there is one and otherwise of the prediction; it says which.
+
+    Args:
+        look: the committee's, at this image.
+        image: [H, W, channels] uint8, the one that was looked at.
+        classes: names by index, background first.
+        truth: [H, W] uint8 class indices, 255 where nothing is known.
+        title: stands on top.
+
+    Returns:
+        A PNG, the same for the same input.
+
+    Raises:
+        ValueError: image, truth and look do not belong together.
+    """
+    picture, known = at_look_size(look, image, truth)
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # Whatever a matplotlibrc says here; and a dollar in a class's name is a dollar.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False
+        # A name in a script that matplotlib's typeface lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        return _Sheet(look, as_rgb(picture), classes, known).draw(title)
+
+
+def save_arrays(
+    path: Path, look: Look, image: Image8, truth: NDArray[np.uint8] | None = None
+) -> None:
+    """Write what the figure shows as arrays at the network's resolution, in one .npz.
+
+    ``image`` [h, w, channels] uint8, ``probs`` [C, h, w] float32, ``predicted`` [h, w] uint8, each
+    of ``MEASURES`` [h, w] float32 in its unit; with a truth also ``truth`` [h, w] uint8 and
+    ``error`` [h, w] uint8, 1 where the prediction is wrong, 0 where it is right, and 255 in both
+    where nothing is known.
+
+    Raises:
+        ValueError: image, truth and look do not belong together.
+    """
+    picture, known = at_look_size(look, image, truth)
+    arrays: dict[str, NDArray[Any]] = {
+        "image": picture,
+        "probs": look.probs,
+        "predicted": look.predicted,
+        **look.maps,
+    }
+    if known is not None:
+        arrays |= {"truth": known, "error": error_map(known, look.predicted)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def write_map(
+    folder: Path,
+    stem: str,
+    look: Look,
+    image: Image8,
+    classes: Sequence[str],
+    truth: NDArray[np.uint8] | None = None,
+    title: str = "",
+) -> tuple[Path, Path]:
+    """Write the figure as <stem>-map.png and the arrays as <stem>-map.npz.
+
+    Args:
+        folder: made if it is not there; files of the same names are replaced.
+
+    Returns:
+        The two files.
+
+    Raises:
+        ValueError: image, truth and look do not belong together.
+    """
+    figure, arrays = folder / f"{stem}-map.png", folder / f"{stem}-map.npz"
+    write_whole(figure, uncertainty_figure(look, image, classes, truth, title))
+    save_arrays(arrays, look, image, truth)
+    return figure, arrays
+
+
+def arms_table(arms: Mapping[str, float]) -> str:
+    """The scores of all arms, measures down and aggregates across, each in its measure's unit.
+
+    Args:
+        arms: as ``Look.arms``.
+    """
+    rows = [["", *AGGREGATES]]
+    for measure in MEASURES:
+        scores = [f"{arms[f'{measure}/{aggregate}']:.4f}" for aggregate in AGGREGATES]
+        rows.append([f"{measure}, {UNITS[measure]}", *scores])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def at_look_size(
+    look: Look, image: Image8, truth: NDArray[np.uint8] | None
+) -> tuple[Image8, NDArray[np.uint8] | None]:
+    """Image [h, w, channels] and truth [h, w], shrunk as the image was for the look.
+
+    Raises:
+        ValueError: they do not belong together.
+    """
+    if image.shape[:2] != look.size:
+        raise ValueError(f"the look is at an image of {look.size}, got one of {image.shape[:2]}")
+    longest = max(look.predicted.shape)
+    if truth is None:
+        return shrink(image, longest), None
+    example = make_example("", image, truth, longest)
+    return example.image, example.mask
+
+
+def error_map(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[h, w] uint8: 1 where the prediction is wrong, 0 where right, 255 where nothing is known."""
+    error: NDArray[np.uint8] = (truth != predicted).astype(np.uint8)
+    error[truth == UNKNOWN] = UNKNOWN
+    return error
+
+
+def read_image_file(path: Path, channels: int) -> Image8:
+    """An image from a file: [H, W, 3] uint8, RGB.
+
+    Args:
+        channels: of the version that will look at it.
+
+    Raises:
+        UnreadableImage: says which and why.
+        OtherChannels: the version does not look at RGB.
+        OSError: there is no such file.
+    """
+    image = read_image(path)
+    if image.shape[2] != channels:
+        raise OtherChannels(
+            f"The version looks at images of {channels} channels, and {path} is read as one of "
+            f"{image.shape[2]}."
+        )
+    return image
+
+
+def read_truth_file(path: Path, image: Image8, classes: Sequence[str]) -> NDArray[np.uint8]:
+    """A mask from a PNG of class indices, 255 where nothing is known: [H, W] uint8.
+
+    Raises:
+        BadTruth: it is not of the image's size, or holds an index that is no class.
+        BadFolder: it is no PNG of class indices.
+    """
+    mask = read_indices(path)
+    if mask.shape != image.shape[:2]:
+        (height, width), (H, W) = mask.shape, image.shape[:2]
+        raise BadTruth(
+            f"{path} is {width} x {height} px, its image {W} x {H} px: they must be of one size."
+        )
+    beyond = indices_beyond(mask, len(classes))
+    if beyond:
+        raise BadTruth(
+            f"{path} holds the class index {beyond[0]}, but the version knows {len(classes)} "
+            f"classes (0 to {len(classes) - 1}, and 255 for unknown)."
+        )
+    return mask
+
+
+class _Sheet:
+    """The figure being drawn. Places are in inches from the upper left corner."""
+
+    def __init__(
+        self,
+        look: Look,
+        picture: Image8,
+        classes: Sequence[str],
+        truth: NDArray[np.uint8] | None,
+    ) -> None:
+        self.look, self.picture, self.classes, self.truth = look, picture, classes, truth
+        h, w = look.predicted.shape
+        self.panel_in = PANEL_IN * min(max(h / w, FLATTEST), TALLEST)
+        self.names = self._legend_entries()
+        legend_in = math.ceil(len(self.names) / LEGEND_COLUMNS) * LEGEND_LINE_IN + 0.15
+        self.first_in = TITLE_IN + HEAD_IN
+        self.legend_at_in = self.first_in + self.panel_in + 0.08
+        # The panel with axes may need more room below it than the legend beside it.
+        self.second_in = self.first_in + self.panel_in + max(legend_in, AXIS_IN) + HEAD_IN
+        self.height_in = self.second_in + self.panel_in + BELOW_BAR_IN + BAR_IN
+        self.width_in = 2 * MARGIN_IN + COLUMNS * PANEL_IN + (COLUMNS - 1) * GAP_IN
+        # Not pyplot's: it would keep the figure, and ask for a display.
+        self.figure = Figure(figsize=(self.width_in, self.height_in), dpi=DPI, facecolor="white")
+
+    def draw(self, title: str) -> bytes:
+        self.figure.text(
+            MARGIN_IN / self.width_in,
+            1 - 0.12 / self.height_in,
+            title,
+            fontsize=FONT + 3,
+            va="top",
+        )
+        look, truth = self.look, self.truth
+        self._picture(0, _image_title(look), self.picture)
+        self._picture(1, "prediction", overlay(self.picture, look.predicted))
+        column = 2
+        if truth is not None:
+            self._picture(2, "truth", overlay(self.picture, truth))
+            self._picture(3, _error_title(truth, look.predicted), self._error(truth))
+            column = 4
+        self._doubt_by_distance(column)
+        self._legend()
+        for place, measure in enumerate(MEASURES):
+            self._map(place, measure)
+        buffer = io.BytesIO()
+        # Matplotlib would write its release into the file.
+        self.figure.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _axes(self, column: float, top_in: float, width_in: float, height_in: float) -> Axes:
+        left_in = MARGIN_IN + column * (PANEL_IN + GAP_IN)
+        return self.figure.add_axes(
+            (
+                left_in / self.width_in,
+                1 - (top_in + height_in) / self.height_in,
+                width_in / self.width_in,
+                height_in / self.height_in,
+            )
+        )
+
+    def _panel(self, column: int, top_in: float, title: str) -> Axes:
+        axes = self._axes(column, top_in, PANEL_IN, self.panel_in)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color("0.7")  # or a white image would have no end
+        axes.set_title(title, fontsize=FONT + 1, loc="left", pad=4)
+        return axes
+
+    def _picture(self, column: int, title: str, picture: Image8) -> None:
+        self._panel(column, self.first_in, title).imshow(picture)
+
+    def _error(self, truth: NDArray[np.uint8]) -> Image8:
+        """The picture in faint grey, with the wrong pixels and the unknown ones."""
+        grey = 110 + self.picture.mean(axis=2, keepdims=True) * (145 / 255)
+        shown = np.repeat(grey, 3, axis=2).astype(np.uint8)
+        error = error_map(truth, self.look.predicted)
+        shown[error == 1] = WRONG_COLOUR
+        shown[error == UNKNOWN] = UNKNOWN_COLOUR
+        return shown
+
+    def _legend_entries(self) -> list[tuple[str, tuple[int, int, int]]]:
+        """Names and colours of what the first row shows, and of nothing else."""
+        shown = np.unique(self.look.predicted)
+        if self.truth is not None:
+            shown = np.union1d(shown, self.truth)
+        entries = [
+            (_short(self.classes[index]), colour_of(int(index)))
+            for index in shown
+            if 0 < index < len(self.classes)
+        ]
+        if self.truth is not None:
+            entries.append(("wrong", WRONG_COLOUR))
+            if UNKNOWN in shown:
+                entries.append(("unknown", UNKNOWN_COLOUR))
+        return entries or [("background only", (255, 255, 255))]
+
+    def _legend(self) -> None:
+        self.figure.legend(
+            [Patch(color="#{:02x}{:02x}{:02x}".format(*colour)) for _, colour in self.names],
+            [name for name, _ in self.names],
+            loc="upper left",
+            bbox_to_anchor=(MARGIN_IN / self.width_in, 1 - self.legend_at_in / self.height_in),
+            ncols=LEGEND_COLUMNS,
+            fontsize=FONT,
+            frameon=False,
+            borderpad=0,
+            borderaxespad=0,
+        )
+
+    def _map(self, column: int, measure: str) -> None:
+        members, classes = len(self.look.features), len(self.classes)
+        shown = self.look.maps[measure]
+        scale = scale_of(shown, most_possible(measure, members, classes))
+        axes = self._panel(column, self.second_in, _spaced(measure))
+        # A lone member's disagreement is 0 throughout, and a scale needs two ends.
+        drawn = axes.imshow(shown, cmap=COLOURMAP, vmin=0, vmax=scale.top or 1)
+        beside = self._axes(column, self.second_in + self.panel_in + 0.08, PANEL_IN - 0.15, BAR_IN)
+        bar = self.figure.colorbar(
+            drawn,
+            cax=beside,
+            orientation="horizontal",
+            extend="max" if scale.cut else "neither",
+        )
+        ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, scale.top or 1)
+        bar.set_ticks([tick for tick in ticks if tick <= scale.top])
+        bar.ax.tick_params(labelsize=FONT - 1, length=2, pad=2)
+        bar.set_label(_scale_label(measure, scale), fontsize=FONT - 1, labelpad=2)
+
+    def _doubt_by_distance(self, column: int) -> None:
+        """Means by distance, as multiples of the mean over all, so that units do not matter."""
+        look = self.look
+        boundary_of = "truth" if self.truth is not None else "prediction"
+        found = doubt_by_distance(
+            look.maps, look.predicted if self.truth is None else self.truth, look.predicted
+        )
+        # The axis's numbers and name stand inside the column.
+        axes = self._axes(
+            column + AXIS_IN / (PANEL_IN + GAP_IN),
+            self.first_in,
+            self.width_in - 2 * MARGIN_IN - column * (PANEL_IN + GAP_IN) - AXIS_IN,
+            self.panel_in,
+        )
+        axes.set_title("doubt against distance", fontsize=FONT + 1, loc="left", pad=4)
+        if found.without_boundary:
+            axes.set_axis_off()
+            said = f"The {boundary_of} shows one class\nat most: there is no boundary."
+            axes.text(0, 0.9, said, fontsize=FONT, va="top", transform=axes.transAxes)
+            return
+        thin: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2}
+        for measure, colour, marker in zip(MEASURES, LINE_COLOURS, LINE_MARKERS, strict=True):
+            relative = _relative(found.means()[measure], found)
+            if relative is not None:
+                name = _spaced(measure)
+                axes.plot(relative, marker=marker, color=colour, label=name, **thin)
+        wrong = _relative(found.wrong_share(), found)
+        if wrong is not None:
+            axes.plot(wrong, "x--", color="black", label="share of wrong pixels", **thin)
+        axes.axhline(1, color="0.6", lw=0.8, zorder=0)
+        axes.set_xticks(range(BINS), labels=_bin_names())
+        axes.set_ylim(bottom=0)
+        axes.tick_params(labelsize=FONT - 1, length=2)
+        axes.set_xlabel(f"up to so many px from a boundary of the {boundary_of}", fontsize=FONT - 1)
+        axes.set_ylabel("times its mean", fontsize=FONT - 1)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        if axes.lines:
+            axes.legend(fontsize=FONT - 2, frameon=False, loc="upper right", handlelength=1.5)
+
+
+def _relative(means: NDArray[np.float64], found: DoubtByDistance) -> NDArray[np.float64] | None:
+    """Bin means as multiples of the mean over all bins' pixels; None where that is 0."""
+    mean = float(np.nansum(means * found.pixels) / found.pixels.sum())
+    return means / mean if mean > 0 else None
+
+
+def _bin_names() -> list[str]:
+    """Each bin by the largest distance in it."""
+    return [*(f"{edge}" for edge in EDGES_PX[1:]), f">{EDGES_PX[-1]}"]
+
+
+def _image_title(look: Look) -> str:
+    (H, W), (h, w) = look.size, look.predicted.shape
+    shrunk = f", shrunk from {W} x {H}" if (h, w) != (H, W) else ""
+    return f"image, {w} x {h} px{shrunk}"
+
+
+def _error_title(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> str:
+    known = truth != UNKNOWN
+    if not known.any():
+        return "error: nothing is known"
+    return f"error: {100 * float((truth != predicted)[known].mean()):.1f} % of what is known"
+
+
+def _scale_label(measure: str, scale: Scale) -> str:
+    if scale.most == 0:
+        return f"{UNITS[measure]}: a lone member cannot disagree"
+    most = f"at most {scale.most:.2g}"
+    if scale.cut:
+        return f"{UNITS[measure]}, {most}; cut at {scale.top:.2g},\nthe 99.9th percentile"
+    return f"{UNITS[measure]}, {most}"
+
+
+def _spaced(measure: str) -> str:
+    return measure.replace("_", " ")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_CHARACTERS else f"{name[: NAME_CHARACTERS - 1]}…"

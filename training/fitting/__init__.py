@@ -1,0 +1,1 @@
+"""How a member is trained; committee, quality and experiments may import it."""

@@ -1,0 +1,1 @@
+"""The members' networks, from pixels to logits; fitting and committee may import it."""

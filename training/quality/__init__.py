@@ -1,0 +1,1 @@
+"""How good predictions are, how far to trust them; figures and experiments may import it."""

@@ -1,0 +1,261 @@
+"""How good a new version is, how far its probabilities hold, and whether it may serve."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.committee.engine import NoEngine, has_bf16
+from training.committee.inference import BF16_AGREEMENT, Committee
+from training.config import TrainConfig
+from training.figures.contact_sheet import Seen, contact_sheet, worst_median_best
+from training.fitting.fit import Weights
+from training.images import Example, nearest
+from training.quality.calibrate import expected_calibration_error, fit_temperature, reliability
+from training.quality.metrics import Overlap, PairedDifference, overlap, paired_bootstrap
+from training.quality.quality import draw_known
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_PX = 20_000
+"""Pixels per image that the temperature is fitted on."""
+
+AGREEMENT_IMAGES = 8
+"""Images that bfloat16 is tried on: some megapixels, so that two in a thousand are many."""
+
+MARGIN_DICE = 0.02
+SIGNIFICANCE = 0.05
+"""A new version is withheld if it is worse by more than the one at less than the other."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """How good a new version is on the images that taught it, each seen by who never saw it.
+
+    Attributes:
+        config: the version's.
+        metrics: JSON: temperature, Dice and IoU per class, calibration, scores per image.
+        scores: key to foreground Dice.
+        problems: sentences for what makes it unfit to serve; none if it is sane.
+        sheet: a PNG of the worst, median and best task (``contact_sheet``).
+        committee: the version, calibrated.
+    """
+
+    config: TrainConfig
+    metrics: Mapping[str, Any]
+    scores: Mapping[str, float]
+    problems: tuple[str, ...]
+    sheet: bytes
+    committee: Committee
+
+
+def assess(
+    weights: Sequence[Weights],
+    config: TrainConfig,
+    examples: Sequence[Example],
+    progress: Callable[[float], None] | None = None,
+    *,
+    device: torch.device | None = None,
+    engine: str = "auto",
+) -> Assessment:
+    """Measure and calibrate a new version out of fold: on each image only the member that
+    never trained on it looks. A lone member trains on all, and is measured on what it knows;
+    ``out_of_fold`` in the metrics says so.
+
+    Args:
+        weights: one per member.
+        config: what they were trained with.
+        examples: those of the version's manifest, at the network's resolution.
+        progress: called with the share that is done.
+        device: the GPU if there is one, else the CPU.
+        engine: of the committee that serves, as for ``Committee``.
+
+    Raises:
+        ValueError: no examples.
+    """
+    if not examples:
+        raise ValueError("assess needs at least one example")
+    committee = Committee(weights, config, threads=config.threads, device=device, engine=engine)
+    C = len(config.classes)
+    total = Overlap.none(C)
+    scores: dict[str, float] = {}
+    logits_of, truth_of = [], []
+    shown: set[int] = set()
+    rng = np.random.default_rng(config.seed)
+    for done, example in enumerate(sorted(examples, key=lambda each: each.key)):
+        logits, predicted = committee.out_of_fold(example)
+        counts = overlap(example.mask, predicted, C)
+        total += counts
+        scores[example.key] = counts.foreground_dice()
+        shown.update(np.unique(predicted).tolist())
+        drawn = torch.from_numpy(draw_known(example.mask, CALIBRATION_PX, rng))
+        logits_of.append(logits.flatten(1)[:, drawn].T)
+        truth_of.append(torch.from_numpy(example.mask).flatten()[drawn].long())
+        if progress is not None:
+            progress((done + 1) / len(examples))
+    problems = _problems(weights, total, shown, config)
+    metrics: dict[str, Any] = {
+        "out_of_fold": config.members > 1,
+        "examples": len(examples),
+        "dice": _per_class(config, total.dice()),
+        "iou": _per_class(config, total.iou()),
+        "foreground_dice": float(np.mean(list(scores.values()))),
+        "scores": scores,
+        "problems": list(problems),
+    }
+    metrics |= _calibration(torch.cat(logits_of), torch.cat(truth_of), config)
+    # Its members are made already, and its engine, which takes the temperature in, is not.
+    committee.temperature = metrics["temperature"]
+    agreement = None if problems else bf16_agreement(committee, examples)
+    metrics["bf16_agreement"] = agreement
+    committee.bf16 = agreement is not None and agreement >= BF16_AGREEMENT
+    sheet = _sheet(committee, examples, scores)
+    return Assessment(config, metrics, scores, problems, sheet, committee)
+
+
+def bf16_agreement(committee: Committee, examples: Sequence[Example]) -> float | None:
+    """Share of the pixels where bfloat16 sees the class that float32 sees, of up to
+    ``AGREEMENT_IMAGES`` images; None where the processor does not compute in bfloat16, or
+    OpenVINO does not run these members.
+    """
+    if committee.wants_torch() or not has_bf16():
+        return None
+    try:
+        full, half = committee.in_precision("f32"), committee.in_precision("bf16")
+        full.prepare()
+        half.prepare()
+    except NoEngine as error:
+        log.warning("not trying bfloat16: %s", error)
+        return None
+    same = seen = 0
+    for example in sorted(examples, key=lambda each: each.key)[:AGREEMENT_IMAGES]:
+        agree = full.look(example.image).predicted == half.look(example.image).predicted
+        same, seen = same + int(agree.sum()), seen + agree.size
+    return same / seen
+
+
+def _sheet(committee: Committee, examples: Sequence[Example], scores: Mapping[str, float]) -> bytes:
+    by_key = {example.key: example for example in examples}
+    seen = []
+    for name, key in worst_median_best(scores).items():
+        logits, predicted = committee.out_of_fold(by_key[key])
+        probs = (logits / committee.temperature).softmax(dim=0)
+        entropy = torch.special.entr(probs).sum(dim=0).numpy()
+        caption = f"{name}: {key}, foreground Dice {scores[key]:.3f}"
+        seen.append(Seen(by_key[key], predicted, entropy, caption))
+    title = f"{len(examples)} labelled images, each seen by the member that never trained on it"
+    if committee.config.members == 1:
+        title = f"{len(examples)} labelled images; the only member trained on all of them"
+    return contact_sheet(seen, committee.config.classes, title)
+
+
+def _per_class(config: TrainConfig, values: NDArray[np.float64]) -> dict[str, float | None]:
+    """Values by class name; None for a class that neither truth nor prediction shows."""
+    pairs = zip(config.classes, values.tolist(), strict=True)
+    return {name: value if np.isfinite(value) else None for name, value in pairs}
+
+
+def _calibration(logits: Tensor, truth: Tensor, config: TrainConfig) -> dict[str, Any]:
+    if not torch.isfinite(logits).all() or not len(truth):
+        return {"temperature": 1.0, "ece": None, "ece_uncalibrated": None, "reliability": []}
+    # A lone member has seen these very pixels: they would teach it to be surer than it should.
+    temperature = fit_temperature(logits, truth) if config.members > 1 else 1.0
+    probs = (logits / temperature).softmax(dim=1)
+    return {
+        "temperature": temperature,
+        "ece": expected_calibration_error(probs, truth),
+        "ece_uncalibrated": expected_calibration_error(logits.softmax(dim=1), truth),
+        "reliability": reliability(probs, truth),
+    }
+
+
+def _problems(
+    weights: Sequence[Weights], total: Overlap, shown: set[int], config: TrainConfig
+) -> tuple[str, ...]:
+    found = [
+        f"member {m} holds weights that are not finite"
+        for m, member in enumerate(weights)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in member.values())
+    ]
+    in_truth = total.truth > 0
+    if in_truth.sum() > 1 and len(shown) == 1:
+        found.append(f"it sees nothing but {config.classes[shown.pop()]!r} in every image")
+    elif in_truth[1:].any():
+        blind = 2 * total.truth[0] / (total.truth[0] + total.truth.sum()) / in_truth.sum()
+        mean_dice = float(np.nan_to_num(total.dice())[in_truth].mean())
+        if mean_dice < blind:
+            found.append(
+                f"its mean Dice over classes is {mean_dice:.3f}, "
+                f"that of seeing only background {blind:.3f}"
+            )
+    return tuple(found)
+
+
+def _at_size_of(example: Example, old: Committee) -> NDArray[np.uint8]:
+    """What the old version sees out of fold, which may be smaller: ``max_side_px`` was raised."""
+    predicted = old.out_of_fold(example)[1]
+    h, w = example.mask.shape
+    return nearest(predicted, h, w)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a new version may serve, with the sentence that says why.
+
+    Attributes:
+        difference: new minus old foreground Dice per image; None where they were not compared.
+    """
+
+    promote: bool
+    reason: str
+    difference: PairedDifference | None = field(default=None)
+
+
+def compare(
+    old: Committee | None, new: Assessment, examples: Sequence[Example], seed: int
+) -> Verdict:
+    """Promote a new version unless it is insane or clearly worse than the one that serves.
+
+    Worse means by more than ``MARGIN_DICE`` in foreground Dice per image with p below
+    ``SIGNIFICANCE``, by a paired bootstrap over the examples, each seen by either version's
+    member that never trained on it. Without an old version, or with other classes or another
+    number of members, only the sanity of the new one counts.
+
+    Args:
+        old: the version that serves, if any.
+        new: of the version that wants to.
+        examples: those that ``new`` was assessed on.
+        seed: of the bootstrap.
+    """
+    if new.problems:
+        return Verdict(False, "The new version is unfit: " + "; ".join(new.problems) + ".")
+    if old is None:
+        return Verdict(True, "The first version, and it is sane.")
+    if old.config.classes != new.config.classes:
+        return Verdict(True, "The classes changed, and the new version is sane.")
+    if old.config.members != new.config.members or new.config.members == 1:
+        return Verdict(True, "No member of both is new to the same images; the version is sane.")
+    C = len(new.config.classes)
+    before = {
+        each.key: overlap(each.mask, _at_size_of(each, old), C).foreground_dice()
+        for each in examples
+    }
+    keys = sorted(new.scores)
+    difference = paired_bootstrap(
+        [before[key] for key in keys], [new.scores[key] for key in keys], seed
+    )
+    worse = difference.p_worse < SIGNIFICANCE and difference.mean < -MARGIN_DICE
+    return Verdict(
+        not worse,
+        f"Foreground Dice changed by {difference.mean:+.3f} "
+        f"(95 % between {difference.low:+.3f} and {difference.high:+.3f}, "
+        f"{difference.pairs} images): {'clearly worse' if worse else 'not clearly worse'}.",
+        difference,
+    )
