@@ -151,7 +151,7 @@ def judge(maps: Mapping[str, Tensor], predicted: Tensor, truth: Tensor) -> Judge
     return Judgement(rewards, count, judged)
 
 
-def binned_auroc(doubt: Tensor, wrong: Tensor) -> float:
+def binned_auroc(uncertainty: Tensor, wrong: Tensor) -> float:
     """Chance that a wrong pixel is more doubtful than a right one, ties counted half.
 
     Doubts are compared by the 18 leading bits of their float32, 1 part in 512: a count in place
@@ -172,11 +172,13 @@ def binned_auroc(doubt: Tensor, wrong: Tensor) -> float:
     Source: Hanley and McNeil 1982, by the ranks of Mann and Whitney.
     """
     # Written so that a NaN, which both carry on, fails too.
-    if len(doubt) and not (bool(doubt.amin() >= 0) and bool(doubt.amax() < torch.inf)):
+    if len(uncertainty) and not (
+        bool(uncertainty.amin() >= 0) and bool(uncertainty.amax() < torch.inf)
+    ):
         raise ValueError("doubt must not be negative and must be finite")
     # Floats that are not negative are in the order of their bits; adding 0 turns -0 into 0. The
     # last bit of the key tells wrong from right, so that one count serves both.
-    key = (doubt.float() + 0.0).cpu().numpy().view(np.int32) >> 14
+    key = (uncertainty.float() + 0.0).cpu().numpy().view(np.int32) >> 14
     key *= 2
     key += wrong.cpu().numpy()
     counts = np.bincount(key, minlength=2 * (len(key) > 0))

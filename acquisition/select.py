@@ -214,7 +214,7 @@ def compose(
         pick = waiting.next_by_chance() if of_chance.holds(len(picks)) else None
         if pick is None:
             pick = waiting.next_for_class() if of_classes.holds(ranked) else None
-            pick = pick or waiting.next_by_doubt() or waiting.next_copy()
+            pick = pick or waiting.next_by_uncertainty() or waiting.next_copy()
             ranked += 1
         waiting.take(pick.index)
         picks.append(pick)
@@ -277,7 +277,7 @@ class _Waiting:
         index = None if self._classes is None else self._classes.best(self._left, self._new)
         return None if index is None else Pick(index, "class")
 
-    def next_by_doubt(self) -> Pick | None:
+    def next_by_uncertainty(self) -> Pick | None:
         """The largest score times newness; None if only those drawn are left."""
         if not bool(self._left.any()):
             return None

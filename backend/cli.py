@@ -180,7 +180,7 @@ def disconnect(studio_id: int, purge: bool) -> None:
 @AS_JSON
 def status(studio_id: int | None, as_json: bool) -> None:
     """Projects, their rounds and versions, and which processes live."""
-    from backend.insight.status import in_words
+    from backend.insight.status import describe
     from backend.insight.status import status as read_status
 
     with _workplace() as work:
@@ -188,7 +188,7 @@ def status(studio_id: int | None, as_json: bool) -> None:
     if as_json:
         _print_json(found)
     else:
-        click.echo(in_words(found))
+        click.echo(describe(found))
 
 
 @cli.command()
@@ -197,15 +197,15 @@ def status(studio_id: int | None, as_json: bool) -> None:
 @AS_JSON
 def explain(studio_id: int, task_id: int | None, as_json: bool) -> None:
     """Which measure ranks the images, on what evidence, and why a task stands where it does."""
+    from backend.insight.explain import describe
     from backend.insight.explain import explain as read_explanation
-    from backend.insight.explain import in_words
 
     with _workplace() as work:
         found = read_explanation(work, studio_id, task_id)
     if as_json:
         _print_json(found)
     else:
-        click.echo(in_words(found))
+        click.echo(describe(found))
 
 
 @cli.command()
@@ -256,14 +256,14 @@ def resume(studio_id: int) -> None:
 @AS_JSON
 def versions(studio_id: int | None, as_json: bool) -> None:
     """The versions of each project: their fate, their quality, their files."""
-    from backend.insight.versions import versions_in_words, versions_of
+    from backend.insight.versions import describe_versions, versions_of
 
     with _workplace() as work:
         found = versions_of(work, studio_id)
     if as_json:
         _print_json(found)
     else:
-        click.echo(versions_in_words(found))
+        click.echo(describe_versions(found))
 
 
 @cli.command()

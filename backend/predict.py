@@ -10,13 +10,13 @@ from backend.label_studio.images import ImageFetcher, short_url
 from backend.label_studio.label_config import LabelConfig, parse_label_config
 from backend.label_studio.regions import to_regions
 from backend.options import ProjectOptions
-from backend.shorten import excerpt, short
+from backend.shorten import short, shorten
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from training.committee.inference import Look
+    from training.committee.inference import Prediction
 
 MAX_PIXELS = 4096 * 4096 * 2
 """An image larger than this is refused before it is decoded: twice the largest that is promised."""
@@ -36,7 +36,7 @@ def image_url(data: Mapping[str, Any], config: LabelConfig) -> str:
     if not isinstance(url, str) or not url:
         raise BadRequest(
             f"The task's data must hold an image URL under '{config.data_key}', "
-            f"got {excerpt(url)} (its keys: {short(', '.join(map(str, data)), 120) or 'none'})."
+            f"got {shorten(url)} (its keys: {short(', '.join(map(str, data)), 120) or 'none'})."
         )
     return url
 
@@ -56,7 +56,7 @@ def read_image(images: ImageFetcher, url: str) -> NDArray[np.uint8]:
 
 
 def pre_annotate(
-    look: Look, classes: Sequence[str], config: LabelConfig, options: ProjectOptions
+    prediction: Prediction, classes: Sequence[str], config: LabelConfig, options: ProjectOptions
 ) -> list[dict[str, Any]]:
     """The regions that a look at an image draws, each with its calibrated confidence.
 
@@ -64,8 +64,8 @@ def pre_annotate(
         classes: of the committee that looked, by index.
     """
     return to_regions(
-        look.mask(),
-        look.confidence(),
+        prediction.mask(),
+        prediction.confidence(),
         config,
         classes,
         per=options.regions or ("particle" if config.output.kind == "polygonlabels" else "class"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reprlib import Repr
 
 
-class _Excerpt(Repr):
+class _Shortener(Repr):
     """``repr`` that stops, at depths, lengths and numbers that cost more than the sentence."""
 
     def repr_int(self, x: int, level: int) -> str:
@@ -13,14 +13,14 @@ class _Excerpt(Repr):
         return repr(x) if x.bit_length() <= 256 else f"an integer of {x.bit_length()} bits"
 
 
-_excerpt = _Excerpt()
-_excerpt.maxlevel = 3
-_excerpt.maxstring = 100
+_shortener = _Shortener()
+_shortener.maxlevel = 3
+_shortener.maxstring = 100
 
 
-def excerpt(value: object, most: int = 60) -> str:
+def shorten(value: object, most: int = 60) -> str:
     """``value`` as Python writes it, in at most so many characters."""
-    return short(_excerpt.repr(value), most)
+    return short(_shortener.repr(value), most)
 
 
 def short(text: str, most: int) -> str:

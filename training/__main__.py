@@ -231,11 +231,11 @@ def map_(image: Path, version: Path, truth: Path | None, output: Path, network: 
     classes = committee.config.classes
     pixels = read_image_file(image, committee.config.channels)
     mask = None if truth is None else read_truth_file(truth, pixels, classes)
-    look = committee.look(pixels)
+    prediction = committee.predict(pixels)
     title = f"{image.name}, seen by version {committee.version}"
-    for path in write_map(output, image.stem, look, pixels, classes, mask, title):
+    for path in write_map(output, image.stem, prediction, pixels, classes, mask, title):
         click.echo(path)
-    click.echo(f"\n{arms_table(look.arms)}")
+    click.echo(f"\n{arms_table(prediction.arms)}")
 
 
 @cli.command("loop")

@@ -261,9 +261,9 @@ def _trained(config: TrainConfig) -> Iterator[Check]:
     else:
         yield Check("OpenVINO", True, "the same answers as torch")
     image = np.zeros((512, 512, config.channels), np.uint8)
-    committee[0].look(image)
+    committee[0].predict(image)
     started = time.perf_counter()
-    committee[0].look(image)
+    committee[0].predict(image)
     taken_ms = 1e3 * (time.perf_counter() - started)
     engine = committee[0].engine
     yield Check(

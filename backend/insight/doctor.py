@@ -51,7 +51,7 @@ from backend.label_studio.label_config import LabelConfig, parse_label_config
 from backend.ledger.ledger import Row, upgrade
 from backend.options import ProjectOptions, parse_options
 from backend.predict import MAX_PIXELS, image_url
-from backend.rounds.fallback import damage_in_words, damage_of, whole_version
+from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.workplace import Workplace
 
 __all__ = ["Finding", "examine", "mend", "report"]
@@ -69,10 +69,10 @@ EVENTS = frozenset(
 )
 """What the webhook must bring (backend.web.model acts on these; importing that brings torch)."""
 
-LOOKED_AT_TASKS = 500
+CHECKED_TASKS = 500
 """Tasks whose data are read: one page of Label Studio's."""
 
-LOOKED_AT_IMAGES = 6
+CHECKED_IMAGES = 6
 """Images that are fetched and decoded: each kind of address once, the rest by chance."""
 
 EVENT_LATE_S = 120.0
@@ -520,7 +520,7 @@ def check_version(case: _Case) -> Iterator[Finding]:
         return
     yield case.error(
         "version-damaged",
-        damage_in_words(number, damage, whole_version(case.work, row, number)),
+        describe_damage(number, damage, whole_version(case.work, row, number)),
         f"Restore its folder from a backup, or `python -m backend retrain --project {case.id}`.",
         fixable=True,
     )
@@ -614,7 +614,7 @@ def check_images(case: _Case) -> Iterator[Finding]:
         return
     if case.project.settings["evaluate_predictions_automatically"]:
         return  # listing the tasks would have them all predicted first; --fix turns that off
-    tasks = list(islice(case.studio.tasks(case.id), LOOKED_AT_TASKS))
+    tasks = list(islice(case.studio.tasks(case.id), CHECKED_TASKS))
     urls, without = _urls(tasks, case.config)
     if without:
         yield case.warning(
@@ -658,9 +658,9 @@ def _urls(tasks: Sequence[Task], config: LabelConfig) -> tuple[list[str], list[i
 
 def _sample(urls: Sequence[str]) -> list[str]:
     """The first of each place, then others by seeded chance: LOOKED_AT_IMAGES at most."""
-    firsts = list({_place(url): url for url in reversed(urls)}.values())[:LOOKED_AT_IMAGES]
+    firsts = list({_place(url): url for url in reversed(urls)}.values())[:CHECKED_IMAGES]
     rest = [url for url in urls if url not in firsts]
-    more = min(len(rest), LOOKED_AT_IMAGES - len(firsts))
+    more = min(len(rest), CHECKED_IMAGES - len(firsts))
     return firsts + random.Random(0).sample(rest, more)
 
 

@@ -248,21 +248,21 @@ def _judged(row: Row) -> Json:
     }
 
 
-def in_words(found: Json) -> str:
+def describe(found: Json) -> str:
     """The same for a person at a terminal."""
-    lines = [f"Project {found['project']}, {found['title']!r}", "", _mode_in_words(found)]
-    lines += _queue_in_words(found)
-    lines += ["", _leader_in_words(found)]
+    lines = [f"Project {found['project']}, {found['title']!r}", "", _describe_mode(found)]
+    lines += _describe_queue(found)
+    lines += ["", _describe_leader(found)]
     if found["leader"] is not None:
         lines += ["", *_table(found["measures"])]
     if found["evidence"]:
-        lines += ["", *(_round_in_words(each) for each in found["evidence"])]
+        lines += ["", *(_describe_round(each) for each in found["evidence"])]
     if "task" in found:
-        lines += ["", *_task_in_words(found["task"], found["publication"])]
+        lines += ["", *_describe_task(found["task"], found["publication"])]
     return "\n".join(lines)
 
 
-def _mode_in_words(found: Json) -> str:
+def _describe_mode(found: Json) -> str:
     mode = found["mode"]
     arm = fixed_arm(mode)
     what = f"{arm} ranks the images, whatever the evidence" if arm else MODES[mode]
@@ -277,7 +277,7 @@ def _mode_in_words(found: Json) -> str:
     return said
 
 
-def _queue_in_words(found: Json) -> list[str]:
+def _describe_queue(found: Json) -> list[str]:
     serving = found["publication"]
     if found["version"] is None:
         said = found["first_queue"]
@@ -294,7 +294,7 @@ def _queue_in_words(found: Json) -> list[str]:
     return lines
 
 
-def _leader_in_words(found: Json) -> str:
+def _describe_leader(found: Json) -> str:
     leader = found["leader"]
     if leader is None:
         return (
@@ -349,7 +349,7 @@ def _table(measures: Sequence[Json]) -> list[str]:
     ]
 
 
-def _round_in_words(each: Json) -> str:
+def _describe_round(each: Json) -> str:
     versions = " and ".join(str(number) for number in each["versions"])
     return (
         f"Round {each['round']}: {_images(each['images'])} judged by version {versions}, "
@@ -358,7 +358,7 @@ def _round_in_words(each: Json) -> str:
     )
 
 
-def _task_in_words(task: Json, publication: Json | None) -> list[str]:
+def _describe_task(task: Json, publication: Json | None) -> list[str]:
     place = task["place"]
     if place is None:
         lines = [f"Task {task['task']} is not in the queue: {task['absent']}."]
@@ -379,11 +379,11 @@ def _task_in_words(task: Json, publication: Json | None) -> list[str]:
             lines.append(f"It has been {task['state']} since, so it is not served any more.")
     judged = task["judged"]
     if judged is not None:
-        lines.append(_judged_in_words(judged))
+        lines.append(_describe_judged(judged))
     return lines
 
 
-def _judged_in_words(judged: Json) -> str:
+def _describe_judged(judged: Json) -> str:
     said = (
         f"Judged in round {judged['round']} by version {judged['version']}: "
         f"{judged['wrong_px']:,} of {judged['judged_px']:,} pixels were corrected "

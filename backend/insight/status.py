@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.ledger.ledger import Ledger, Row
-from backend.rounds.audits import advice, audit_in_words
+from backend.rounds.audits import advice, describe_audit
 from backend.rounds.schedule import STAGES
 
 SILENT_AFTER_S = 30.0
@@ -75,10 +75,10 @@ def quality(metrics: Mapping[str, Any]) -> Json:
 def audit(metrics: Mapping[str, Any]) -> Json:
     """What the audit images say of a version, in numbers and in words."""
     names = ("audit", "audit_gain", "chance_gain")
-    return {name: metrics.get(name) for name in names} | {"words": audit_in_words(metrics)}
+    return {name: metrics.get(name) for name in names} | {"words": describe_audit(metrics)}
 
 
-def quality_in_words(metrics: Mapping[str, Any]) -> str:
+def describe_quality(metrics: Mapping[str, Any]) -> str:
     """``foreground Dice 0.812, calibration error 0.012 (0.034 before)``; "" if not measured."""
     dice, ece, before = (
         metrics.get(name) for name in ("foreground_dice", "ece", "ece_uncalibrated")
@@ -162,11 +162,11 @@ def process_status(row: Row) -> Json:
     }
 
 
-def in_words(found: Json) -> str:
+def describe(found: Json) -> str:
     """The same, for a person at a terminal."""
     lines: list[str] = []
     for project in found["projects"]:
-        lines += _project_in_words(project)
+        lines += _describe_project(project)
     if not found["projects"]:
         lines.append("No project is connected: `python -m backend connect --project ID`.")
     lines.append("")
@@ -178,21 +178,21 @@ def in_words(found: Json) -> str:
     return "\n".join(lines)
 
 
-def _project_in_words(project: Json) -> list[str]:
+def _describe_project(project: Json) -> list[str]:
     state = "connected" if project["connected"] else "not connected"
     if project["paused"]:
         state += ", paused"
     lines = [
         f"Project {project['project']}, {project['title']!r} on {project['server']}: {state}",
-        f"  version      {_version_in_words(project)}",
-        *_audit_in_words(project),
+        f"  version      {_describe_version(project)}",
+        *_describe_audit(project),
         f"  serving      {project['publication'] or 'nothing yet'}",
         f"  labelled     {project['labelled']} tasks, {project['changed']} of them "
         "changed since the last round",
         f"  ranked left  {project['ranked_left']}",
     ]
     if project["round"] is not None:
-        lines.append(f"  round        {_round_in_words(project['round'])}")
+        lines.append(f"  round        {_describe_round(project['round'])}")
         lines += [f"               {problem}" for problem in project["round"]["problems"][:5]]
         more = len(project["round"]["problems"]) - 5
         if more > 0:
@@ -202,7 +202,7 @@ def _project_in_words(project: Json) -> list[str]:
     return lines
 
 
-def _audit_in_words(project: Json) -> list[str]:
+def _describe_audit(project: Json) -> list[str]:
     if project["audit"] is None:
         return []
     lines = []
@@ -213,14 +213,14 @@ def _audit_in_words(project: Json) -> list[str]:
     return lines
 
 
-def _version_in_words(project: Json) -> str:
+def _describe_version(project: Json) -> str:
     if project["version"] is None:
         first = project["first_queue"]
         return first or "none yet"
-    return ": ".join(filter(None, (str(project["version"]), quality_in_words(project["quality"]))))
+    return ": ".join(filter(None, (str(project["version"]), describe_quality(project["quality"]))))
 
 
-def _round_in_words(found: Json) -> str:
+def _describe_round(found: Json) -> str:
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in found["timings"].items())
     if found["stage"] is None:
         outcome = found["state"] + (f": {found['error']}" if found["error"] else "")

@@ -70,13 +70,13 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
     if annotations:
         # The version's classes: a label that is newer than it is unknown to it.
         truth, problems = mask_of(annotations, image, config, options, classes)
-    look = committee.look(image)
+    prediction = committee.predict(image)
     title = f"Task {task_id} of project {row['studio_id']}, seen by version {version['number']}"
     try:
-        files = write_map(folder, f"task-{task_id}", look, image, classes, truth, title)
+        files = write_map(folder, f"task-{task_id}", prediction, image, classes, truth, title)
     except OSError as error:
         raise BadRequest(f"The map cannot be written to {folder}: {error}.") from error
-    return TaskMap(files, look.arms, problems)
+    return TaskMap(files, prediction.arms, problems)
 
 
 def find_task(work: Workplace, task_id: int) -> tuple[Row, Task]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest
-from backend.insight.status import quality_in_words
+from backend.insight.status import describe_quality
 from backend.ledger.ledger import Row
 from backend.rounds.retention import KEEP_EARLIER, KEEP_VERSIONS, in_use, removed_on_purpose
 from backend.workplace import Workplace
@@ -65,19 +65,19 @@ def _version(
     }
 
 
-def versions_in_words(found: Sequence[Json]) -> str:
+def describe_versions(found: Sequence[Json]) -> str:
     """A few lines for each version."""
     if not found:
         return "No version yet: label at least two images and wait for a round."
     lines = []
     for version in found:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version["created"]))
-        quality = quality_in_words(version["metrics"])
+        quality = describe_quality(version["metrics"])
         quality += ", " if quality else ""
         lines.append(
             f"project {version['project']}  v{version['version']}  {version['state']:9} {made}  "
             f"{quality}{version['members']} members, "
-            f"{_files_in_words(version)}: {version['reason']}"
+            f"{_describe_files(version)}: {version['reason']}"
         )
         if version["folder"]:
             lines.append(f"    in {version['folder']}")
@@ -86,7 +86,7 @@ def versions_in_words(found: Sequence[Json]) -> str:
     return "\n".join(lines)
 
 
-def _files_in_words(version: Json) -> str:
+def _describe_files(version: Json) -> str:
     if version["files"]:
         return "files whole"
     return "files removed, as those of old versions are" if version["removed"] else "files missing"

@@ -90,7 +90,7 @@ def check(project_id: int) -> None:
         except Exception as error:
             # The job boundary: whatever Label Studio answered, it is said and asked again.
             log.exception("check of project %d failed", project_id)
-            what = f"The look at Label Studio failed: {in_words(error)}"
+            what = f"The look at Label Studio failed: {describe(error)}"
             work.ledger.update_project(project_id, last_error=what, checked_at=time.time())
             return
         if started is not None:
@@ -156,7 +156,7 @@ def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
         except Exception as error:
             # The job boundary: whatever it was, the round must end with a reason.
             log.exception("%s of round %d failed", stage, round_["id"])
-            _again(ledger, round_, part, in_words(error), UNEXPECTED_ATTEMPTS)
+            _again(ledger, round_, part, describe(error), UNEXPECTED_ATTEMPTS)
             return
     if stage_ended and following is None:
         clear_up(work, round_)
@@ -174,7 +174,7 @@ def _may_pass(work: Workplace, error: StudioRefused) -> bool:
     return False
 
 
-def in_words(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """An error that nobody foresaw, as a sentence; want of memory says itself in many ways."""
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said:
@@ -235,10 +235,10 @@ def _store_rest(work: Workplace, project_id: int, task_ids: list[int]) -> None:
         return
     # Listed, not opened: Label Studio would ask us for an opened task's prediction.
     tasks = list(work.studio.tasks(row["studio_id"], ids=task_ids))
-    looks = predict_tasks(work, row, publication, [(task.id, task.data) for task in tasks])
+    answers = predict_tasks(work, row, publication, [(task.id, task.data) for task in tasks])
     rows = [
         {"task": task.id, **prediction}
-        for task, predictions in zip(tasks, looks, strict=True)
+        for task, predictions in zip(tasks, answers, strict=True)
         for prediction in predictions
         # Somebody may have opened it meanwhile, or this was done before and not noted.
         if not any(

@@ -153,7 +153,7 @@ class WorkerParent:
         self._space = pid_space()
         self._started = 0
         self._buried_at = float("-inf")
-        self._vouched_at = float("-inf")
+        self._renewed_at = float("-inf")
         self._stop = threading.Event()
         self._alive = Path(settings.data_dir) / "run" / f"worker-{os.getpid()}.alive"
 
@@ -168,10 +168,10 @@ class WorkerParent:
         log.info("%d workers, clock ticking", self._count)
         try:
             while not self._stop.is_set():
-                self._bury_orphans()
+                self._release_orphans()
                 self._keep_children()
                 clock.tick()
-                self._vouch()
+                self._renew_young_leases()
                 heartbeat.beat()
                 self._alive.touch()
                 self._stop.wait(TICK_S)
@@ -194,7 +194,7 @@ class WorkerParent:
                 "worker %s ended with %s after %.0f s: another starts in %.0f s",
                 *(name, status, lived_s, pause_s),
             )
-        self._bury(ended)
+        self._release_dead_workers(ended)
         if len(self._children) == self._count or now < self._next_birth_at:
             return
         if not self._redis_answers():
@@ -209,23 +209,23 @@ class WorkerParent:
                 start_new_session=True,
             )
 
-    def _vouch(self) -> None:
+    def _renew_young_leases(self) -> None:
         """Keep what the workers took of late, whose deaths would have been seen."""
-        if not self._children or time.monotonic() - self._vouched_at < LEASE_S / 6:
+        if not self._children or time.monotonic() - self._renewed_at < LEASE_S / 6:
             return
-        self._vouched_at = time.monotonic()
+        self._renewed_at = time.monotonic()
         try:
             self._work.ledger.renew_young_parts(set(self._children), STARTING_S)
         except LedgerUnavailable as error:
             log.warning("leases not renewed: %s", error)
 
-    def _bury_orphans(self) -> None:
+    def _release_orphans(self) -> None:
         """At the start, and again for those whose parent had not been silent for long by then."""
         if time.monotonic() - self._buried_at < SILENT_S:
             return
         self._buried_at = time.monotonic()
         try:
-            self._bury(self._orphaned())
+            self._release_dead_workers(self._orphaned())
         except LedgerUnavailable as error:
             log.warning("what killed workers held waits for its lease: %s", error)
 
@@ -254,7 +254,7 @@ class WorkerParent:
 
         return {name for name in names - set(self._children) if is_dead(name)}
 
-    def _bury(self, names: Collection[str]) -> None:
+    def _release_dead_workers(self, names: Collection[str]) -> None:
         """Take from workers that died what they held, in the ledger and in Redis."""
         if not names:
             return

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from backend.errors import BadRegion
-from backend.shorten import excerpt, short
+from backend.shorten import short, shorten
 from training.images import DAMAGE, quiet_pillow
 
 PREFIX = "data:image/png;base64,"
@@ -47,7 +47,7 @@ def decode(url: object, height: int, width: int) -> npt.NDArray[np.uint8]:
         BadRegion: it is no PNG in a data URL, has another size, or no transparency at all.
     """
     if not isinstance(url, str) or not url.startswith(PREFIX):
-        raise BadRegion(f"A bitmask's imageDataURL must start with '{PREFIX}', got {excerpt(url)}.")
+        raise BadRegion(f"A bitmask's imageDataURL must start with '{PREFIX}', got {shorten(url)}.")
     try:
         data = base64.b64decode(url[len(PREFIX) :], validate=True)
     except (binascii.Error, ValueError) as error:

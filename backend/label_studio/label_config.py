@@ -12,7 +12,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from backend.errors import BadLabelConfig
-from backend.shorten import excerpt, short
+from backend.shorten import short, shorten
 
 Kind = Literal["brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -156,7 +156,7 @@ def _choose_image(images: list[Element], wanted: str | None) -> Element:
         if wanted not in names:
             raise BadLabelConfig(
                 f"The option image must name an Image tag ({_listed(names)}), "
-                f"got {excerpt(wanted)}."
+                f"got {shorten(wanted)}."
             )
         return images[names.index(wanted)]
     if len(images) > 1:
@@ -179,7 +179,7 @@ def _data_key(image: Element) -> str:
     if match is None:
         raise BadLabelConfig(
             f"The value of the Image tag '{name}' must be one key of the task's data, "
-            f'as "$image", got {excerpt(value)}.'
+            f'as "$image", got {shorten(value)}.'
         )
     return match[1].strip()
 
@@ -210,7 +210,7 @@ def _label_of(element: Element, parent: str) -> str:
     if label.startswith("$"):
         raise BadLabelConfig(
             f"The labels of '{short(parent, 40)}' must stand in the labeling configuration, "
-            f"but {excerpt(label)} comes from the task's data."
+            f"but {shorten(label)} comes from the task's data."
         )
     return label
 

@@ -30,7 +30,7 @@ from backend.label_studio.geometry import (
     outline,
 )
 from backend.label_studio.label_config import KINDS, LabelConfig, Tag, is_background
-from backend.shorten import excerpt
+from backend.shorten import shorten
 
 ClassMask = npt.NDArray[np.uint8]
 Region = dict[str, Any]
@@ -217,7 +217,7 @@ def to_mask(
         of more than ``LISTED`` the rest in one.
     """
     if not isinstance(result, list | tuple):
-        said = f"Its result must be a list of regions, got {excerpt(result)}."
+        said = f"Its result must be a list of regions, got {shorten(result)}."
         return np.full(size, UNKNOWN, dtype=np.uint8), [said]
     mask = np.full(size, unlabelled, dtype=np.uint8)
     problems: list[str] = []
@@ -226,13 +226,13 @@ def to_mask(
             continue
         try:
             patch = _patch(region, size)
-            value, doubt = _class_of(region, classes, unknown_label)
+            value, uncertainty = _class_of(region, classes, unknown_label)
         except BadRegion as error:
             problems.append(f"Region {_name(region, number)} was left out: {error}")
             continue
         patch.paint(mask, value)
-        if doubt:
-            problems.append(f"Region {_name(region, number)} is taken as unknown: {doubt}")
+        if uncertainty:
+            problems.append(f"Region {_name(region, number)} is taken as unknown: {uncertainty}")
     if len(problems) > LISTED:
         more = len(problems) - LISTED
         problems[LISTED:] = [f"And {more} more regions were left out or are taken as unknown."]
@@ -251,7 +251,7 @@ def _is_of(region: object, config: LabelConfig) -> bool:
 
 
 def _name(region: Mapping[str, Any], number: int) -> str:
-    return f"{excerpt(region.get('id', number), 40).strip(QUOTES)} ({region['type']})"
+    return f"{shorten(region.get('id', number), 40).strip(QUOTES)} ({region['type']})"
 
 
 def _class_of(
@@ -260,9 +260,9 @@ def _class_of(
     """The class index that the region paints, and why it is unclear, or ""."""
     labels = region["value"].get(region["type"], [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise BadRegion(f"Its labels must be a list of names, got {excerpt(labels)}.")
+        raise BadRegion(f"Its labels must be a list of names, got {shorten(labels)}.")
     if len(labels) != 1:
-        several = excerpt(labels, 80) if labels else "none"
+        several = shorten(labels, 80) if labels else "none"
         return UNKNOWN, f"it must have one label, it has {several}."
     label = labels[0]
     if label == unknown_label:
@@ -303,17 +303,17 @@ def _whole(value: object, key: str) -> int:
         value = int(value)
     # The largest that a PNG or a brush could have.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-        raise BadRegion(f"Its {key} must be a positive integer, got {excerpt(value)}.")
+        raise BadRegion(f"Its {key} must be a positive integer, got {shorten(value)}.")
     return value
 
 
 def _number(value: object, name: str, *, lowest: float = -FARTHEST) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise BadRegion(f"Its {name} must be a number, got {excerpt(value)}.")
+        raise BadRegion(f"Its {name} must be a number, got {shorten(value)}.")
     # Written so that NaN fails as well.
     if not lowest <= value <= FARTHEST:
         raise BadRegion(
-            f"Its {name} must be from {lowest:g} to {FARTHEST:g}, got {excerpt(value)}."
+            f"Its {name} must be from {lowest:g} to {FARTHEST:g}, got {shorten(value)}."
         )
     return float(value)
 
@@ -322,7 +322,7 @@ def _read_brush(
     value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
 ) -> Patch:
     if value.get("format", "rle") != "rle":
-        raise BadRegion(f"Its format must be 'rle', got {excerpt(value['format'])}.")
+        raise BadRegion(f"Its format must be 'rle', got {shorten(value['format'])}.")
     return _fit(brush.decode(value.get("rle"), *drawn_on) > OPAQUE, size)  # type: ignore[arg-type]
 
 
@@ -348,7 +348,7 @@ def _read_polygon(
 ) -> Patch:
     points = value.get("points")
     if not isinstance(points, list) or len(points) < 3:
-        raise BadRegion(f"Its points must be a list of at least 3, got {excerpt(points)}.")
+        raise BadRegion(f"Its points must be a list of at least 3, got {shorten(points)}.")
     if len(points) > MAX_POINTS:
         raise BadRegion(f"Its points must be at most {MAX_POINTS}, got {len(points)}.")
     if value.get("closed") is False:
@@ -356,7 +356,7 @@ def _read_polygon(
     pixels = np.empty((len(points), 2))
     for at, point in enumerate(points):
         if not isinstance(point, list | tuple) or len(point) != 2:
-            raise BadRegion(f"Each of its points must be [x, y], got {excerpt(point)}.")
+            raise BadRegion(f"Each of its points must be [x, y], got {shorten(point)}.")
         pixels[at] = _number(point[0], "x"), _number(point[1], "y")
     return fill_polygon(pixels * [size[1] / 100, size[0] / 100], size)
 

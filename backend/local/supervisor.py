@@ -60,7 +60,7 @@ STOP_VALKEY_S = 2.0
 
 LOG_BYTES = 5 * 1024 * 1024
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
-LOOK_AGAIN_S = 15.0
+POLL_S = 15.0
 STEADY_S = 60.0
 """A child that ran this long starts again at the first backoff."""
 
@@ -182,8 +182,8 @@ class Child:
         try:
             self._look_after(say)
         except OSError as error:
-            self._look_again_at = time.monotonic() + LOOK_AGAIN_S
-            say(f"{self.name} cannot be looked after for {LOOK_AGAIN_S:g} s: {error}.")
+            self._look_again_at = time.monotonic() + POLL_S
+            say(f"{self.name} cannot be looked after for {POLL_S:g} s: {error}.")
 
     def _look_after(self, say: Callable[[str], None]) -> None:
         if self.alive():

@@ -44,7 +44,7 @@ def audit_metrics(
     found = None
     if not assessment.problems:
         overlaps = {
-            each.key: overlap(each.mask, assessment.committee.look(each.image).predicted, C)
+            each.key: overlap(each.mask, assessment.committee.predict(each.image).predicted, C)
             for each in audits
         }
         found = estimate(overlaps, config.classes, config.seed)
@@ -96,7 +96,7 @@ def harms(metrics: Mapping[str, Any]) -> bool:
     return gain is not None and bool(gain["harms"])
 
 
-def audit_in_words(metrics: Mapping[str, Any]) -> str:
+def describe_audit(metrics: Mapping[str, Any]) -> str:
     """``foreground Dice 0.712 (95 % between 0.655 and 0.769) on 34 images ...``; "" without."""
     audit = metrics.get("audit")
     if audit is None:

@@ -36,14 +36,14 @@ def whole_version(work: Workplace, project: Row, number: int) -> int | None:
     return next((n for n in candidates if damage_of(work, project, n) is None), None)
 
 
-def damage_in_words(number: int, damage: str, instead: int | None) -> str:
+def describe_damage(number: int, damage: str, instead: int | None) -> str:
     """What a damaged version means, for ``status`` and the doctor."""
-    looks = (
+    instead_text = (
         "nothing looks at new images"
         if instead is None
         else f"version {instead} looks at new images"
     )
-    return f"Version {number} is damaged, so {looks} until a round makes another: {damage}."
+    return f"Version {number} is damaged, so {instead_text} until a round makes another: {damage}."
 
 
 def load_whole(work: Workplace, project: Row, number: int) -> Committee:

@@ -60,7 +60,7 @@ class Place:
     """
 
     task_id: int
-    doubt: float
+    uncertainty: float
     why: str
 
 
@@ -168,9 +168,9 @@ def arm_quantiles(
     }
 
 
-def queue_quantiles(doubts: Sequence[float]) -> list[float]:
+def queue_quantiles(uncertainties: Sequence[float]) -> list[float]:
     """The doubt at evenly spaced places of the queue, as if the most doubtful stood first."""
-    ordered = sorted(doubts, reverse=True)
+    ordered = sorted(uncertainties, reverse=True)
     last = len(ordered) - 1
     return [ordered[round(i * last / (QUANTILES - 1))] for i in range(QUANTILES)]
 
@@ -189,15 +189,15 @@ def outside_score(arms: Mapping[str, float], publication: Row) -> float:
     total = sum(weights.values())
     if total == 0:
         return 0.5
-    doubt = sum(
+    uncertainty = sum(
         weight / total * percentile_between(arms[arm], publication["arm_quantiles"][arm])
         for arm, weight in weights.items()
         if weight > 0
     )
-    return score_between(doubt, publication["quantiles"])
+    return score_between(uncertainty, publication["quantiles"])
 
 
-def score_between(doubt: float, quantiles: Sequence[float]) -> float:
+def score_between(uncertainty: float, quantiles: Sequence[float]) -> float:
     """The score a task of this doubt would have had in the queue.
 
     Args:
@@ -206,7 +206,7 @@ def score_between(doubt: float, quantiles: Sequence[float]) -> float:
     Returns:
         In [0, 1]: the share of the queue that is more doubtful.
     """
-    more = sum(q > doubt for q in quantiles)
+    more = sum(q > uncertainty for q in quantiles)
     return more / len(quantiles) if quantiles else 0.5
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from backend.errors import StudioRefused
 from backend.label_studio.client import Project, Stamp
 from backend.ledger.ledger import LONGEST_WAIT_S, NO_VERSION, START, Ledger, Row
-from backend.rounds.fallback import damage_in_words, damage_of, whole_version
+from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.rounds.queue_check import keep_queue
 from backend.workplace import Workplace
 
@@ -156,7 +156,7 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
     project = _find_project(work, row)
     if project is None:
         return None
-    _heed_label_studio(work, row, project)
+    _sync_serving_publication(work, row, project)
     # A start round may be publishing just now; a paused project keeps what somebody chose.
     keeps = active is None and not row["paused"]
     gone = keep_queue(work, row, project) if keeps else 0
@@ -212,7 +212,7 @@ def _standing_error(work: Workplace, project_id: int) -> str | None:
     promoted = ledger.promoted_version(project_id)
     if promoted is not None and (damage := damage_of(work, row, promoted["number"])):
         instead = whole_version(work, row, promoted["number"])
-        return damage_in_words(promoted["number"], damage, instead)
+        return describe_damage(promoted["number"], damage, instead)
     # While training fails, a start round that succeeded since has mended nothing.
     last = ledger.last_round(project_id, state="failed" if row["failures"] else None)
     return last["error"] if last is not None and last["state"] == "failed" else None
@@ -331,8 +331,10 @@ def _is_vain(ledger: Ledger, last: Row, seen: _Seen) -> bool:
 
 def unread(ledger: Ledger, round_id: int) -> int:
     """How many images a round was to look at, if it could read none of them; else 0."""
-    looks = [part["result"] for part in ledger.parts(round_id, "score") if part["result"]]
-    refused, scored = (sum(look[what] for look in looks) for what in ("refused", "scored"))
+    predictions = [part["result"] for part in ledger.parts(round_id, "score") if part["result"]]
+    refused, scored = (
+        sum(prediction[what] for prediction in predictions) for what in ("refused", "scored")
+    )
     return 0 if scored else refused
 
 
@@ -375,7 +377,7 @@ def _ranked_left(work: Workplace, project_id: int, stamps: Stamps) -> int:
     return sum(row["task_id"] not in stamps for row in work.ledger.ranking(serving["id"]))
 
 
-def _heed_label_studio(work: Workplace, row: Row, project: Project) -> None:
+def _sync_serving_publication(work: Workplace, row: Row, project: Project) -> None:
     """After a crash between the server's PATCH and our row, the server's word counts."""
     for publication in work.ledger.publications(row["id"]):
         if publication["name"] == project.model_version and publication["state"] == "prepared":

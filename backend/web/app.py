@@ -149,7 +149,7 @@ def build_app(settings: Settings) -> Flask:
         return _json({"error": str(error)}, 503)
 
     @app.errorhandler(HTTPException)
-    def in_http_words(error: HTTPException) -> Response:
+    def as_http(error: HTTPException) -> Response:
         allowed = {name: value for name, value in error.get_headers() if name == "Allow"}
         return _json({"error": _said(error)}, error.code or 500, allowed)
 

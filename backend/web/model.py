@@ -139,8 +139,8 @@ def predict_tasks(
             break
         try:
             image = read_image(work.images, image_url(data, config))
-            look = committee.look(image)
-            result = pre_annotate(look, committee.config.classes, config, options)
+            prediction = committee.predict(image)
+            result = pre_annotate(prediction, committee.config.classes, config, options)
         except (StudioUnreachable, StudioRefused) as error:
             log.warning("task %s and those after it are looked at later: %s", task_id, error)
             break
@@ -148,7 +148,7 @@ def predict_tasks(
             log.warning("no prediction for task %s: %s", task_id, error)
             predictions.append([])
         else:
-            score = outside_score(look.arms, publication)
+            score = outside_score(prediction.arms, publication)
             predictions.append(
                 [{"result": result, "score": score, "model_version": publication["name"]}]
             )

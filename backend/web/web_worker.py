@@ -100,7 +100,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn publishes no ty
         """In the loop: wait for more, for the next request, or for the client to hang up."""
         result = False if done.cancelled() or done.exception() is not None else done.result()
         if result is False:
-            self._say_goodbye(conn)
+            self._close_connection(conn)
             return
         super().finish_request(conn, done)
         if result is _DEFER:
@@ -115,11 +115,11 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn publishes no ty
             if conn.head:
                 said = f"The head of the request did not arrive within {HEAD_WITHIN_S:g} s."
                 _refuse(conn.sock, HTTPStatus.REQUEST_TIMEOUT, said)
-            self._say_goodbye(conn)
+            self._close_connection(conn)
         for conn in [slow for slow, due in self._leaving.items() if due <= now]:
             self._part(conn)
 
-    def _say_goodbye(self, conn: _Connection) -> None:
+    def _close_connection(self, conn: _Connection) -> None:
         """Send no more, and take what still comes until the client has read the answer."""
         try:
             conn.sock.setblocking(False)

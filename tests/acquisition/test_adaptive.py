@@ -35,8 +35,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def auroc_by_all_pairs(doubt: Tensor, wrong: Tensor) -> float:
-    ours, others = doubt[wrong][:, None], doubt[~wrong][None, :]
+def auroc_by_all_pairs(uncertainty: Tensor, wrong: Tensor) -> float:
+    ours, others = uncertainty[wrong][:, None], uncertainty[~wrong][None, :]
     won = (ours > others).double() + 0.5 * (ours == others).double()
     return float(won.mean())
 
@@ -49,35 +49,37 @@ def test_the_arms_are_those_of_aggregate_in_its_order() -> None:
 
 
 @st.composite
-def doubts(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+def uncertainties(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     """Doubts that 9 bits hold, with many ties, and which of the pixels are wrong."""
     P = draw(st.integers(2, 60))
     exact = st.sampled_from([0.0, 2**-20, 0.25, 0.375, 0.5, 1.0, 1 + 2**-9, 300.0])
-    doubt = draw(st.lists(exact, min_size=P, max_size=P))
+    uncertainty = draw(st.lists(exact, min_size=P, max_size=P))
     wrong = draw(st.lists(st.booleans(), min_size=P - 2, max_size=P - 2))
-    return torch.tensor(doubt, dtype=torch.float64), torch.tensor([True, False, *wrong])
+    return torch.tensor(uncertainty, dtype=torch.float64), torch.tensor([True, False, *wrong])
 
 
 class TestBinnedAuroc:
-    def test_it_is_1_where_every_wrong_pixel_is_more_doubtful(self) -> None:
-        doubt = torch.tensor([0.1, 0.9, 0.2, 0.8])
-        assert binned_auroc(doubt, torch.tensor([False, True, False, True])) == 1
+    def test_it_is_1_where_every_wrong_pixel_is_more_uncertain(self) -> None:
+        uncertainty = torch.tensor([0.1, 0.9, 0.2, 0.8])
+        assert binned_auroc(uncertainty, torch.tensor([False, True, False, True])) == 1
 
-    def test_it_is_0_where_every_wrong_pixel_is_less_doubtful(self) -> None:
-        doubt = torch.tensor([0.1, 0.9, 0.2, 0.8])
-        assert binned_auroc(doubt, torch.tensor([True, False, True, False])) == 0
+    def test_it_is_0_where_every_wrong_pixel_is_less_uncertain(self) -> None:
+        uncertainty = torch.tensor([0.1, 0.9, 0.2, 0.8])
+        assert binned_auroc(uncertainty, torch.tensor([True, False, True, False])) == 0
 
     def test_it_counts_the_pairs_and_half_of_the_ties(self) -> None:
         # The wrong 3 beats 1 and ties 3; the wrong 2 beats 1 alone: 2.5 of 4 pairs.
-        doubt = torch.tensor([3.0, 2.0, 1.0, 3.0])
-        assert binned_auroc(doubt, torch.tensor([True, True, False, False])) == 2.5 / 4
+        uncertainty = torch.tensor([3.0, 2.0, 1.0, 3.0])
+        assert binned_auroc(uncertainty, torch.tensor([True, True, False, False])) == 2.5 / 4
 
     def test_the_two_zeros_are_a_tie(self) -> None:
         assert binned_auroc(torch.tensor([-0.0, 0.0]), torch.tensor([True, False])) == 0.5
 
-    @given(doubts())
+    @given(uncertainties())
     @settings(deadline=None)
-    def test_it_is_exact_where_9_bits_hold_the_doubts(self, drawn: tuple[Tensor, Tensor]) -> None:
+    def test_it_is_exact_where_9_bits_hold_the_uncertainties(
+        self, drawn: tuple[Tensor, Tensor]
+    ) -> None:
         assert binned_auroc(*drawn) == pytest.approx(auroc_by_all_pairs(*drawn), abs=1e-12)
 
     @given(
@@ -92,36 +94,38 @@ class TestBinnedAuroc:
         self, P: int, share: float, sharpness: float, scale: float, seed: int
     ) -> None:
         wrong = torch.rand(P, generator=seeded(seed)) < share
-        doubt = torch.rand(P, generator=seeded(seed + 1), dtype=torch.float64)
-        doubt = scale * torch.where(wrong, doubt ** (1 / sharpness), doubt)
-        assert binned_auroc(doubt, wrong) == pytest.approx(
-            auroc_by_all_pairs(doubt, wrong), abs=0.002
+        uncertainty = torch.rand(P, generator=seeded(seed + 1), dtype=torch.float64)
+        uncertainty = scale * torch.where(wrong, uncertainty ** (1 / sharpness), uncertainty)
+        assert binned_auroc(uncertainty, wrong) == pytest.approx(
+            auroc_by_all_pairs(uncertainty, wrong), abs=0.002
         )
 
-    @given(doubts())
+    @given(uncertainties())
     @settings(deadline=None)
     def test_wrong_and_right_exchanged_give_the_complement(
         self, drawn: tuple[Tensor, Tensor]
     ) -> None:
-        doubt, wrong = drawn
-        assert binned_auroc(doubt, wrong) + binned_auroc(doubt, ~wrong) == pytest.approx(1)
+        uncertainty, wrong = drawn
+        assert binned_auroc(uncertainty, wrong) + binned_auroc(
+            uncertainty, ~wrong
+        ) == pytest.approx(1)
 
-    @given(doubts(), st.integers(0, 99))
+    @given(uncertainties(), st.integers(0, 99))
     @settings(deadline=None)
     def test_the_order_and_the_unit_of_the_pixels_are_irrelevant(
         self, drawn: tuple[Tensor, Tensor], seed: int
     ) -> None:
-        doubt, wrong = drawn
-        order = torch.randperm(len(doubt), generator=seeded(seed))
-        assert binned_auroc(4 * doubt[order], wrong[order]) == pytest.approx(
-            binned_auroc(doubt, wrong), abs=1e-12
+        uncertainty, wrong = drawn
+        order = torch.randperm(len(uncertainty), generator=seeded(seed))
+        assert binned_auroc(4 * uncertainty[order], wrong[order]) == pytest.approx(
+            binned_auroc(uncertainty, wrong), abs=1e-12
         )
 
     def test_every_float_type_is_read_alike(self) -> None:
         wrong = torch.tensor([True, False, True, False])
         for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            doubt = torch.tensor([0.5, 0.25, 0.125, 1.0], dtype=dtype)
-            assert binned_auroc(doubt, wrong) == 1 / 4
+            uncertainty = torch.tensor([0.5, 0.25, 0.125, 1.0], dtype=dtype)
+            assert binned_auroc(uncertainty, wrong) == 1 / 4
 
     @pytest.mark.parametrize("wrong", [[True, True], [False, False], []])
     def test_pixels_that_are_all_of_one_kind_are_refused(self, wrong: list[bool]) -> None:
@@ -129,7 +133,7 @@ class TestBinnedAuroc:
             binned_auroc(torch.ones(len(wrong)), torch.tensor(wrong, dtype=torch.bool))
 
     @pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf])
-    def test_a_doubt_that_is_negative_or_not_finite_is_refused(self, bad: float) -> None:
+    def test_a_uncertainty_that_is_negative_or_not_finite_is_refused(self, bad: float) -> None:
         with pytest.raises(ValueError, match="must not be negative and must be finite"):
             binned_auroc(torch.tensor([0.5, bad]), torch.tensor([True, False]))
 
@@ -142,7 +146,7 @@ def scene(wrong: int, H: int = 12, W: int = 20) -> tuple[Tensor, Tensor]:
     return predicted, truth
 
 
-def judgement_by_loop(doubt: Tensor, predicted: Tensor, truth: Tensor) -> Judgement:
+def judgement_by_loop(uncertainty: Tensor, predicted: Tensor, truth: Tensor) -> Judgement:
     _, H, W = truth.shape
     values, wrong = [], []
     for h in range(H):
@@ -150,7 +154,7 @@ def judgement_by_loop(doubt: Tensor, predicted: Tensor, truth: Tensor) -> Judgem
             around = truth[0, max(0, h - 2) : h + 3, max(0, w - 2) : w + 3]
             if truth[0, h, w] == 255 or (around != truth[0, h, w]).any():
                 continue
-            values.append(float(doubt[0, h, w]))
+            values.append(float(uncertainty[0, h, w]))
             wrong.append(bool(predicted[0, h, w] != truth[0, h, w]))
     rewards = {}
     if 20 <= sum(wrong) < len(wrong):
@@ -198,15 +202,15 @@ class TestJudge:
         judgement = judge({}, predicted, truth)
         assert (judgement.wrong, judgement.judged) == (6, 6 * 13)
 
-    def test_doubt_where_nothing_is_judged_earns_nothing(self) -> None:
+    def test_uncertainty_where_nothing_is_judged_earns_nothing(self) -> None:
         truth = torch.zeros(1, 6, 20, dtype=torch.uint8)
         truth[:, :, 15:] = 255
         predicted = torch.zeros_like(truth)
         predicted[:, :, :4] = 1
-        doubt = (predicted == 1).float()
-        distracted = doubt.clone()
+        uncertainty = (predicted == 1).float()
+        distracted = uncertainty.clone()
         distracted[:, :, 13:] = 9.0
-        judgement = judge({"doubt": doubt, "distracted": distracted}, predicted, truth)
+        judgement = judge({"doubt": uncertainty, "distracted": distracted}, predicted, truth)
         assert judgement.rewards == {"doubt": 1.0, "distracted": 1.0}
 
     @pytest.mark.parametrize(("wrong", "earns"), [(MIN_WRONG_PX - 1, False), (MIN_WRONG_PX, True)])
@@ -248,10 +252,10 @@ class TestJudge:
         flipped = torch.rand(1, H, W, generator=generator) < flips
         predicted = torch.where(flipped, 2, truth.clamp_max(1)).to(torch.uint8)
         # Sixteenths: exact in the 9 bits that doubts are compared by.
-        doubt = torch.randint(0, 17, (1, H, W), generator=generator) / 16
+        uncertainty = torch.randint(0, 17, (1, H, W), generator=generator) / 16
         judgement, expected = (
-            judge({"doubt": doubt}, predicted, truth.contiguous()),
-            judgement_by_loop(doubt, predicted, truth),
+            judge({"doubt": uncertainty}, predicted, truth.contiguous()),
+            judgement_by_loop(uncertainty, predicted, truth),
         )
         assert judgement.rewards == pytest.approx(expected.rewards)
         assert (judgement.wrong, judgement.judged) == (expected.wrong, expected.judged)
@@ -276,7 +280,7 @@ class TestJudge:
         with pytest.raises(ValueError, match="one image is judged at a time, got 2"):
             judge({"doubt": torch.ones(2, 12, 20)}, masks, masks)
 
-    def test_a_map_with_a_negative_doubt_is_refused(self) -> None:
+    def test_a_map_with_a_negative_uncertainty_is_refused(self) -> None:
         predicted, truth = scene(wrong=30)
         with pytest.raises(ValueError, match="must not be negative"):
             judge({"doubt": torch.full((1, 12, 20), -0.5)}, predicted, truth)

@@ -201,12 +201,12 @@ class TestByHand:
         assert foreground_mean(torch.tensor([[[9.0, 1.0, 2.0]]]), drawn("012")).item() == 1.5
 
     def test_foreground_mean_of_an_image_without_foreground_is_the_image_mean(self) -> None:
-        doubt = torch.tensor([[[9.0, 1.0, 2.0]]])
-        assert foreground_mean(doubt, drawn("000")).item() == 4
+        uncertainty = torch.tensor([[[9.0, 1.0, 2.0]]])
+        assert foreground_mean(uncertainty, drawn("000")).item() == 4
 
     def test_boundary_excluded_mean_drops_two_pixels_on_either_side(self) -> None:
-        doubt = torch.arange(8.0).reshape(1, 1, 8)
-        assert boundary_excluded_mean(doubt, drawn("00001111")).item() == (0 + 1 + 6 + 7) / 4
+        uncertainty = torch.arange(8.0).reshape(1, 1, 8)
+        assert boundary_excluded_mean(uncertainty, drawn("00001111")).item() == (0 + 1 + 6 + 7) / 4
 
     def test_the_border_of_the_image_is_no_boundary(self) -> None:
         assert interior(drawn("11111 11111")).all()
@@ -214,32 +214,32 @@ class TestByHand:
     def test_boundary_excluded_mean_of_an_image_that_is_all_boundary_is_the_image_mean(
         self,
     ) -> None:
-        doubt = torch.tensor([[[1.0, 2.0, 6.0]]])
-        assert boundary_excluded_mean(doubt, drawn("010")).item() == 3
+        uncertainty = torch.tensor([[[1.0, 2.0, 6.0]]])
+        assert boundary_excluded_mean(uncertainty, drawn("010")).item() == 3
 
     def test_top_quantile_mean_reads_the_largest_tenth_rounded_up(self) -> None:
-        doubt = torch.arange(11.0).reshape(1, 1, 11)
-        assert top_quantile_mean(doubt, drawn("0" * 11)).item() == (10 + 9) / 2
+        uncertainty = torch.arange(11.0).reshape(1, 1, 11)
+        assert top_quantile_mean(uncertainty, drawn("0" * 11)).item() == (10 + 9) / 2
 
-    def test_max_patch_mean_finds_the_one_patch_that_holds_all_the_doubt(self) -> None:
-        doubt = torch.zeros(1, 31, 37)
-        doubt[0, 13:23, 19:29] = 0.5
+    def test_max_patch_mean_finds_the_one_patch_that_holds_all_the_uncertainty(self) -> None:
+        uncertainty = torch.zeros(1, 31, 37)
+        uncertainty[0, 13:23, 19:29] = 0.5
         mask = torch.zeros(1, 31, 37, dtype=torch.uint8)
-        assert max_patch_mean(doubt, mask).item() == pytest.approx(0.5)
+        assert max_patch_mean(uncertainty, mask).item() == pytest.approx(0.5)
 
     def test_max_patch_mean_of_a_small_image_is_its_mean(self) -> None:
         assert max_patch_mean(torch.tensor([[[1.0, 2.0, 6.0]]]), drawn("000")).item() == 3
 
-    def test_object_max_is_the_mean_of_the_most_doubtful_object(self) -> None:
-        doubt, mask = torch.zeros(1, 12, 20), torch.zeros(1, 12, 20, dtype=torch.uint8)
-        mask[0, 1:6, 1:6], doubt[0, 1:6, 1:6] = 1, 0.25
-        mask[0, 1:6, 10:16], doubt[0, 1:3, 10:16] = 2, 1.0  # 12 of 30 pixels
-        assert object_max(doubt, mask).item() == pytest.approx(12 / 30)
+    def test_object_max_is_the_mean_of_the_most_uncertain_object(self) -> None:
+        uncertainty, mask = torch.zeros(1, 12, 20), torch.zeros(1, 12, 20, dtype=torch.uint8)
+        mask[0, 1:6, 1:6], uncertainty[0, 1:6, 1:6] = 1, 0.25
+        mask[0, 1:6, 10:16], uncertainty[0, 1:3, 10:16] = 2, 1.0  # 12 of 30 pixels
+        assert object_max(uncertainty, mask).item() == pytest.approx(12 / 30)
 
     def test_an_object_smaller_than_its_boundary_does_not_count(self) -> None:
-        doubt, mask = torch.zeros(1, 6, 10), torch.zeros(1, 6, 10, dtype=torch.uint8)
-        mask[0, 1:5, 1:7], doubt[0, 1:5, 1:7] = 1, 1.0  # 24 pixels
-        assert object_max(doubt, mask).item() == pytest.approx(24 / 60)
+        uncertainty, mask = torch.zeros(1, 6, 10), torch.zeros(1, 6, 10, dtype=torch.uint8)
+        mask[0, 1:5, 1:7], uncertainty[0, 1:5, 1:7] = 1, 1.0  # 24 pixels
+        assert object_max(uncertainty, mask).item() == pytest.approx(24 / 60)
 
 
 class TestObjects:

@@ -90,7 +90,7 @@ class TestPowerNoise:
         assert torch.equal(*draws)
         assert torch.equal(torch.random.get_rng_state(), before)
 
-    def test_images_without_any_doubt_come_last_in_a_random_order(self) -> None:
+    def test_images_without_any_uncertainty_come_last_in_a_random_order(self) -> None:
         noisy = power_noise(torch.tensor([0.0, 1e-6, 0.0]), 1.0, seeded())
         assert noisy.isfinite().all()
         assert noisy.argmax() == 1
@@ -272,7 +272,7 @@ def chi_square(found: Mapping[Key, int], shares: Mapping[Key, float]) -> float:
 
 
 class TestCompose:
-    def test_without_more_rules_the_most_doubtful_comes_first_and_ties_keep_pool_order(
+    def test_without_more_rules_the_most_uncertain_comes_first_and_ties_keep_pool_order(
         self,
     ) -> None:
         picks = compose(torch.tensor([0.1, 0.9, 0.5, 0.9]), 4, Rule(), seeded())
@@ -361,7 +361,7 @@ class TestCompose:
         firsts = Counter(compose(scores, 1, rule, seeded(seed))[0].index for seed in range(1000))
         assert chi_square(firsts, dict.fromkeys(range(4), 0.25)) < 16.27  # 3 degrees, p = .001
 
-    def test_the_images_not_drawn_by_chance_stand_in_the_order_of_their_doubt(self) -> None:
+    def test_the_images_not_drawn_by_chance_stand_in_the_order_of_their_uncertainty(self) -> None:
         scores = torch.rand(40, generator=seeded())
         queue = compose(scores, 40, Rule(chance_share=0.3), seeded(1))
         doubted = [float(scores[pick.index]) for pick in queue if pick.why == "doubt"]
@@ -394,7 +394,7 @@ class TestComposeWithNoise:
         queue = indices(compose(scores, 30, Rule(beta=1e9), seeded()))
         assert queue == top_k(scores, 30).tolist()
 
-    def test_images_without_any_doubt_come_last(self) -> None:
+    def test_images_without_any_uncertainty_come_last(self) -> None:
         scores = torch.tensor([0.0, 0.4, 0.0, 0.6])
         for seed in range(20):
             assert set(indices(compose(scores, 2, Rule(beta=1.0), seeded(seed)))) == {1, 3}
@@ -416,7 +416,7 @@ def classes_by_loop(scores: Tensor, known: Sequence[int]) -> list[int]:
 
 
 class TestComposeByClass:
-    def test_the_least_known_class_has_the_first_turn_and_the_image_that_doubts_it_most(
+    def test_the_least_known_class_has_the_first_turn_and_the_image_most_uncertain_of_it(
         self,
     ) -> None:
         class_scores = torch.tensor(
@@ -434,7 +434,7 @@ class TestComposeByClass:
         # Then class 2 again; and last the image left shows classes 1 and 3.
         assert queue == [Pick(i, "class") for i in (3, 1, 2, 0)]
 
-    def test_the_background_has_no_turn_and_an_image_of_nothing_else_goes_by_its_doubt(
+    def test_the_background_has_no_turn_and_an_image_of_nothing_else_goes_by_its_uncertainty(
         self,
     ) -> None:
         queue = compose(
@@ -465,7 +465,7 @@ class TestComposeByClass:
         rest = [i for i in top_k(pool.scores, N).tolist() if i not in by_class]
         assert [pick.index for pick in queue if pick.why == "doubt"] == rest
 
-    def test_images_queued_for_their_doubt_count_as_showing_their_classes(self) -> None:
+    def test_images_queued_for_their_uncertainty_count_as_showing_their_classes(self) -> None:
         # The first place goes to doubt, whose image shows class 1: the turn is then class 2's.
         class_scores = torch.tensor([[0.0, 0.9, 0.0], [0.0, 0.8, 0.0], [0.0, 0.0, 0.1]])
         seeds = [
@@ -592,7 +592,7 @@ class TestComposeDiverse:
             assert most[queue[place]] >= max(least.values()) - 5e-3
 
     @pytest.mark.parametrize("copies", [0, 60])
-    def test_a_doubtful_image_beside_a_queued_one_waits_for_a_less_doubtful_one_elsewhere(
+    def test_a_uncertain_image_beside_a_queued_one_waits_for_a_less_uncertain_one_elsewhere(
         self, copies: int
     ) -> None:
         around = torch.linspace(0, 2 * math.pi, 13)[:12]
@@ -795,7 +795,7 @@ class TestFarthestFirst:
 AUDITS = st.sets(st.integers(100, 160), max_size=12)
 
 
-def doubt_in(order: Sequence[int]) -> list[Pick]:
+def uncertainty_in(order: Sequence[int]) -> list[Pick]:
     return [Pick(index, "doubt") for index in order]
 
 
@@ -830,8 +830,8 @@ class TestWithAudits:
         places = [
             [(place, pick.index) for place, pick in enumerate(queue) if pick.why == "audit"]
             for queue in (
-                with_audits(doubt_in(order), audits, seeded(seed)),
-                with_audits(doubt_in(order[::-1]), audits, seeded(seed)),
+                with_audits(uncertainty_in(order), audits, seeded(seed)),
+                with_audits(uncertainty_in(order[::-1]), audits, seeded(seed)),
             )
         ]
         assert places[0] == places[1]
@@ -842,7 +842,7 @@ class TestWithAudits:
         self, audits: set[int], seed: int
     ) -> None:
         forwards, backwards = sorted(audits), sorted(audits, reverse=True)
-        picks = doubt_in(range(5))
+        picks = uncertainty_in(range(5))
         assert with_audits(picks, forwards, seeded(seed)) == with_audits(
             picks, backwards, seeded(seed)
         )
@@ -850,7 +850,7 @@ class TestWithAudits:
     def test_each_two_audits_take_each_two_places_equally_often(self) -> None:
         generator, places = seeded(), Counter[tuple[int, int]]()
         for _ in range(4000):
-            queue = indices(with_audits(doubt_in([0, 1, 2]), {8, 9}, generator))
+            queue = indices(with_audits(uncertainty_in([0, 1, 2]), {8, 9}, generator))
             places[queue.index(8), queue.index(9)] += 1
         shares = dict.fromkeys(permutations(range(5), 2), 1 / 20)
         assert chi_square(places, shares) < 43.82  # 19 degrees, p = .001

@@ -175,7 +175,7 @@ class TestByHand:
         probs = ensemble_of([1.0, 0.0], [0.0, 1.0])
         assert mutual_information(probs).item() == pytest.approx(math.log(2))
 
-    def test_mutual_information_is_zero_for_members_that_agree_on_doubt(self) -> None:
+    def test_mutual_information_is_zero_for_members_that_agree_on_uncertainty(self) -> None:
         assert mutual_information(ensemble_of([0.5, 0.5], [0.5, 0.5])).item() == 0
 
     def test_standard_deviation_is_a_half_for_two_certain_members_that_disagree(self) -> None:
@@ -203,7 +203,7 @@ class TestByHand:
         assert least_confidence(probs).item() == pytest.approx(0.3)
 
     @pytest.mark.parametrize("name", FUNCTIONS)
-    def test_certain_members_that_agree_leave_no_doubt(self, name: str) -> None:
+    def test_certain_members_that_agree_leave_no_uncertainty(self, name: str) -> None:
         assert FUNCTIONS[name](ensemble_of([0.0, 1.0, 0.0], [0.0, 1.0, 0.0])).item() == 0
 
 

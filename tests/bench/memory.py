@@ -15,7 +15,7 @@ SIDE_PX = 2048
 
 def main() -> None:
     committee = untrained(replace(CONFIG, max_side_px=SIDE_PX))
-    committee.look(np.zeros((64, 64, 3), np.uint8))  # loaded and compiled: idle
+    committee.predict(np.zeros((64, 64, 3), np.uint8))  # loaded and compiled: idle
     process = psutil.Process()
     idle = process.memory_info().rss
     image = np.random.default_rng(0).integers(0, 256, (SIDE_PX, SIDE_PX, 3), np.uint8)
@@ -29,7 +29,7 @@ def main() -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    committee.look(image).mask()
+    committee.predict(image).mask()
     ended.set()
     watcher.join()
     print((peak - idle) / 1e6)

@@ -71,8 +71,8 @@ class Members(nn.Module):
 
     def answer(self, member: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """One member's probabilities [B, C, h, w] and features [B, F]."""
-        look = logits_and_features if self.pads else ask
-        logits, features = look(self.members[member], images)
+        run = logits_and_features if self.pads else ask
+        logits, features = run(self.members[member], images)
         probs = (logits.float() / self.temperature).softmax(dim=1)
         if features is None:
             # What a network without features can still say of an image: how much of each class

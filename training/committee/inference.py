@@ -64,7 +64,7 @@ BF16_AGREEMENT = 0.998
 
 
 @dataclass(frozen=True)
-class Look:
+class Prediction:
     """What a committee sees in one image.
 
     Attributes:
@@ -373,20 +373,20 @@ class Committee:
         logits = self.logits(example.image, fold(example.key, self.config.members))
         return logits, logits.argmax(dim=0).to(torch.uint8).numpy()
 
-    def look(self, image: Image8) -> Look:
+    def predict(self, image: Image8) -> Prediction:
         """See an image [H, W, channels] uint8: classes, doubt per pixel, the scores of all arms."""
-        return next(iter(self.looks([image])))
+        return next(iter(self.predict_all([image])))
 
-    def looks(self, images: Iterable[Image8]) -> Iterator[Look]:
+    def predict_all(self, images: Iterable[Image8]) -> Iterator[Prediction]:
         """``look`` at many images, in order; those of one size that follow each other together."""
         batch: list[Image8] = []
         for image in images:
             if batch and (image.shape != batch[0].shape or len(batch) == self._batch_size(image)):
-                yield from self._look_at(batch)
+                yield from self._predict_batch(batch)
                 batch = []
             batch.append(image)
         if batch:
-            yield from self._look_at(batch)
+            yield from self._predict_batch(batch)
 
     def _batch_size(self, image: Image8) -> int:
         """How many such images are seen at once."""
@@ -394,9 +394,9 @@ class Committee:
         most_px = BATCH_PX["cpu" if self.device.type == "cpu" else "cuda"]
         return max(1, most_px // (height * width))
 
-    def _look_at(self, images: Sequence[Image8]) -> list[Look]:
+    def _predict_batch(self, images: Sequence[Image8]) -> list[Prediction]:
         """Look at images of one size."""
-        mean_probs, predicted, maps, features = self._see(self._batch(images))
+        mean_probs, predicted, maps, features = self._run(self._batch(images))
         with bounded_threads(self.threads):
             arms = aggregate(
                 {name: torch.from_numpy(each) for name, each in maps.items()},
@@ -408,7 +408,7 @@ class Committee:
                 len(self.config.classes),
             ).numpy()
         return [
-            Look(
+            Prediction(
                 (image.shape[0], image.shape[1]),
                 mean_probs[b],
                 predicted[b],
@@ -420,7 +420,7 @@ class Committee:
             for b, image in enumerate(images)
         ]
 
-    def _see(
+    def _run(
         self, x: Tensor
     ) -> tuple[
         NDArray[np.float32],

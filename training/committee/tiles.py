@@ -28,7 +28,7 @@ ALIGN_PX = 32
 """Tiles start at multiples of the coarsest feature's size: a network's pooling then falls on the
 same pixels in every tile as in the whole image."""
 
-Look = Callable[[Tensor], tuple[Tensor, Tensor]]
+Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From images [B, channels, h, w] to probabilities [M, B, C, h, w] and features [M, B, F]."""
 
 
@@ -81,7 +81,7 @@ def _rise(shared: int) -> Tensor:
     return (at / (shared - 2 * MARGIN_PX)).clamp_(0, 1)
 
 
-def strips(images: Tensor, look: Look) -> Iterator[tuple[Strip, Tensor]]:
+def strips(images: Tensor, predict: Predict) -> Iterator[tuple[Strip, Tensor]]:
     """See images of any size, from the top down.
 
     Args:
@@ -95,12 +95,12 @@ def strips(images: Tensor, look: Look) -> Iterator[tuple[Strip, Tensor]]:
     h, w = images.shape[2:]
     down, across = spans(h), spans(w)
     if len(down) == len(across) == 1:
-        probs, features = look(images)
+        probs, features = predict(images)
         yield Strip(slice(0, h), probs), features
         return
     carried: Tensor | None = None
     for number, span in enumerate(down):
-        seen, features = _tile_row(images, look, span, across)
+        seen, features = _tile_row(images, predict, span, across)
         if carried is not None:
             seen[..., : carried.shape[3], :] += carried
         end = down[number + 1].start if number + 1 < len(down) else h
@@ -109,13 +109,15 @@ def strips(images: Tensor, look: Look) -> Iterator[tuple[Strip, Tensor]]:
         carried = seen[..., done:, :].clone()
 
 
-def _tile_row(images: Tensor, look: Look, span: Span, across: list[Span]) -> tuple[Tensor, Tensor]:
+def _tile_row(
+    images: Tensor, predict: Predict, span: Span, across: list[Span]
+) -> tuple[Tensor, Tensor]:
     """Weighted probabilities [M, B, C, rows, w] and mean features of the tiles side by side."""
     seen: Tensor | None = None
     total: Tensor | None = None
     for column in across:
         tile = images[:, :, span.start : span.stop, column.start : column.stop]
-        probs, features = look(tile.contiguous())
+        probs, features = predict(tile.contiguous())
         if seen is None or total is None:
             seen = probs.new_zeros((*probs.shape[:4], images.shape[3]))
             total = torch.zeros_like(features)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from acquisition.uncertainty import MEASURES
-from training.committee.inference import Committee, Look
+from training.committee.inference import Committee, Prediction
 from training.config import BadConfig, TrainConfig
 from training.datasets.labelled import by_hash, read_labelled_folder
 from training.errors import TrainingError
@@ -179,20 +179,22 @@ def _test(committee: Committee, examples: Sequence[Example]) -> Tested:
     quality = Quality(len(committee.config.classes), PIXELS_PER_IMAGE)
     arms: list[Mapping[str, float]] = []
     wrong = []
-    doubts: dict[str, list[Any]] = {name: [] for name in MEASURES}
-    looks: Iterator[Look] = committee.looks(example.image for example in examples)
-    for example, look in zip(examples, looks, strict=True):
-        drawn = quality.add(example.mask, look.predicted, look.probs)
-        arms.append(look.arms)
-        wrong.append((look.predicted != example.mask).ravel()[drawn])
+    uncertainties: dict[str, list[Any]] = {name: [] for name in MEASURES}
+    predictions: Iterator[Prediction] = committee.predict_all(example.image for example in examples)
+    for example, prediction in zip(examples, predictions, strict=True):
+        drawn = quality.add(example.mask, prediction.predicted, prediction.probs)
+        arms.append(prediction.arms)
+        wrong.append((prediction.predicted != example.mask).ravel()[drawn])
         for name in MEASURES:
-            doubts[name].append(look.maps[name].ravel()[drawn])
+            uncertainties[name].append(prediction.maps[name].ravel()[drawn])
     counts, errors = quality.overlap, np.concatenate(wrong)
     summary = {
         "mean_iou": counts.mean_iou(),
         "iou": counts.where_shown(counts.iou()),
         "ece": quality.ece(),
-        "finds_errors": {name: auroc(np.concatenate(doubts[name]), errors) for name in MEASURES},
+        "finds_errors": {
+            name: auroc(np.concatenate(uncertainties[name]), errors) for name in MEASURES
+        },
     }
     return Tested(summary, arms)
 

@@ -489,48 +489,48 @@ def leaders(run: Run, strategy: str) -> Counter[str]:
     )
 
 
-def last_doubts(run: Run) -> list[tuple[str, int, int, DistanceBins]]:
+def last_uncertainties(run: Run) -> list[tuple[str, int, int, DistanceBins]]:
     """Strategy, seed, round and doubt by distance of the last round that holds it."""
     found = []
     for strategy in run.strategies:
         for seed in run.seeds:
-            held = [line for line in run.curve(strategy, seed) if line.doubt_by_distance]
-            if held and held[-1].doubt_by_distance is not None:
-                found.append((strategy, seed, held[-1].round, held[-1].doubt_by_distance))
+            held = [line for line in run.curve(strategy, seed) if line.uncertainty_by_distance]
+            if held and held[-1].uncertainty_by_distance is not None:
+                found.append((strategy, seed, held[-1].round, held[-1].uncertainty_by_distance))
     return found
 
 
-def pooled_distance(doubts: Sequence[DistanceBins]) -> Distance | None:
+def pooled_distance(bins: Sequence[DistanceBins]) -> Distance | None:
     """Several networks' doubt by distance as one; None if there is none.
 
     Raises:
         BadRun: they differ in their bins or their measures.
     """
-    if not doubts:
+    if not bins:
         return None
-    first = doubts[0]
-    if any(d.edges_px != first.edges_px or {*d.measures} != {*first.measures} for d in doubts):
+    first = bins[0]
+    if any(d.edges_px != first.edges_px or {*d.measures} != {*first.measures} for d in bins):
         raise BadRun(
             "The rounds of a run must hold doubt by distance for the same edges and measures; "
             f"the first has {list(first.edges_px)} px and {', '.join(first.measures)}, another not."
         )
-    pixels = np.array([d.pixels for d in doubts], np.int64)  # [networks, bins]
+    pixels = np.array([d.pixels for d in bins], np.int64)  # [networks, bins]
     empty = pixels == 0
-    wrong = _filled([d.wrong for d in doubts], empty)
-    measures = {name: _filled([d.measures[name] for d in doubts], empty) for name in first.measures}
+    wrong = _filled([d.wrong for d in bins], empty)
+    measures = {name: _filled([d.measures[name] for d in bins], empty) for name in first.measures}
     edges = np.array([*first.edges_px, np.inf])
     # A probe's bins are as wide as its stride, and the first may reach beyond NEAR_PX.
     near = edges[1:] <= max(NEAR_PX, edges[1])
     far = (edges[:-1] >= FAR_PX) & ~near
     return Distance(
         first.edges_px,
-        len(doubts),
+        len(bins),
         pixels.sum(axis=0),
         mean_known(wrong),
-        {name: mean_known(doubt) for name, doubt in measures.items()},
+        {name: mean_known(uncertainty) for name, uncertainty in measures.items()},
         float(edges[1:][near].max()),
         float(edges[:-1][far].min()) if far.any() else None,
-        {name: _ratio(doubt, pixels, near, far) for name, doubt in measures.items()},
+        {name: _ratio(uncertainty, pixels, near, far) for name, uncertainty in measures.items()},
     )
 
 
@@ -542,12 +542,12 @@ def _filled(
 
 
 def _ratio(
-    doubt: NDArray[np.float64],
+    uncertainty: NDArray[np.float64],
     pixels: NDArray[np.int64],
     near: NDArray[np.bool_],
     far: NDArray[np.bool_],
 ) -> float | None:
-    total = np.nan_to_num(doubt) * pixels
+    total = np.nan_to_num(uncertainty) * pixels
     counts = pixels[:, near].sum(), pixels[:, far].sum()
     if 0 in counts or total[:, far].sum() == 0:
         return None

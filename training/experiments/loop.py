@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acquisition.adaptive import Evidence, Trust, trust, weights_of
 from acquisition.select import Rule, farthest_first
-from training.committee.inference import Committee, Look
+from training.committee.inference import Committee, Prediction
 from training.committee.registry import load_weights, save_weights
 from training.committee.version import write_whole
 from training.config import UNKNOWN, BadConfig, TrainConfig
@@ -52,7 +52,7 @@ from training.fitting.fit import Weights, fit_member, training_keys
 from training.images import Example, images_showing
 from training.process_pool import process_pool
 from training.quality.assessment import assess
-from training.quality.distance import DoubtByDistance, doubt_by_distance
+from training.quality.distance import UncertaintyByDistance, uncertainty_by_distance
 from training.quality.quality import Quality
 
 ALL = "all"
@@ -272,13 +272,13 @@ def _test_names(config: LoopConfig, names: Sequence[str]) -> list[str]:
     return test
 
 
-class Sees(Protocol):
+class Predictor(Protocol):
     """A trained committee that looks at images by key."""
 
-    def look(self, key: str) -> Look:
+    def predict(self, key: str) -> Prediction:
         """All that it sees."""
 
-    def glance(self, key: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def predict_classes(self, key: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The mean probabilities [C, h, w] and the classes [h, w] only, where that is quicker."""
 
 
@@ -294,7 +294,7 @@ class Learner(Protocol):
     def truth(self, key: str) -> NDArray[np.uint8]:
         """[h, w] class indices at the resolution of its looks."""
 
-    def fit(self, keys: Sequence[str], seed: int) -> Sees:
+    def fit(self, keys: Sequence[str], seed: int) -> Predictor:
         """A committee that has seen these."""
 
 
@@ -324,12 +324,12 @@ class NetworkLearner:
     def truth(self, key: str) -> NDArray[np.uint8]:
         return self._read(key).mask
 
-    def fit(self, keys: Sequence[str], seed: int) -> Sees:
+    def fit(self, keys: Sequence[str], seed: int) -> Predictor:
         config = train_config(self._data, seed)
         examples = [self._read(key) for key in sorted(keys)]
         weights = [self._member(examples, config, member) for member in range(config.members)]
         committee = assess(weights, config, examples, device=torch.device("cpu")).committee
-        return _NetworkSees(committee, self._read)
+        return _NetworkPredictor(committee, self._read)
 
     def _member(self, examples: Sequence[Example], config: TrainConfig, member: int) -> Weights:
         """Trained once: all strategies begin with the same committee, and a path that goes on
@@ -345,16 +345,16 @@ class NetworkLearner:
 
 
 @dataclass(frozen=True)
-class _NetworkSees:
+class _NetworkPredictor:
     committee: Committee
     read: Callable[[str], Example]
 
-    def look(self, key: str) -> Look:
-        return self.committee.look(self.read(key).image)
+    def predict(self, key: str) -> Prediction:
+        return self.committee.predict(self.read(key).image)
 
-    def glance(self, key: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        look = self.look(key)
-        return look.probs, look.predicted
+    def predict_classes(self, key: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        prediction = self.predict(key)
+        return prediction.probs, prediction.predicted
 
 
 def train_config(data: Data, seed: int) -> TrainConfig:
@@ -617,7 +617,7 @@ class Walk:
         self.labelled = [key for line in lines for key in line["keys"]]
         self.known = self._showing(self.labelled)
         self.evidence = [Evidence(**each) for line in lines for each in line["evidence"]]
-        self.committee: Sees | None = None
+        self.committee: Predictor | None = None
 
     def round(self, number: int) -> dict[str, Any]:
         """Choose, label, judge, train and test."""
@@ -699,20 +699,20 @@ class Walk:
         rng = np.random.default_rng([self.seed, number])
         left = sorted(set(self.pool) - set(self.labelled))
         drawn = [left[i] for i in rng.permutation(len(left))[: self.config.candidates]]
-        looks: list[Look] = []
-        if strategy.looks:
+        predictions: list[Prediction] = []
+        if strategy.needs_predictions:
             if self.committee is None:  # the path goes on after an interruption
                 self.committee = self.learner.fit(self.labelled, self.seed)
-            looks = [self.committee.look(key) for key in drawn]
+            predictions = [self.committee.predict(key) for key in drawn]
         errors = None
         if strategy.mode == "oracle_error":
             errors = [
-                _error(look, self.learner.truth(key))
-                for key, look in zip(drawn, looks, strict=True)
+                _error(prediction, self.learner.truth(key))
+                for key, prediction in zip(drawn, predictions, strict=True)
             ]
         picks = choose(
             strategy,
-            Candidates(self._features(drawn), looks, errors, torch.from_numpy(self.known)),
+            Candidates(self._features(drawn), predictions, errors, torch.from_numpy(self.known)),
             self.config.query,
             found,
             (number - 1) / max(1, self.config.rounds - 1),
@@ -720,8 +720,8 @@ class Walk:
         )
         chosen = [drawn[pick.index] for pick in picks]
         judged = [
-            evidence_of(looks[pick.index], self.learner.truth(drawn[pick.index]), number)
-            for pick in (picks if looks else [])
+            evidence_of(predictions[pick.index], self.learner.truth(drawn[pick.index]), number)
+            for pick in (picks if predictions else [])
         ]
         return chosen, judged
 
@@ -736,16 +736,16 @@ class Walk:
         """Quality on the test images; of the last round also where the doubt lies."""
         assert self.committee is not None
         quality = Quality(len(self.data.classes), TEST_PX)
-        distance: DoubtByDistance | None = None
+        distance: UncertaintyByDistance | None = None
         for key in self.data.test:
             truth = self.learner.truth(key)
             if last:
-                look = self.committee.look(key)
-                probs, predicted = look.probs, look.predicted
-                found = doubt_by_distance(look.maps, truth, predicted)
+                prediction = self.committee.predict(key)
+                probs, predicted = prediction.probs, prediction.predicted
+                found = uncertainty_by_distance(prediction.maps, truth, predicted)
                 distance = found if distance is None else distance + found
             else:
-                probs, predicted = self.committee.glance(key)
+                probs, predicted = self.committee.predict_classes(key)
             quality.add(truth, predicted, probs)
         counts = quality.overlap
         if not counts.truth[1:].any():
@@ -762,21 +762,21 @@ class Walk:
             "doubt_by_distance": None if distance is None else self._in_image_px(distance),
         }
 
-    def _in_image_px(self, distance: DoubtByDistance) -> dict[str, Any]:
+    def _in_image_px(self, distance: UncertaintyByDistance) -> dict[str, Any]:
         found = distance.to_json()
         scale = STRIDE if self.config.learner == "probe" else 1
         return found | {"edges_px": [edge * scale for edge in found["edges_px"]]}
 
 
-def evidence_of(look: Look, truth: NDArray[np.uint8], batch: int) -> Evidence:
+def evidence_of(prediction: Prediction, truth: NDArray[np.uint8], batch: int) -> Evidence:
     """How a committee's doubt fared on an image whose truth came to be known."""
-    found = look.judge(truth)
-    return Evidence(batch, batch, dict(found.rewards), dict(look.arms), found.error)
+    found = prediction.judge(truth)
+    return Evidence(batch, batch, dict(found.rewards), dict(prediction.arms), found.error)
 
 
-def _error(look: Look, truth: NDArray[np.uint8]) -> float:
+def _error(prediction: Prediction, truth: NDArray[np.uint8]) -> float:
     known = truth != UNKNOWN
-    return float((look.predicted != truth)[known].mean()) if known.any() else 0.0
+    return float((prediction.predicted != truth)[known].mean()) if known.any() else 0.0
 
 
 def _strategies(config: LoopConfig) -> dict[str, Strategy]:

@@ -72,7 +72,7 @@ def draw(make: Callable[[], Figure], format_: str = "svg") -> bytes:
     return buffer.getvalue()
 
 
-def look_of(run: Run, strategy: str) -> dict[str, Any]:
+def style_of(run: Run, strategy: str) -> dict[str, Any]:
     """Colour, marker and order of a strategy's line, the same in all pictures."""
     if strategy == RANDOM:
         return {"color": "black", "marker": "x", "zorder": 3}
@@ -106,14 +106,14 @@ def _curves(run: Run, across: Mapping[str, NDArray[np.float64]], unit: str) -> F
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots()
     for strategy in run.strategies:
-        quality, look = run.quality[strategy], look_of(run, strategy)
-        axes.plot(across[strategy], quality.mean(axis=0), label=strategy, **look)
+        quality, style = run.quality[strategy], style_of(run, strategy)
+        axes.plot(across[strategy], quality.mean(axis=0), label=strategy, **style)
         bands = [mean_interval(column) for column in quality.T]
         ends = [(b.low, b.high) for b in bands if b.low is not None and b.high is not None]
         if ends:
             low, high = np.array(ends).T
             axes.fill_between(
-                across[strategy], low, high, color=look["color"], alpha=0.13, linewidth=0
+                across[strategy], low, high, color=style["color"], alpha=0.13, linewidth=0
             )
     if run.full_quality:
         full = float(np.mean(list(run.full_quality.values())))
@@ -134,7 +134,7 @@ def class_curves(run: Run) -> Figure:
     for index, axes in zip(run.foreground, panels, strict=False):
         for strategy in run.strategies:
             curve = mean_known(run.values(strategy, iou_of(index)))
-            axes.plot(run.budgets, curve, label=strategy, **look_of(run, strategy), markersize=3.5)
+            axes.plot(run.budgets, curve, label=strategy, **style_of(run, strategy), markersize=3.5)
         axes.set_title(run.settings.classes[index])
         axes.set_ylim(0, 1)
     for unused in panels[len(run.foreground) :]:
@@ -226,11 +226,11 @@ def distance_curves(
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     places = np.arange(len(edges_px))
-    for i, (name, doubt) in enumerate(measures.items()):
-        most = np.nanmax(doubt) if np.isfinite(doubt).any() else 0
+    for i, (name, uncertainty) in enumerate(measures.items()):
+        most = np.nanmax(uncertainty) if np.isfinite(uncertainty).any() else 0
         left.plot(
             places,
-            doubt / most if most > 0 else doubt,
+            uncertainty / most if most > 0 else uncertainty,
             label=plain(name),
             color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[i % len(MARKERS)],

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from acquisition.aggregate import aggregate, class_means
 from acquisition.uncertainty import uncertainty_maps
-from training.committee.inference import Look, winners
+from training.committee.inference import Prediction, winners
 from training.committee.version import write_whole
 from training.config import UNKNOWN
 from training.errors import TrainingError
@@ -105,15 +105,15 @@ def keep_features(
     truths: dict[str, NDArray[np.uint8]] = {}
     wholes: dict[str, NDArray[np.float32]] = {}
     first = 0
-    look = partial(_reduced, read, reduction)
+    prediction = partial(_reduced, read, reduction)
     with ExitStack() as stack:
         file = stack.enter_context((folder / "features.f16").open("wb"))
         found: Iterable[tuple[NDArray[np.float16], NDArray[np.uint8], NDArray[np.float32]]]
         if workers == 1:
-            found = map(look, keys)
+            found = map(prediction, keys)
         else:
             pool = stack.enter_context(process_pool(workers))
-            found = pool.map(look, keys, chunksize=4)
+            found = pool.map(prediction, keys, chunksize=4)
         for number, (key, (pixels, truth, whole)) in enumerate(zip(keys, found, strict=True)):
             file.write(pixels.tobytes())
             places[key] = [first, *truth.shape]
@@ -225,13 +225,13 @@ class ProbeCommittee:
             logits = self._heads.planes(self._features.of(key).T.contiguous())  # [M, C, P]
             return logits.softmax(dim=1).reshape(len(logits), 1, -1, h, w)
 
-    def glance(self, key: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def predict_classes(self, key: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The mean probabilities [C, h, w] and the classes [h, w], without any doubt."""
         with bounded_threads(self._threads):
             mean = self.probs(key).mean(dim=0)
             return mean[0].numpy(), winners(mean)[0].numpy()
 
-    def look(self, key: str) -> Look:
+    def predict(self, key: str) -> Prediction:
         """As ``Committee.look``, at the features' resolution."""
         probs = self.probs(key)
         with bounded_threads(self._threads):
@@ -240,7 +240,7 @@ class ProbeCommittee:
             predicted = winners(mean)
             arms = aggregate(maps, predicted)
             classes = class_means(maps["predictive_entropy"], predicted, mean.shape[1])
-        return Look(
+        return Prediction(
             (probs.shape[3], probs.shape[4]),
             mean[0].numpy(),
             predicted[0].numpy(),

@@ -31,7 +31,7 @@ from training.experiments.analysis import (
     classes_reached,
     heaviest,
     hypothesis_sentences,
-    last_doubts,
+    last_uncertainties,
     leaders,
     p_digits,
     penalties,
@@ -172,16 +172,16 @@ def _weight_rows(run: Run) -> list[Row]:
 
 
 def _distance_rows(run: Run) -> list[Row]:
-    found = last_doubts(run)
+    found = last_uncertainties(run)
     names = list(found[0][3].measures) if found else []
     rows: list[Row] = [["strategy", "seed", "round", "from_px", "to_px", "pixels", "wrong", *names]]
-    for strategy, seed, number, doubt in found:
-        ends = [*doubt.edges_px[1:], None]
-        for i, (low, high) in enumerate(zip(doubt.edges_px, ends, strict=True)):
-            held = [doubt.wrong[i], *(doubt.measures[name][i] for name in names)]
-            if not doubt.pixels[i]:
+    for strategy, seed, number, uncertainty in found:
+        ends = [*uncertainty.edges_px[1:], None]
+        for i, (low, high) in enumerate(zip(uncertainty.edges_px, ends, strict=True)):
+            held = [uncertainty.wrong[i], *(uncertainty.measures[name][i] for name in names)]
+            if not uncertainty.pixels[i]:
                 held = [None] * len(held)
-            rows.append([strategy, seed, number, low, high, doubt.pixels[i], *held])
+            rows.append([strategy, seed, number, low, high, uncertainty.pixels[i], *held])
     return rows
 
 
@@ -543,7 +543,7 @@ def _distances(run: Run) -> str:
         "Doubt and errors of the last networks by the distance of a pixel to the nearest boundary "
         "in the truth: doubt that falls as errors fall is doubt in the right place."
     )
-    distance = pooled_distance([doubt for *_, doubt in last_doubts(run)])
+    distance = pooled_distance([uncertainty for *_, uncertainty in last_uncertainties(run)])
     title = "Doubt by distance to a boundary"
     if distance is None:
         return _section(title, read, _note("No round of this run holds doubt by distance."))

@@ -106,7 +106,7 @@ class Line(_Frozen):
     chosen: tuple[str, ...]
     weights: dict[str, FiniteFloat] | None = None
     leader: str | None = None
-    doubt_by_distance: DistanceBins | None = None
+    uncertainty_by_distance: DistanceBins | None = None
     seconds: FiniteFloat
 
     @property
@@ -295,13 +295,13 @@ def _check_lengths(line: Line, settings: Settings, where: str) -> None:
                 f"{where}: {name} must have an entry for each of the {C} classes in run.json, "
                 f"got {len(getattr(line, name))}."
             )
-    doubt = line.doubt_by_distance
-    if doubt is not None:
-        bins = len(doubt.edges_px)
+    uncertainty = line.uncertainty_by_distance
+    if uncertainty is not None:
+        bins = len(uncertainty.edges_px)
         for name, entries in (
-            ("pixels", doubt.pixels),
-            ("wrong", doubt.wrong),
-            *doubt.measures.items(),
+            ("pixels", uncertainty.pixels),
+            ("wrong", uncertainty.wrong),
+            *uncertainty.measures.items(),
         ):
             if len(entries) != bins:
                 raise BadRun(

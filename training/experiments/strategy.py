@@ -25,7 +25,7 @@ from acquisition.select import (
     percentiles,
     rank_mixture,
 )
-from training.committee.inference import Look
+from training.committee.inference import Prediction
 from training.errors import TrainingError, wrong_fields
 
 MODES = (
@@ -57,7 +57,7 @@ class Strategy:
     anneal: bool = False
 
     @property
-    def looks(self) -> bool:
+    def needs_predictions(self) -> bool:
         """Whether it needs the committee's looks at the candidates."""
         return self.mode not in ("random", "farthest_first") or self.rule.class_share > 0
 
@@ -149,7 +149,7 @@ class Candidates:
     """
 
     features: Tensor
-    looks: Sequence[Look]
+    predictions: Sequence[Prediction]
     errors: Sequence[float] | None
     known: Tensor
 
@@ -174,7 +174,9 @@ def choose(
         rule = replace(rule, beta=100.0**progress)
     class_scores = None
     if rule.class_share > 0:
-        class_scores = torch.from_numpy(np.stack([look.class_scores for look in candidates.looks]))
+        class_scores = torch.from_numpy(
+            np.stack([prediction.class_scores for prediction in candidates.predictions])
+        )
     return compose(
         scores,
         k,
@@ -200,10 +202,12 @@ def _scores(
         assert candidates.errors is not None
         return percentiles(torch.tensor(candidates.errors))
     if strategy.mode == "foreground":
-        return _foreground(candidates.looks)
+        return _foreground(candidates.predictions)
     weights = weights_of(strategy.mode, trust)
     arms = {
-        arm: torch.tensor([look.arms[arm] for look in candidates.looks], dtype=torch.float64)
+        arm: torch.tensor(
+            [prediction.arms[arm] for prediction in candidates.predictions], dtype=torch.float64
+        )
         for arm in weights
     }
     if strategy.power:
@@ -211,10 +215,13 @@ def _scores(
     return rank_mixture(arms, weights)
 
 
-def _foreground(looks: Sequence[Look]) -> Tensor:
+def _foreground(predictions: Sequence[Prediction]) -> Tensor:
     """[N] chance of each image if a class is drawn evenly, and then one that shows it."""
-    shows = torch.from_numpy(np.stack([look.class_scores for look in looks]))[:, 1:] > 0
+    shows = (
+        torch.from_numpy(np.stack([prediction.class_scores for prediction in predictions]))[:, 1:]
+        > 0
+    )
     count = shows.sum(dim=0)  # [C - 1]
     if not bool(count.any()):
-        return torch.full((len(looks),), 1 / len(looks))
+        return torch.full((len(predictions),), 1 / len(predictions))
     return (shows / count.clamp_min(1)).sum(dim=1) / (count > 0).sum()

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from acquisition.aggregate import AGGREGATES
 from acquisition.uncertainty import MEASURES
-from training.committee.inference import Look
+from training.committee.inference import Prediction
 from training.committee.version import write_whole
 from training.config import UNKNOWN
 from training.datasets.labelled import indices_beyond, read_image, read_indices
 from training.errors import TrainingError
 from training.figures.contact_sheet import UNKNOWN_COLOUR, as_rgb, colour_of, overlay
 from training.images import Image8, make_example, shrink
-from training.quality.distance import BINS, EDGES_PX, DoubtByDistance, doubt_by_distance
+from training.quality.distance import BINS, EDGES_PX, UncertaintyByDistance, uncertainty_by_distance
 
 UNITS: Mapping[str, str] = {
     "predictive_entropy": "nats",
@@ -129,7 +129,7 @@ def scale_of(uncertainty_map: NDArray[np.float32], most: float) -> Scale:
 
 
 def uncertainty_figure(
-    look: Look,
+    prediction: Prediction,
     image: Image8,
     classes: Sequence[str],
     truth: NDArray[np.uint8] | None = None,
@@ -153,18 +153,18 @@ def uncertainty_figure(
     Raises:
         ValueError: image, truth and look do not belong together.
     """
-    picture, known = at_look_size(look, image, truth)
+    picture, known = at_prediction_size(prediction, image, truth)
     with matplotlib.rc_context(), warnings.catch_warnings():
         # Whatever a matplotlibrc says here; and a dollar in a class's name is a dollar.
         matplotlib.rcdefaults()
         matplotlib.rcParams["text.parse_math"] = False
         # A name in a script that matplotlib's typeface lacks is drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        return _Sheet(look, as_rgb(picture), classes, known).draw(title)
+        return _Sheet(prediction, as_rgb(picture), classes, known).draw(title)
 
 
 def save_arrays(
-    path: Path, look: Look, image: Image8, truth: NDArray[np.uint8] | None = None
+    path: Path, prediction: Prediction, image: Image8, truth: NDArray[np.uint8] | None = None
 ) -> None:
     """Write what the figure shows as arrays at the network's resolution, in one .npz.
 
@@ -176,15 +176,15 @@ def save_arrays(
     Raises:
         ValueError: image, truth and look do not belong together.
     """
-    picture, known = at_look_size(look, image, truth)
+    picture, known = at_prediction_size(prediction, image, truth)
     arrays: dict[str, NDArray[Any]] = {
         "image": picture,
-        "probs": look.probs,
-        "predicted": look.predicted,
-        **look.maps,
+        "probs": prediction.probs,
+        "predicted": prediction.predicted,
+        **prediction.maps,
     }
     if known is not None:
-        arrays |= {"truth": known, "error": error_map(known, look.predicted)}
+        arrays |= {"truth": known, "error": error_map(known, prediction.predicted)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_whole(path, buffer.getvalue())
@@ -193,7 +193,7 @@ def save_arrays(
 def write_map(
     folder: Path,
     stem: str,
-    look: Look,
+    prediction: Prediction,
     image: Image8,
     classes: Sequence[str],
     truth: NDArray[np.uint8] | None = None,
@@ -211,8 +211,8 @@ def write_map(
         ValueError: image, truth and look do not belong together.
     """
     figure, arrays = folder / f"{stem}-map.png", folder / f"{stem}-map.npz"
-    write_whole(figure, uncertainty_figure(look, image, classes, truth, title))
-    save_arrays(arrays, look, image, truth)
+    write_whole(figure, uncertainty_figure(prediction, image, classes, truth, title))
+    save_arrays(arrays, prediction, image, truth)
     return figure, arrays
 
 
@@ -236,17 +236,19 @@ def arms_table(arms: Mapping[str, float]) -> str:
     )
 
 
-def at_look_size(
-    look: Look, image: Image8, truth: NDArray[np.uint8] | None
+def at_prediction_size(
+    prediction: Prediction, image: Image8, truth: NDArray[np.uint8] | None
 ) -> tuple[Image8, NDArray[np.uint8] | None]:
     """Image [h, w, channels] and truth [h, w], shrunk as the image was for the look.
 
     Raises:
         ValueError: they do not belong together.
     """
-    if image.shape[:2] != look.size:
-        raise ValueError(f"the look is at an image of {look.size}, got one of {image.shape[:2]}")
-    longest = max(look.predicted.shape)
+    if image.shape[:2] != prediction.size:
+        raise ValueError(
+            f"the look is at an image of {prediction.size}, got one of {image.shape[:2]}"
+        )
+    longest = max(prediction.predicted.shape)
     if truth is None:
         return shrink(image, longest), None
     example = make_example("", image, truth, longest)
@@ -307,13 +309,13 @@ class _Sheet:
 
     def __init__(
         self,
-        look: Look,
+        prediction: Prediction,
         picture: Image8,
         classes: Sequence[str],
         truth: NDArray[np.uint8] | None,
     ) -> None:
-        self.look, self.picture, self.classes, self.truth = look, picture, classes, truth
-        h, w = look.predicted.shape
+        self.predict, self.picture, self.classes, self.truth = prediction, picture, classes, truth
+        h, w = prediction.predicted.shape
         self.panel_in = PANEL_IN * min(max(h / w, FLATTEST), TALLEST)
         self.names = self._legend_entries()
         legend_in = math.ceil(len(self.names) / LEGEND_COLUMNS) * LEGEND_LINE_IN + 0.15
@@ -334,15 +336,15 @@ class _Sheet:
             fontsize=FONT + 3,
             va="top",
         )
-        look, truth = self.look, self.truth
-        self._picture(0, _image_title(look), self.picture)
-        self._picture(1, "prediction", overlay(self.picture, look.predicted))
+        prediction, truth = self.predict, self.truth
+        self._picture(0, _image_title(prediction), self.picture)
+        self._picture(1, "prediction", overlay(self.picture, prediction.predicted))
         column = 2
         if truth is not None:
             self._picture(2, "truth", overlay(self.picture, truth))
-            self._picture(3, _error_title(truth, look.predicted), self._error(truth))
+            self._picture(3, _error_title(truth, prediction.predicted), self._error(truth))
             column = 4
-        self._doubt_by_distance(column)
+        self._uncertainty_by_distance(column)
         self._legend()
         for place, measure in enumerate(MEASURES):
             self._map(place, measure)
@@ -377,14 +379,14 @@ class _Sheet:
         """The picture in faint grey, with the wrong pixels and the unknown ones."""
         grey = 110 + self.picture.mean(axis=2, keepdims=True) * (145 / 255)
         shown = np.repeat(grey, 3, axis=2).astype(np.uint8)
-        error = error_map(truth, self.look.predicted)
+        error = error_map(truth, self.predict.predicted)
         shown[error == 1] = WRONG_COLOUR
         shown[error == UNKNOWN] = UNKNOWN_COLOUR
         return shown
 
     def _legend_entries(self) -> list[tuple[str, tuple[int, int, int]]]:
         """Names and colours of what the first row shows, and of nothing else."""
-        shown = np.unique(self.look.predicted)
+        shown = np.unique(self.predict.predicted)
         if self.truth is not None:
             shown = np.union1d(shown, self.truth)
         entries = [
@@ -412,8 +414,8 @@ class _Sheet:
         )
 
     def _map(self, column: int, measure: str) -> None:
-        members, classes = len(self.look.features), len(self.classes)
-        shown = self.look.maps[measure]
+        members, classes = len(self.predict.features), len(self.classes)
+        shown = self.predict.maps[measure]
         scale = scale_of(shown, most_possible(measure, members, classes))
         axes = self._panel(column, self.second_in, _spaced(measure))
         # A lone member's disagreement is 0 throughout, and a scale needs two ends.
@@ -430,12 +432,14 @@ class _Sheet:
         bar.ax.tick_params(labelsize=FONT - 1, length=2, pad=2)
         bar.set_label(_scale_label(measure, scale), fontsize=FONT - 1, labelpad=2)
 
-    def _doubt_by_distance(self, column: int) -> None:
+    def _uncertainty_by_distance(self, column: int) -> None:
         """Means by distance, as multiples of the mean over all, so that units do not matter."""
-        look = self.look
+        prediction = self.predict
         boundary_of = "truth" if self.truth is not None else "prediction"
-        found = doubt_by_distance(
-            look.maps, look.predicted if self.truth is None else self.truth, look.predicted
+        found = uncertainty_by_distance(
+            prediction.maps,
+            prediction.predicted if self.truth is None else self.truth,
+            prediction.predicted,
         )
         # The axis's numbers and name stand inside the column.
         axes = self._axes(
@@ -471,7 +475,9 @@ class _Sheet:
             axes.legend(fontsize=FONT - 2, frameon=False, loc="upper right", handlelength=1.5)
 
 
-def _relative(means: NDArray[np.float64], found: DoubtByDistance) -> NDArray[np.float64] | None:
+def _relative(
+    means: NDArray[np.float64], found: UncertaintyByDistance
+) -> NDArray[np.float64] | None:
     """Bin means as multiples of the mean over all bins' pixels; None where that is 0."""
     mean = float(np.nansum(means * found.pixels) / found.pixels.sum())
     return means / mean if mean > 0 else None
@@ -482,8 +488,8 @@ def _bin_names() -> list[str]:
     return [*(f"{edge}" for edge in EDGES_PX[1:]), f">{EDGES_PX[-1]}"]
 
 
-def _image_title(look: Look) -> str:
-    (H, W), (h, w) = look.size, look.predicted.shape
+def _image_title(prediction: Prediction) -> str:
+    (H, W), (h, w) = prediction.size, prediction.predicted.shape
     shrunk = f", shrunk from {W} x {H}" if (h, w) != (H, W) else ""
     return f"image, {w} x {h} px{shrunk}"
 

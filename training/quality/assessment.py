@@ -136,7 +136,7 @@ def bf16_agreement(committee: Committee, examples: Sequence[Example]) -> float |
         return None
     same = seen = 0
     for example in sorted(examples, key=lambda each: each.key)[:AGREEMENT_IMAGES]:
-        agree = full.look(example.image).predicted == half.look(example.image).predicted
+        agree = full.predict(example.image).predicted == half.predict(example.image).predicted
         same, seen = same + int(agree.sum()), seen + agree.size
     return same / seen
 

@@ -24,7 +24,7 @@ RESAMPLES = 2000
 FEWEST_AUDITS = 30
 """No advice before: an interval of fewer is wider than what a round of labels brings."""
 
-LOOK_BACK = 3
+EARLIER_VERSIONS = 3
 """Promoted versions between the two that are compared: one round's gain drowns in the training's
 own chance (docs/RECIPE.md: .03 to .07 of IoU at few labels)."""
 
@@ -219,7 +219,7 @@ def _gain(
         return None
     after, second = history[-1]
     alike = [each for each in history if each[0].recipe == after.recipe]
-    earlier = [each for each in alike[:-LOOK_BACK] if each[0].labelled < after.labelled]
+    earlier = [each for each in alike[:-EARLIER_VERSIONS] if each[0].labelled < after.labelled]
     if not earlier:
         return None
     before, first = earlier[-1]

@@ -22,7 +22,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class DoubtByDistance:
+class UncertaintyByDistance:
     """Pixels, errors and doubt by the distance to the nearest boundary; images add up by ``+``.
 
     Attributes:
@@ -37,13 +37,13 @@ class DoubtByDistance:
     sums: Mapping[str, NDArray[np.float64]]
     without_boundary: int
 
-    def __add__(self, other: DoubtByDistance) -> DoubtByDistance:
+    def __add__(self, other: UncertaintyByDistance) -> UncertaintyByDistance:
         if self.sums.keys() != other.sums.keys():
             raise ValueError(
                 f"the same measures add up, got {', '.join(self.sums) or 'none'} "
                 f"and {', '.join(other.sums) or 'none'}"
             )
-        return DoubtByDistance(
+        return UncertaintyByDistance(
             self.pixels + other.pixels,
             self.wrong + other.wrong,
             {name: each + other.sums[name] for name, each in self.sums.items()},
@@ -68,11 +68,11 @@ class DoubtByDistance:
         }
 
 
-def doubt_by_distance(
+def uncertainty_by_distance(
     maps: Mapping[str, NDArray[np.floating]],
     truth: NDArray[np.uint8],
     predicted: NDArray[np.uint8],
-) -> DoubtByDistance:
+) -> UncertaintyByDistance:
     """Collect one image's doubt and errors by the distance to the truth's nearest boundary.
 
     Args:
@@ -95,7 +95,7 @@ def doubt_by_distance(
     counted = distance > 0
     bins = np.searchsorted(EDGES_PX, distance[counted], side="left") - 1
     wrong = (predicted != truth)[counted]
-    return DoubtByDistance(
+    return UncertaintyByDistance(
         np.bincount(bins, minlength=BINS),
         np.bincount(bins[wrong], minlength=BINS),
         {name: _sums(bins, each[counted]) for name, each in maps.items()},

@@ -124,7 +124,7 @@ def mean_of(values: Quality) -> float:
 # For a person at a terminal
 
 
-def in_words(result: ReplayResult) -> str:
+def describe(result: ReplayResult) -> str:
     """Each curve's quality and seconds, and two curves side by side."""
     blocks = [
         f"{result.folder}: {result.training} images to learn from, {result.held_back} held back "

@@ -25,7 +25,7 @@ from xml.sax.saxutils import quoteattr
 import click
 
 from backend.actions.connect import connect_project, disconnect_project
-from backend.commands.replay.curves import Curve, Point, ReplayResult, in_words, quality, write_csv
+from backend.commands.replay.curves import Curve, Point, ReplayResult, describe, quality, write_csv
 from backend.errors import BackendError, BadRequest
 from backend.insight.status import SILENT_AFTER_S
 from backend.label_studio.brush import encode
@@ -75,7 +75,7 @@ SHOWN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 # Label Studio's limit for a project's title.
 TITLE_LENGTH = 50
 
-LOOK_AGAIN_S = 1.0
+POLL_S = 1.0
 SAY_AGAIN_S = 30.0
 
 
@@ -531,7 +531,7 @@ def _await_round(annotator: _Annotator, number: int, *, after: int) -> Row:
                 f"Round {number} did not end within {annotator.plan.round_limit_s:g} s ({now}): "
                 "`python -m backend status` says more, --round-limit gives it longer."
             )
-        time.sleep(LOOK_AGAIN_S)
+        time.sleep(POLL_S)
 
 
 def _stage_of(annotator: _Annotator) -> str:
@@ -550,16 +550,16 @@ def _stage_of(annotator: _Annotator) -> str:
 # Testing
 
 
-class Sees(Protocol):
+class Predicted(Protocol):
     """What ``Committee.look`` gives, as far as testing needs it."""
 
     def mask(self) -> NDArray[np.uint8]: ...
 
 
-class Looks(Protocol):
+class Predicts(Protocol):
     """A committee, as far as testing needs one."""
 
-    def look(self, image: NDArray[np.uint8], /) -> Sees: ...
+    def predict(self, image: NDArray[np.uint8], /) -> Predicted: ...
 
 
 def _test(
@@ -600,7 +600,7 @@ def _test(
     )
 
 
-def judge(committee: Looks, folder: LabelledFolder, items: Sequence[Labelled]) -> Overlap:
+def judge(committee: Predicts, folder: LabelledFolder, items: Sequence[Labelled]) -> Overlap:
     """Truth against the committee's masks, the pixels of all images together.
 
     Raises:
@@ -611,7 +611,7 @@ def judge(committee: Looks, folder: LabelledFolder, items: Sequence[Labelled]) -
     counts = [
         overlap(
             folder.read_mask(item),
-            committee.look(_decode(item)).mask(),
+            committee.predict(_decode(item)).mask(),
             len(folder.classes),
         )
         for item in items
@@ -719,7 +719,7 @@ def replay_command(
         work.close()
     if csv_path is not None:
         write_csv(result, csv_path)
-    click.echo(json.dumps(result.to_json(), indent=2) if as_json else in_words(result))
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else describe(result))
 
 
 def read_options(text: str | None) -> Json:

@@ -13,7 +13,7 @@ from backend.ledger.ledger import NO_VERSION, START, Row
 from backend.options import FALLBACK, ProjectOptions
 from backend.predict import image_url, label_config_of
 from backend.rounds.audits import harms
-from backend.rounds.fallback import damage_in_words, damage_of, whole_version
+from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.rounds.stages.outcome import Outcome, Progress
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.workplace import Workplace
@@ -65,7 +65,7 @@ def version_that_ranks(work: Workplace, row: Row) -> tuple[Row, list[str]]:
     if damage is None:
         return version, []
     instead = whole_version(work, row, version["number"])
-    said = damage_in_words(version["number"], damage, instead)
+    said = describe_damage(version["number"], damage, instead)
     if instead is None:
         raise DamagedVersion(said)
     return next(v for v in work.ledger.versions(row["id"]) if v["number"] == instead), [said]

@@ -95,13 +95,13 @@ def _judge_of(work: Workplace, slug: str, number: int, config: TrainConfig) -> C
 
 def _judgement(committee: Committee, example: Example, classes: Sequence[str]) -> dict[str, Any]:
     """The columns of evidence that a look at an example gives."""
-    look = committee.look(example.image)
-    h, w = look.predicted.shape
+    prediction = committee.predict(example.image)
+    h, w = prediction.predicted.shape
     truth = truth_for(example.mask, (h, w), classes, committee.config.classes)
-    found = look.judge(truth)
+    found = prediction.judge(truth)
     return {
         "rewards": dict(found.rewards),
-        "scores": dict(look.arms),
+        "scores": dict(prediction.arms),
         "error": found.error,
         "wrong": found.wrong,
         "judged": found.judged,

@@ -44,13 +44,13 @@ def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
         if task_id not in touched
     }
     chosen = next(p["result"] for p in work.ledger.parts(round_["id"], "choose"))
-    looks = work.ledger.parts(round_["id"], "score")
-    version = int(looks[0]["payload"]["version"])
+    score_parts = work.ledger.parts(round_["id"], "score")
+    version = int(score_parts[0]["payload"]["version"])
     # Many small steps, which a second thread would only wait upon.
     with bounded_threads(1):
         ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
     head, left_out = ranking.places, len(scored) - len(ranking.places)
-    left_out += chosen["unlabelled"] - sum(len(look["payload"]["tasks"]) for look in looks)
+    left_out += chosen["unlabelled"] - sum(len(part["payload"]["tasks"]) for part in score_parts)
     problems: list[str] = []
     published = 0
     if refused := unread(work.ledger, round_["id"]):
@@ -190,12 +190,12 @@ def _store_head(
         version,
         round_["id"],
         arm=max(weights, key=lambda arm: weights[arm], default=""),
-        quantiles=queue_quantiles([place.doubt for place in head]),
+        quantiles=queue_quantiles([place.uncertainty for place in head]),
         rows=[
             {
                 "task_id": place.task_id,
                 "position": position,
-                "doubt": place.doubt,
+                "doubt": place.uncertainty,
                 "audit": place.why == "audit",
                 "arms": scored[place.task_id].arms,
                 "why": place.why,

@@ -48,12 +48,12 @@ def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
         # Chance needs no look.
         scored = [{"task": task_id, "arms": {}, "result": []} for task_id, _ in tasks]
     else:
-        looks = (
-            _first_looks(work, options, images())
+        predictions = (
+            _first_results(work, options, images())
             if version == NO_VERSION
-            else _looks(work, row, options, version, images())
+            else _score_results(work, row, options, version, images())
         )
-        for number, found in enumerate(looks):
+        for number, found in enumerate(predictions):
             scored.append({"task": read[number], **found})
             if found["features"] is None:
                 unlike.append(
@@ -68,7 +68,7 @@ def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
     )
 
 
-def _looks(
+def _score_results(
     work: Workplace,
     row: Row,
     options: ProjectOptions,
@@ -78,16 +78,16 @@ def _looks(
     """What a version sees in each image: what ranks it, and its regions."""
     config = label_config_of(row["label_config"], options)
     committee = work.registry.load(row["slug"], version)
-    for look in committee.looks(images):
+    for prediction in committee.predict_all(images):
         yield {
-            "arms": look.arms,
-            "features": packed(look.features.mean(axis=0)),
-            "class_scores": look.class_scores.tolist(),
-            "result": pre_annotate(look, committee.config.classes, config, options),
+            "arms": prediction.arms,
+            "features": packed(prediction.features.mean(axis=0)),
+            "class_scores": prediction.class_scores.tolist(),
+            "result": pre_annotate(prediction, committee.config.classes, config, options),
         }
 
 
-def _first_looks(
+def _first_results(
     work: Workplace, options: ProjectOptions, images: Iterator[NDArray[np.uint8]]
 ) -> Iterator[dict[str, Any]]:
     """What is seen in each image before there is a version: no more than what it resembles."""

@@ -10,7 +10,7 @@ from backend.commands.replay.curves import (
     Curve,
     Point,
     ReplayResult,
-    in_words,
+    describe,
     quality,
     table,
     write_csv,
@@ -63,7 +63,7 @@ def test_a_point_where_no_class_was_there_and_none_was_seen_is_perfect() -> None
 
 
 def test_one_curve_is_shown_with_its_seconds_and_its_order() -> None:
-    said = in_words(result("queue"))
+    said = describe(result("queue"))
     assert "30 images to learn from, 8 held back" in said
     assert "10 of 10 tasks that Label Studio served were the head of the ranking" in said
     row = next(line for line in said.splitlines() if "committee-v2.1" in line)
@@ -83,19 +83,19 @@ def test_one_curve_is_shown_with_its_seconds_and_its_order() -> None:
 
 
 def test_two_curves_are_shown_side_by_side_with_their_difference() -> None:
-    last = in_words(result("queue", "random")).splitlines()[-1]
+    last = describe(result("queue", "random")).splitlines()[-1]
     assert last.split() == ["2", "20", "0.375", "0.500", "-0.125", "0.375", "0.500", "-0.125"]
 
 
 def test_a_version_that_was_kept_is_shown_as_such() -> None:
     curve = Curve("queue", 7, "t", (point(2, 0.5, 0.5, promoted=False, version=1),))
-    said = in_words(ReplayResult("f", CLASSES, 3, 1, deleted=False, curves=(curve,)))
+    said = describe(ReplayResult("f", CLASSES, 3, 1, deleted=False, curves=(curve,)))
     assert "v1 (v2 kept)" in said
 
 
 def test_tasks_out_of_order_are_counted_aloud() -> None:
     curve = Curve("queue", 7, "t", (point(2, 0.5, 0.5, mismatches=3),))
-    said = in_words(ReplayResult("f", CLASSES, 3, 1, deleted=False, curves=(curve,)))
+    said = describe(ReplayResult("f", CLASSES, 3, 1, deleted=False, curves=(curve,)))
     assert "7 of 10 tasks" in said
     assert "3 were not" in said
 

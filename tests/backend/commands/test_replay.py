@@ -147,7 +147,7 @@ class Painter:
         self.index = index
         self.seen: list[tuple[int, ...]] = []
 
-    def look(self, image: Mask, /) -> "Painter":
+    def predict(self, image: Mask, /) -> "Painter":
         self.seen.append(image.shape)
         self.size = image.shape[:2]
         return self

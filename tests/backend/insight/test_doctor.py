@@ -359,7 +359,7 @@ def test_each_place_of_images_is_tried_and_the_choice_is_the_same_each_time():
     urls += [f"http://b.test/{i}.png" for i in range(3)]
     chosen = doctor._sample(urls)
     assert chosen == doctor._sample(urls)
-    assert len(chosen) == len(set(chosen)) == doctor.LOOKED_AT_IMAGES
+    assert len(chosen) == len(set(chosen)) == doctor.CHECKED_IMAGES
     assert {"/data/upload/1/0.png", "https://a.test/x/1.png"} <= set(chosen)
     assert "http://b.test/0.png" in chosen
     assert set(doctor._sample(urls[:2])) == set(urls[:2])

@@ -16,7 +16,7 @@ from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
 from backend import cli as cli_module
 from backend.errors import BadRequest, UnknownProject
-from backend.insight.explain import WHYS, explain, in_words
+from backend.insight.explain import WHYS, describe, explain
 from backend.label_studio.client import Task
 from backend.ledger.ledger import Row, upgrade
 from backend.rounds.ranking import Candidate, arm_quantiles
@@ -156,7 +156,7 @@ def judged(work: Workplace, project: Row) -> None:
 def test_before_anything_it_says_so(work: Workplace, project: Row) -> None:
     found = explain(work, 7)
     assert (found["leader"], found["evidence"], found["publication"]) == (None, [], None)
-    said = in_words(found)
+    said = describe(found)
     assert "No version yet, and no queue" in said
     assert "all 30 arms" in said
     assert "weigh the same" in said
@@ -167,7 +167,7 @@ def test_before_the_first_version_the_queue_is_of_different_images(
     work: Workplace, project: Row
 ) -> None:
     serve(work, project, version=0)
-    said = in_words(explain(work, 7, 16))
+    said = describe(explain(work, 7, 16))
     assert "No version yet; each image of the queue is the one least like those before it." in said
     assert f"Task 16 stands at place 1 of 5 in committee-v0.1. {WHYS['diverse']}" in said
 
@@ -185,7 +185,7 @@ def test_the_leader_is_told_with_its_evidence(work: Workplace, project: Row) -> 
     best = leader["next_best"]
     assert best["arm"].startswith("predictive_entropy/")
     assert best["reward"] == pytest.approx(0.5 + leader["correlation"])
-    said = in_words(found)
+    said = describe(found)
     assert (
         f"{leader['arm']} leads round 3: a wrong pixel was more doubtful than a right one in 94% "
         "of pairs, judged on 2 corrected images with 1,234 wrong pixels, and its rank agreed with "
@@ -214,12 +214,12 @@ def test_who_leads_the_last_round_need_not_be_the_heaviest(work: Workplace, proj
     assert leader["arm"].startswith(f"{other}/")
     assert heaviest["arm"].startswith(f"{BEST}/")
     assert heaviest["weight"] > leader["weight"] == leader["queue_weight"]
-    said = in_words(found)
+    said = describe(found)
     assert f", and {heaviest['arm']} is the heaviest with ." in said
     work.ledger.update_project(project["id"], extra_params={"mode": "leader"})
     found = explain(work, 7)
     assert found["leader"]["queue_weight"] == 1
-    assert "In this mode it ranks alone, with weight 1." in in_words(found)
+    assert "In this mode it ranks alone, with weight 1." in describe(found)
 
 
 def test_only_corrections_that_count_are_counted(work: Workplace, project: Row) -> None:
@@ -234,8 +234,8 @@ def test_only_corrections_that_count_are_counted(work: Workplace, project: Row) 
     assert leader["arm"].startswith(f"{BEST}/")
     assert leader["corrections"] == 51  # the oldest batch of the last 50 counts as a whole
     assert [each["audits"] for each in found["evidence"]] == [1, 0]
-    assert "51 had enough" not in in_words(found)
-    assert "50 had enough of them to tell (audits, which steer nothing, apart: 1)." in in_words(
+    assert "51 had enough" not in describe(found)
+    assert "50 had enough of them to tell (audits, which steer nothing, apart: 1)." in describe(
         found
     )
 
@@ -246,7 +246,7 @@ def test_a_judged_audit_is_told_and_steers_nothing(work: Workplace, project: Row
     serve(work, project)
     found = explain(work, 7, 10)
     assert found["leader"] is None
-    assert "pixels were corrected (4.0%); it is an audit, so this steers nothing." in in_words(
+    assert "pixels were corrected (4.0%); it is an audit, so this steers nothing." in describe(
         found
     )
 
@@ -264,7 +264,7 @@ def test_a_committee_of_one_is_told_that_it_disagrees_with_nobody(
     work: Workplace, project: Row, mode: str, members: int, told: bool
 ) -> None:
     work.ledger.update_project(project["id"], extra_params={"mode": mode, "members": members})
-    said = in_words(explain(work, 7))
+    said = describe(explain(work, 7))
     assert ("a committee of one disagrees with nobody" in said) == told
 
 
@@ -276,7 +276,7 @@ def test_a_task_in_the_queue_is_told_why(
     work: Workplace, project: Row, task_id: int, place: int, why: str
 ) -> None:
     serve(work, project)
-    said = in_words(explain(work, 7, task_id))
+    said = describe(explain(work, 7, task_id))
     assert f"Task {task_id} stands at place {place} of 5 in committee-v1.1. {WHYS[why]}" in said
     percent = round(100 * (task_id - 10) / 8)
     assert f"{BEST}/image_mean (weight .75): higher than in {percent}% of the images" in said
@@ -296,14 +296,14 @@ def test_a_task_that_is_not_in_the_queue_is_told_why_not(
     work: Workplace, project: Row, task_id: int, because: str
 ) -> None:
     serve(work, project)
-    said = in_words(explain(work, 7, task_id))
+    said = describe(explain(work, 7, task_id))
     assert re.search(f"Task {task_id} is not in the queue: {because}", said)
 
 
 def test_a_judged_task_is_told_its_evidence(work: Workplace, project: Row) -> None:
     judged(work, project)
     serve(work, project)
-    said = in_words(explain(work, 7, 10))
+    said = describe(explain(work, 7, 10))
     assert (
         "Judged in round 3 by version 1: 834 of 10,000 pixels were corrected (8.3%); "
         f"{BEST} saw them best: a wrong pixel was more doubtful than a right one in 94% of pairs."
@@ -324,7 +324,7 @@ def test_a_mode_that_was_changed_is_told_of_the_queue_too(
     judged(work, project)
     serve(work, project)
     work.ledger.update_project(project["id"], extra_params={"mode": mode})
-    said = in_words(explain(work, 7))
+    said = describe(explain(work, 7))
     assert says in said
     assert "It was made in mode hedge; the next will be in the present one." in said
     assert ("It is not heeded, but by the evidence " in said) == (mode != "leader")

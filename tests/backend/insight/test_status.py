@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.insight.status import quality, quality_in_words
+from backend.insight.status import describe_quality, quality
 
 
 def test_what_a_version_is_worth_is_told_in_words() -> None:
@@ -14,7 +14,7 @@ def test_what_a_version_is_worth_is_told_in_words() -> None:
         "out_of_fold": True,
     }
     said = "out-of-fold foreground Dice 0.812, calibration error 0.012 (0.034 before)"
-    assert quality_in_words(metrics) == said
-    assert quality_in_words({}) == ""
+    assert describe_quality(metrics) == said
+    assert describe_quality({}) == ""
     assert quality(metrics)["temperature"] == 1.4
     assert quality(metrics)["iou"] is None

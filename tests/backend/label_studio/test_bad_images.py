@@ -216,23 +216,23 @@ def test_the_smallest_and_the_longest_images_are_learnt_from_and_looked_at(
         assert set(np.unique(mask)) <= {0, 1, 2, 255}
 
     (features,) = first_features([image], 512, threads=1)
-    look = committee.look(image)
+    prediction = committee.predict(image)
     assert np.isfinite(features).all()
-    assert np.isfinite(look.features).all()
-    assert all(np.isfinite(score) for score in look.arms.values())
-    assert look.mask().shape == look.confidence().shape == size
+    assert np.isfinite(prediction.features).all()
+    assert all(np.isfinite(score) for score in prediction.arms.values())
+    assert prediction.mask().shape == prediction.confidence().shape == size
     for kind in ("BrushLabels", "BitmaskLabels", "PolygonLabels"):
         inner = "".join(f'<Label value="{name}"/>' for name in CLASSES[1:])
         config = parse_label_config(
             f'<View><Image name="image" value="$image"/><{kind} name="tag" toName="image">'
             f"{inner}</{kind}></View>"
         )
-        drawn = pre_annotate(look, CLASSES, config, ProjectOptions(min_particle_px=1))
+        drawn = pre_annotate(prediction, CLASSES, config, ProjectOptions(min_particle_px=1))
         assert all(0 <= region["score"] <= 1 for region in drawn)
         back, problems = to_mask(drawn, config, CLASSES, size, unlabelled=0, unknown_label=None)
         assert problems == []
         if kind != "PolygonLabels":
-            np.testing.assert_array_equal(back, look.mask())
+            np.testing.assert_array_equal(back, prediction.mask())
 
 
 # A round

@@ -214,7 +214,7 @@ def test_a_child_whose_log_cannot_be_written_is_said_and_started_once_it_can(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
-    monkeypatch.setattr(run, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(run, "POLL_S", 0.05)
     child = child_of(WAIT.format(""), tmp_path, started)
     wait_until(child.ready, 20, "the child")
     child.log.unlink()

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from backend.rounds.audits import advice, audit_in_words, audit_metrics, harms
+from backend.rounds.audits import advice, audit_metrics, describe_audit, harms
 from training.config import TrainConfig
 from training.images import Example
 from training.quality.audit import FEWEST_AUDITS, FEWEST_CHANCE
@@ -18,7 +18,7 @@ class Seeing:
 
     share: float
 
-    def look(self, image):
+    def predict(self, image):
         predicted = np.zeros(image.shape[:2], np.uint8)
         predicted[: round(self.share * 10)] = 1
         return type("Look", (), {"predicted": predicted})()
@@ -56,7 +56,7 @@ def promoted(metrics_of, *assessments):
 def test_without_audits_nothing_is_claimed():
     metrics = audit_metrics(assessed(), [], set(), TRUTHS, [])
     assert metrics["audit"] is None
-    assert (audit_in_words(metrics), advice(metrics), harms(metrics)) == ("", None, False)
+    assert (describe_audit(metrics), advice(metrics), harms(metrics)) == ("", None, False)
 
 
 def test_an_unfit_version_is_not_audited():
@@ -68,12 +68,12 @@ def test_the_audit_is_told_with_its_interval_overall_and_by_class():
     metrics = audit_metrics(assessed(share=0.5), audit_examples(4), set(), TRUTHS, [])
     dice = pytest.approx(2 / 3)
     assert metrics["audit"]["foreground_dice"] == {"value": dice, "low": dice, "high": dice}
-    assert audit_in_words(metrics) == (
+    assert describe_audit(metrics) == (
         "foreground Dice 0.667 (95 % between 0.667 and 0.667) on 4 images drawn by chance; "
         "by class: cell 0.667 (95 % between 0.667 and 0.667)"
     )
     one = audit_metrics(assessed(), audit_examples(1), set(), TRUTHS, [])
-    assert audit_in_words(one).startswith("foreground Dice 1.000 on 1 image drawn by chance")
+    assert describe_audit(one).startswith("foreground Dice 1.000 on 1 image drawn by chance")
 
 
 def test_labels_that_stopped_paying_are_told_once_thirty_audits_are_there():

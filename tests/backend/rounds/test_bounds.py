@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from backend.errors import BadRequest, LedgerUnavailable
-from backend.insight.versions import roll_back, versions_in_words, versions_of
+from backend.insight.versions import describe_versions, roll_back, versions_of
 from backend.jobs.jobs import LOCK_TTL_S, QUIET_BEFORE_DELETE_S, clean, next_stage
 from backend.label_studio.client import Studio
 from backend.ledger import ledger as ledger_module
@@ -49,7 +49,7 @@ SERVER = "http://studio"
 STUDIO_ID = 7
 LABELLED = 40
 
-LOOKS = int(os.environ.get("LOOKS", "24"))
+PREDICTIONS = int(os.environ.get("PREDICTIONS", "24"))
 """Predictions of one process; `make soak` asks for a thousand."""
 
 
@@ -195,13 +195,13 @@ def test_a_removed_version_is_named_and_cannot_be_rolled_back_to(work: Workplace
     found = {each["version"]: each for each in versions_of(work, STUDIO_ID)}
     assert sorted(found) == list(range(1, newest + 1))
     assert [found[4]["removed"], found[4]["files"], found[5]["removed"]] == [True, {}, False]
-    assert "files removed, as those of old versions are" in versions_in_words([found[4]])
+    assert "files removed, as those of old versions are" in describe_versions([found[4]])
     with pytest.raises(BadRequest, match=r"newest 10 versions are kept.* one of 5, 6"):
         roll_back(work, STUDIO_ID, 4)
     work.registry.delete_version(project(work)["slug"], newest)
     [lost] = [each for each in versions_of(work, STUDIO_ID) if each["version"] == newest]
     assert not lost["removed"]
-    assert "files missing" in versions_in_words([lost])
+    assert "files missing" in describe_versions([lost])
     assert roll_back(work, STUDIO_ID) == newest - 1
 
 
@@ -424,10 +424,10 @@ def ran(module: str, *arguments: object) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.timeout(600 + 10 * LOOKS)
+@pytest.mark.timeout(600 + 10 * PREDICTIONS)
 def test_many_predictions_of_a_large_image_leave_memory_as_it_was(tmp_path: Path) -> None:
-    [held_mb] = ran("tests.backend.many_looks", tmp_path, LOOKS)
-    print(f"MB held after each four of {LOOKS} predictions: {held_mb}")
+    [held_mb] = ran("tests.backend.many_looks", tmp_path, PREDICTIONS)
+    print(f"MB held after each four of {PREDICTIONS} predictions: {held_mb}")
     # What the allocator keeps settles early; an image that leaked would be 12 MB a look.
     early = max(1, len(held_mb) // 4)
     assert max(held_mb[early:]) - max(held_mb[:early]) < 60, held_mb

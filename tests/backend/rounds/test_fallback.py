@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from backend.ledger.ledger import Row, upgrade
-from backend.rounds.fallback import damage_in_words, damage_of, load_whole, whole_version
+from backend.rounds.fallback import damage_of, describe_damage, load_whole, whole_version
 from backend.rounds.stages.choose import version_that_ranks
 from backend.settings import load_settings
 from backend.web.model import REST_TASKS, predict_tasks
@@ -117,7 +117,7 @@ def test_the_promoted_one_before_a_damaged_version_looks(
     assert load_whole(work, project, 4).version == 2
     ranks, problems = version_that_ranks(work, project)
     assert ranks["number"] == 2
-    assert problems == [damage_in_words(4, said, 2)]
+    assert problems == [describe_damage(4, said, 2)]
     assert "version 2 looks at new images until a round makes another" in problems[0]
 
 

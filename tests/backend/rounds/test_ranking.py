@@ -96,16 +96,16 @@ class TestRank:
         assert the_queue(backwards, audits=audits) == queue
         assert the_queue(found, audits=audits, seed=4) != queue
 
-    def test_without_a_rule_it_is_the_order_of_the_doubt(self) -> None:
+    def test_without_a_rule_it_is_the_order_of_the_uncertainty(self) -> None:
         found = candidates(30)
         places = rank(found, set(), {ARM: 1.0}, 30, seed=0, rule=Rule())
         assert [place.task_id for place in places] == sorted(
             found, key=lambda task_id: -found[task_id].arms[ARM]
         )
         assert {place.why for place in places} == {"doubt"}
-        assert places[0].doubt == pytest.approx(1 - 0.5 / 30)
+        assert places[0].uncertainty == pytest.approx(1 - 0.5 / 30)
 
-    def test_the_doubt_is_the_weighted_percentile(self) -> None:
+    def test_the_uncertainty_is_the_weighted_percentile(self) -> None:
         found = candidates(30)
         places = rank(found, set(), {ARM: 3.0, OTHER: 1.0}, 30, seed=0)
         ranks = {
@@ -120,7 +120,7 @@ class TestRank:
         }
         for place in places:
             expected = 0.75 * ranks[ARM][place.task_id] + 0.25 * ranks[OTHER][place.task_id]
-            assert place.doubt == pytest.approx(expected)
+            assert place.uncertainty == pytest.approx(expected)
 
     def test_each_place_says_why(self) -> None:
         queue = the_queue(candidates(200), audits={100, 101, 150}, length=200)
@@ -240,8 +240,8 @@ class TestFirstRank:
         kinds = [min(place.task_id // 30, 1) + (place.task_id == 55) for place in places]
         assert sorted(kinds[:3]) == [0, 1, 2]  # one of each crowd, and the one like no other
         assert kinds[0] != 2
-        doubts = [place.doubt for place in places]
-        assert doubts == sorted(doubts, reverse=True)
+        uncertainties = [place.uncertainty for place in places]
+        assert uncertainties == sorted(uncertainties, reverse=True)
         assert {place.why for place in places} == {"diverse"}
         assert places == first_rank(dict(reversed(self.features().items())), set(), 56, seed=0)
 
@@ -260,17 +260,17 @@ class TestOutside:
             "arm": ARM,
             "weights": weights,
             "arm_quantiles": None if weights is None else arm_quantiles(found, weights),
-            "quantiles": queue_quantiles([place.doubt for place in places]),
+            "quantiles": queue_quantiles([place.uncertainty for place in places]),
         }
 
-    def test_its_score_falls_with_its_doubt_through_the_whole_queue(self) -> None:
+    def test_its_score_falls_with_its_uncertainty_through_the_whole_queue(self) -> None:
         publication = self.publication({ARM: 0.6, OTHER: 0.4})
         scores = [outside_score({ARM: x, OTHER: x}, publication) for x in (2.0, 0.9, 0.5, 0.1, -1)]
         assert scores == sorted(scores)
         assert (scores[0], scores[-1]) == (0.0, 1.0)
         assert scores[2] == pytest.approx(0.5, abs=0.1)
 
-    def test_one_of_the_pool_stands_about_where_its_doubt_does(self) -> None:
+    def test_one_of_the_pool_stands_about_where_its_uncertainty_does(self) -> None:
         found = candidates(200)
         weights = {ARM: 0.6, OTHER: 0.4}
         publication = self.publication(weights)
@@ -288,12 +288,12 @@ class TestOutside:
         assert outside_score({ARM: 0.7}, by_chance) == 0.5  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
-        ("doubt", "score"), [(0.95, 0.0), (0.5, 0.5), (0.05, 1.0), (0.6, 0.25)]
+        ("uncertainty", "score"), [(0.95, 0.0), (0.5, 0.5), (0.05, 1.0), (0.6, 0.25)]
     )
-    def test_a_task_from_outside_stands_behind_those_more_doubtful(
-        self, doubt: float, score: float
+    def test_a_task_from_outside_stands_behind_those_more_uncertain(
+        self, uncertainty: float, score: float
     ) -> None:
-        assert score_between(doubt, [0.9, 0.6, 0.4, 0.1]) == score
+        assert score_between(uncertainty, [0.9, 0.6, 0.4, 0.1]) == score
 
     def test_without_quantiles_it_stands_in_the_middle(self) -> None:
         assert score_between(0.3, []) == 0.5

@@ -18,7 +18,7 @@ from PIL import Image
 
 from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
-from backend.insight.status import in_words, status
+from backend.insight.status import describe, status
 from backend.jobs import jobs
 from backend.jobs.jobs import Clock, next_stage
 from backend.label_studio.client import Json, Project, Stamp, Task
@@ -271,9 +271,9 @@ class TestAStartRound:
 
     def test_status_says_how_the_images_are_ordered(self, make: Any) -> None:
         place = make()
-        assert "version      none yet" in in_words(status(place.work.ledger))
+        assert "version      none yet" in describe(status(place.work.ledger))
         place.start()
-        said = in_words(status(place.work.ledger))
+        said = describe(status(place.work.ledger))
         assert (
             "no version yet; each image of the queue is the one least like those before it" in said
         )

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from backend.errors import NotEnoughLabels
-from backend.insight.status import in_words as status_in_words
+from backend.insight.status import describe as describe_status
 from backend.insight.status import project_status
-from backend.jobs.jobs import DEADLY_ATTEMPTS, UNEXPECTED_ATTEMPTS, in_words
+from backend.jobs.jobs import DEADLY_ATTEMPTS, UNEXPECTED_ATTEMPTS, describe
 from backend.ledger.ledger import Row, upgrade
 from backend.ledger.tables import parts
 from backend.rounds.schedule import AFTER_FAILURE_S, RECONCILE_S, check_is_due
@@ -167,7 +167,7 @@ def test_a_network_that_raises_fails_the_round_in_its_own_words(place: Place) ->
     told = project_status(place.work.ledger, place.work.ledger.project(place.project_id))
     assert told["last_error"] == "fit: RuntimeError: the laboratory's own mistake"
     assert told["publication"] == place.serving
-    shown = status_in_words({"projects": [told], "processes": []})
+    shown = describe_status({"projects": [told], "processes": []})
     assert "fit, 0%, interrupted, again in" in shown
     place.run(round_, "raising", times=UNEXPECTED_ATTEMPTS - 1)
     reason = place.failed(round_)
@@ -210,8 +210,8 @@ def test_want_of_memory_says_itself_in_many_ways() -> None:
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
         OSError(12, "Cannot allocate memory"),
     ):
-        assert in_words(error).startswith("There was not enough memory for a worker (")
-    assert in_words(KeyError("task")) == "KeyError: 'task'"
+        assert describe(error).startswith("There was not enough memory for a worker (")
+    assert describe(KeyError("task")) == "KeyError: 'task'"
 
 
 class TestLabels:

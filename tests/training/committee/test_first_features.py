@@ -44,8 +44,8 @@ def test_each_image_is_looked_at_before_the_next_is_read() -> None:
             read.append(number)
             yield drawn(32, 32, number)
 
-    looks = first_features(images(), 64, 1)
-    next(looks)
+    predictions = first_features(images(), 64, 1)
+    next(predictions)
     assert read == [0]
 
 

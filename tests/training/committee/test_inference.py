@@ -12,7 +12,13 @@ from acquisition.uncertainty import MEASURES, uncertainty_maps
 from tests.training.discs import CLASSES, disc_examples
 from training.committee import inference, tiles
 from training.committee.engine import NoEngine, has_bf16
-from training.committee.inference import Committee, Look, check_answers, fold_batch_norms, winners
+from training.committee.inference import (
+    Committee,
+    Prediction,
+    check_answers,
+    fold_batch_norms,
+    winners,
+)
 from training.committee.version import DamagedVersion, write_version
 from training.config import TrainConfig
 from training.fitting.fit import fit_member
@@ -122,29 +128,29 @@ def test_the_temperature_divides_the_logits(weights, engine):
 
 def test_a_look_agrees_with_the_members_and_the_measures(untrained):
     image = random_image(45, 64)
-    look = untrained.look(image)
+    prediction = untrained.predict(image)
     probs = untrained.engine(as_batch(image))[0].clone()
-    np.testing.assert_allclose(look.probs, probs.mean(dim=0)[0], atol=1e-6)
-    np.testing.assert_array_equal(look.predicted, look.probs.argmax(axis=0))
+    np.testing.assert_allclose(prediction.probs, probs.mean(dim=0)[0], atol=1e-6)
+    np.testing.assert_array_equal(prediction.predicted, prediction.probs.argmax(axis=0))
     maps = uncertainty_maps(probs)
-    assert tuple(look.maps) == MEASURES
+    assert tuple(prediction.maps) == MEASURES
     for name in MEASURES:
-        np.testing.assert_allclose(look.maps[name], maps[name][0], atol=1e-5)
-    mean = look.maps["mutual_information"].mean()
-    assert look.arms["mutual_information/image_mean"] == pytest.approx(mean, rel=1e-4)
-    assert all(np.isfinite(score) for score in look.arms.values())
-    assert look.features.shape == (3, 432)
+        np.testing.assert_allclose(prediction.maps[name], maps[name][0], atol=1e-5)
+    mean = prediction.maps["mutual_information"].mean()
+    assert prediction.arms["mutual_information/image_mean"] == pytest.approx(mean, rel=1e-4)
+    assert all(np.isfinite(score) for score in prediction.arms.values())
+    assert prediction.features.shape == (3, 432)
 
 
 def test_many_images_are_seen_as_one_by_one_and_in_order(untrained):
     images = [random_image(40, 40), random_image(40, 40)[::-1].copy(), random_image(33, 70)]
-    looks = list(untrained.looks(iter(images)))
-    assert [look.size for look in looks] == [(40, 40), (40, 40), (33, 70)]
-    for image, look in zip(images, looks, strict=True):
-        alone = untrained.look(image)
-        np.testing.assert_allclose(look.probs, alone.probs, atol=1e-4)
-        assert look.arms == pytest.approx(alone.arms, rel=1e-2, abs=1e-4)
-        np.testing.assert_allclose(look.features, alone.features, atol=1e-3)
+    predictions = list(untrained.predict_all(iter(images)))
+    assert [prediction.size for prediction in predictions] == [(40, 40), (40, 40), (33, 70)]
+    for image, prediction in zip(images, predictions, strict=True):
+        alone = untrained.predict(image)
+        np.testing.assert_allclose(prediction.probs, alone.probs, atol=1e-4)
+        assert prediction.arms == pytest.approx(alone.arms, rel=1e-2, abs=1e-4)
+        np.testing.assert_allclose(prediction.features, alone.features, atol=1e-3)
 
 
 def test_an_image_is_looked_at_before_the_last_is_read(untrained):
@@ -155,18 +161,18 @@ def test_an_image_is_looked_at_before_the_last_is_read(untrained):
             read.append(number)
             yield random_image(size, size)
 
-    looks = untrained.looks(images())
-    next(looks)
+    predictions = untrained.predict_all(images())
+    next(predictions)
     assert read == [0, 1]
 
 
 def test_a_large_image_is_seen_small_and_answered_at_its_own_size():
     config = replace(UNTRAINED, members=1, max_side_px=64)
     committee = Committee([build_network(config).state_dict()], config, device=CPU)
-    look = committee.look(random_image(150, 100))
-    assert look.probs.shape == (4, 64, 43)
-    assert look.size == (150, 100)
-    assert look.mask().shape == look.confidence().shape == (150, 100)
+    prediction = committee.predict(random_image(150, 100))
+    assert prediction.probs.shape == (4, 64, 43)
+    assert prediction.size == (150, 100)
+    assert prediction.mask().shape == prediction.confidence().shape == (150, 100)
 
 
 def test_a_version_is_compiled_once_and_read_after_that(tmp_path, small_weights, monkeypatch):
@@ -178,7 +184,7 @@ def test_a_version_is_compiled_once_and_read_after_that(tmp_path, small_weights,
     monkeypatch.setattr(inference, "to_openvino", None)  # converts nothing any more
     again = Committee.load(folder, device=CPU)
     image = random_image(40, 50)
-    np.testing.assert_array_equal(again.look(image).probs, first.look(image).probs)
+    np.testing.assert_array_equal(again.predict(image).probs, first.predict(image).probs)
 
 
 def test_a_damaged_compiled_version_is_made_anew(tmp_path, small_weights):
@@ -190,8 +196,8 @@ def test_a_damaged_compiled_version_is_made_anew(tmp_path, small_weights):
     for damaged in (whole[:-100], b"", whole[:40] + b"x" + whole[41:]):
         kept.write_bytes(damaged)
         image = random_image(40, 50)
-        look = Committee.load(folder, device=CPU).look(image)
-        np.testing.assert_array_equal(look.probs, first.look(image).probs)
+        prediction = Committee.load(folder, device=CPU).predict(image)
+        np.testing.assert_array_equal(prediction.probs, first.predict(image).probs)
         assert kept.read_bytes() != damaged
 
 
@@ -201,11 +207,11 @@ def test_another_versions_compiled_members_are_not_taken(tmp_path, small_weights
     for number, weights in ((1, small_weights), (2, others)):
         write_version(tmp_path / str(number), number, weights, SMALL, {}, {"temperature": 1.0})
     image = random_image(40, 50)
-    first = Committee.load(tmp_path / "1", device=CPU).look(image)
-    second = Committee.load(tmp_path / "2", device=CPU).look(image)
+    first = Committee.load(tmp_path / "1", device=CPU).predict(image)
+    second = Committee.load(tmp_path / "2", device=CPU).predict(image)
     (kept,) = (tmp_path / "1").glob("compiled-*")
     (tmp_path / "2" / kept.name).write_bytes(kept.read_bytes())
-    again = Committee.load(tmp_path / "2", device=CPU).look(image)
+    again = Committee.load(tmp_path / "2", device=CPU).predict(image)
     np.testing.assert_array_equal(again.probs, second.probs)
     assert np.abs(again.probs - first.probs).max() > 0.01
 
@@ -242,15 +248,15 @@ def test_any_number_of_channels_is_seen():
     for channels in (1, 5):
         config = replace(UNTRAINED, members=1, channels=channels)
         committee = Committee([build_network(config).state_dict()], config, device=CPU)
-        assert committee.look(random_image(40, 50, channels)).probs.shape == (4, 40, 50)
+        assert committee.predict(random_image(40, 50, channels)).probs.shape == (4, 40, 50)
         with pytest.raises(ValueError, match=f"must be .H, W, {channels}."):
-            committee.look(random_image(40, 50, 4))
+            committee.predict(random_image(40, 50, 4))
 
 
-def look_of(probs, size):
+def prediction_of(probs, size):
     predicted = probs.argmax(axis=0).astype(np.uint8)
-    no_doubt = np.zeros(len(probs), np.float32)
-    return Look(size, probs, predicted, {}, {}, no_doubt, np.zeros((1, 1), np.float32))
+    no_uncertainty = np.zeros(len(probs), np.float32)
+    return Prediction(size, probs, predicted, {}, {}, no_uncertainty, np.zeros((1, 1), np.float32))
 
 
 @pytest.mark.parametrize("strip_px", [1, 300, 1 << 19])
@@ -258,10 +264,10 @@ def test_masks_are_enlarged_in_strips_without_seams(monkeypatch, strip_px):
     monkeypatch.setattr(inference, "STRIP_PX", strip_px)
     generator = torch.Generator().manual_seed(0)
     probs = torch.randn(3, 11, 13, generator=generator).mul(2).softmax(dim=0)
-    look = look_of(probs.numpy(), (47, 59))
+    prediction = prediction_of(probs.numpy(), (47, 59))
     whole = F.interpolate(probs[None], (47, 59), mode="bilinear", align_corners=False)[0]
-    assert (look.mask() == whole.argmax(dim=0).numpy()).mean() > 0.999
-    np.testing.assert_allclose(look.confidence(), whole.amax(dim=0), atol=1 / 255)
+    assert (prediction.mask() == whole.argmax(dim=0).numpy()).mean() > 0.999
+    np.testing.assert_allclose(prediction.confidence(), whole.amax(dim=0), atol=1 / 255)
 
 
 @pytest.mark.parametrize("length", [1, 1024, 1025, 1500, 2048, 4096, 5001])
@@ -290,10 +296,10 @@ def test_tiles_leave_no_seams(monkeypatch, weights):
     config = replace(UNTRAINED, max_side_px=4096)
     committee = Committee(weights, config, device=CPU)
     image = smooth_image(640, 800)
-    whole = committee.look(image)
+    whole = committee.predict(image)
     monkeypatch.setattr(tiles, "WHOLE_PX", 384)
     monkeypatch.setattr(tiles, "TILE_PX", 384)
-    tiled = committee.look(image)
+    tiled = committee.predict(image)
     assert len(tiles.spans(640)) > 1
     apart = np.abs(tiled.probs - whole.probs).max(axis=0)
     assert (tiled.predicted == whole.predicted).mean() > 0.99
@@ -309,35 +315,35 @@ def test_tiles_leave_no_seams(monkeypatch, weights):
 
 
 def test_tiles_of_a_network_that_sees_single_pixels_change_nothing(monkeypatch):
-    def look(images):
+    def predict(images):
         probs = torch.stack([images[:, :1], 1 - images[:, :1]]).repeat_interleave(2, dim=2)
         return probs, images.mean(dim=(2, 3))[None]
 
     monkeypatch.setattr(tiles, "WHOLE_PX", 384)
     monkeypatch.setattr(tiles, "TILE_PX", 384)
     images = torch.rand(2, 3, 1100, 700, generator=torch.Generator().manual_seed(0))
-    seen = [(strip.rows, strip.probs.clone()) for strip, _ in tiles.strips(images, look)]
+    seen = [(strip.rows, strip.probs.clone()) for strip, _ in tiles.strips(images, predict)]
     assert [rows.start for rows, _ in seen[1:]] == [rows.stop for rows, _ in seen[:-1]]
     joined = torch.cat([probs for _, probs in seen], dim=3)
-    np.testing.assert_allclose(joined, look(images)[0], atol=1e-6)
+    np.testing.assert_allclose(joined, predict(images)[0], atol=1e-6)
 
 
 def test_a_mask_at_the_networks_own_size_is_what_was_predicted(untrained):
-    look = untrained.look(random_image(33, 47))
-    np.testing.assert_array_equal(look.mask(), look.predicted)
-    np.testing.assert_allclose(look.confidence(), look.probs.max(axis=0), atol=1 / 255)
+    prediction = untrained.predict(random_image(33, 47))
+    np.testing.assert_array_equal(prediction.mask(), prediction.predicted)
+    np.testing.assert_allclose(prediction.confidence(), prediction.probs.max(axis=0), atol=1 / 255)
 
 
 def test_what_is_no_image_is_refused(untrained):
     with pytest.raises(ValueError, match="must be"):
-        untrained.look(np.zeros((8, 8), np.uint8))
+        untrained.predict(np.zeros((8, 8), np.uint8))
 
 
 def test_weights_of_another_network_are_refused():
     weights = build_network(replace(UNTRAINED, network="unet")).state_dict()
     committee = Committee([weights], replace(UNTRAINED, members=1), device=CPU)
     with pytest.raises(DamagedVersion, match="member 0 does not fit"):
-        committee.look(random_image(8, 8))
+        committee.predict(random_image(8, 8))
 
 
 def test_a_version_made_with_somebody_elses_network_is_not_imported(tmp_path):
@@ -354,10 +360,10 @@ def test_too_few_members_are_refused():
         Committee([], UNTRAINED, device=CPU)
 
 
-def test_a_committee_doubts_what_it_never_saw_more_than_what_it_knows(trained):
+def test_a_committee_uncertainties_what_it_never_saw_more_than_what_it_knows(trained):
     weights, examples = trained
     committee = Committee(weights, TINY, device=CPU)
     strange = np.random.default_rng(0).integers(0, 256, (72, 88, 3), np.uint8)
     arm = "predictive_entropy/image_mean"
-    known = max(committee.look(example.image).arms[arm] for example in examples[:3])
-    assert committee.look(strange).arms[arm] > known
+    known = max(committee.predict(example.image).arms[arm] for example in examples[:3])
+    assert committee.predict(strange).arms[arm] > known

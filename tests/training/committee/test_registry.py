@@ -67,7 +67,7 @@ def test_a_loaded_committee_knows_its_version_and_temperature(registry):
     save(registry, version=7)
     committee = registry.load("p1", 7)
     assert (committee.version, committee.temperature) == (7, 1.5)
-    assert committee.look(disc_example("a", 0).image).probs.shape == (3, 72, 88)
+    assert committee.predict(disc_example("a", 0).image).probs.shape == (3, 72, 88)
 
 
 def test_kernels_are_stored_in_half_precision_and_answers_hardly_move(registry):

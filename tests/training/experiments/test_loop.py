@@ -323,7 +323,9 @@ def test_a_round_that_can_measure_nothing_is_no_nan(done, monkeypatch):
     walk.committee = walk.learner.fit(walk.initial(), 0)
     monkeypatch.setattr(walk.learner, "truth", lambda key: np.zeros((16, 16), np.uint8))
     monkeypatch.setattr(
-        walk.committee, "glance", lambda key: (np.full((3, 16, 16), 1 / 3), np.zeros((16, 16), int))
+        walk.committee,
+        "predict_classes",
+        lambda key: (np.full((3, 16, 16), 1 / 3), np.zeros((16, 16), int)),
     )
     with pytest.raises(BadLoop, match="at the resolution"):
         walk._test(last=False)

@@ -82,12 +82,14 @@ def test_a_probe_learns_discs_and_the_same_seed_learns_the_same(features):
     other = fit_probe(features, keys[::-1], len(CLASSES), 3, seed=1)
     total = None
     for key in list(EXAMPLES)[8:]:
-        probs, predicted = first.glance(key)
-        assert np.array_equal(probs, again.glance(key)[0])
-        assert np.array_equal(probs, other.glance(key)[0])  # whatever the order of the keys
-        look = first.look(key)
-        assert np.array_equal(look.predicted, predicted)
-        np.testing.assert_allclose(look.probs.sum(axis=0), 1, atol=1e-5)
+        probs, predicted = first.predict_classes(key)
+        assert np.array_equal(probs, again.predict_classes(key)[0])
+        assert np.array_equal(
+            probs, other.predict_classes(key)[0]
+        )  # whatever the order of the keys
+        prediction = first.predict(key)
+        assert np.array_equal(prediction.predicted, predicted)
+        np.testing.assert_allclose(prediction.probs.sum(axis=0), 1, atol=1e-5)
         counts = overlap(features.truth[key], predicted, len(CLASSES))
         total = counts if total is None else total + counts
     assert np.nanmean(total.iou()[1:]) > 0.4

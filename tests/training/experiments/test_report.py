@@ -489,14 +489,14 @@ def test_no_arm_is_heaviest_where_all_weigh_alike(tmp_path):
     assert heaviest(read_run(write_run(tmp_path / "run", lines)), "adaptive") == {}
 
 
-def test_a_run_without_weights_or_doubt_says_so(tmp_path):
+def test_a_run_without_weights_or_uncertainty_says_so(tmp_path):
     lines = [each | {"weights": None, "doubt_by_distance": None} for each in all_lines()]
     page = report_html(read_run(write_run(tmp_path / "run", lines)))
     assert "No strategy of this run has weights." in page
     assert "No round of this run holds doubt by distance." in page
 
 
-def doubt(entropy, pixels, edges=(0, 2, 5, 12)):
+def uncertainty(entropy, pixels, edges=(0, 2, 5, 12)):
     return DistanceBins(
         edges_px=edges,
         pixels=pixels,
@@ -505,10 +505,13 @@ def doubt(entropy, pixels, edges=(0, 2, 5, 12)):
     )
 
 
-def test_the_ratio_of_doubt_weighs_pixels():
+def test_the_ratio_of_uncertainty_weighs_pixels():
     # Near: (10 x .6 + 30 x .2) / 40 = .3; far: (20 x .1 + 20 x .2) / 40 = .15.
     found = pooled_distance(
-        [doubt((0.6, 9, 9, 0.1), (10, 5, 5, 20)), doubt((0.2, 9, 9, 0.2), (30, 5, 5, 20))]
+        [
+            uncertainty((0.6, 9, 9, 0.1), (10, 5, 5, 20)),
+            uncertainty((0.2, 9, 9, 0.2), (30, 5, 5, 20)),
+        ]
     )
     assert found.ratios["predictive_entropy"] == pytest.approx(2)
     assert found.measures["predictive_entropy"] == pytest.approx([0.4, 9, 9, 0.15])
@@ -519,16 +522,19 @@ def test_the_ratio_of_doubt_weighs_pixels():
 
 
 def test_bins_wider_than_a_boundary_are_named_as_they_are():
-    found = pooled_distance([doubt((0.6, 9, 0.2, 0.2), (10, 5, 5, 20), (0, 4, 12, 20))])
+    found = pooled_distance([uncertainty((0.6, 9, 0.2, 0.2), (10, 5, 5, 20), (0, 4, 12, 20))])
     assert found.ratios["predictive_entropy"] == pytest.approx(3)
     assert ratio_sentence(found).startswith("Entropy within 4 px of a boundary is 3.0 times that")
     assert "beyond 12 px" in ratio_sentence(found)
-    alone = pooled_distance([doubt((0.6,), (10,), (0,))])
+    alone = pooled_distance([uncertainty((0.6,), (10,), (0,))])
     assert "cannot be compared" in ratio_sentence(alone)
 
 
 def test_an_empty_bin_counts_for_nothing_whatever_stands_in_it():
-    full, empty = doubt((0.6, 1, 1, 0.2), (10, 5, 5, 20)), doubt((0.6, 1, 1, 7), (10, 5, 5, 0))
+    full, empty = (
+        uncertainty((0.6, 1, 1, 0.2), (10, 5, 5, 20)),
+        uncertainty((0.6, 1, 1, 7), (10, 5, 5, 0)),
+    )
     found = pooled_distance([full, empty])
     assert found.measures["predictive_entropy"][3] == pytest.approx(0.2)
     assert found.ratios["predictive_entropy"] == pytest.approx(3)
@@ -539,7 +545,7 @@ def test_an_empty_bin_counts_for_nothing_whatever_stands_in_it():
 
 def test_rounds_of_different_bins_are_refused():
     with pytest.raises(BadRun, match="same edges"):
-        pooled_distance([doubt((1, 1), (1, 1), (0, 2)), doubt((1, 1), (1, 1), (0, 3))])
+        pooled_distance([uncertainty((1, 1), (1, 1), (0, 2)), uncertainty((1, 1), (1, 1), (0, 3))])
 
 
 def test_bins_are_named_by_their_ends():

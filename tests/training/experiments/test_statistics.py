@@ -172,7 +172,7 @@ def test_identical_pairs_differ_by_nothing():
     assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
-def test_pairs_that_all_differ_by_one_amount_leave_no_doubt():
+def test_pairs_that_all_differ_by_one_amount_leave_no_uncertainty():
     found = paired_t([1, 2, 3], [1.5, 2.5, 3.5])
     assert (found.mean, found.low, found.high, found.p) == (0.5, 0.5, 0.5, 0)
 

@@ -30,11 +30,11 @@ def seen(**scores):
     return Seen(arms, np.array([0.5, 0.1, 0.0], np.float32))
 
 
-def candidates(looks, errors=None, features=None):
-    N = len(looks)
+def candidates(predictions, errors=None, features=None):
+    N = len(predictions)
     if features is None:
         features = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
-    return Candidates(features, looks, errors, torch.zeros(3))
+    return Candidates(features, predictions, errors, torch.zeros(3))
 
 
 def chosen(strategy, given, k=3, found=NO_EVIDENCE, seed=0, progress=0.0):
@@ -61,20 +61,20 @@ def test_what_serves_live_is_in_the_tables():
 
 
 def test_a_fixed_arm_takes_the_largest_scores():
-    looks = [seen(predictive_entropy=e) for e in (0.1, 0.9, 0.3, 0.8)]
-    assert chosen("entropy", candidates(looks)) == [1, 3, 2]
-    assert len(set(chosen("bald", candidates(looks)))) == 3
+    predictions = [seen(predictive_entropy=e) for e in (0.1, 0.9, 0.3, 0.8)]
+    assert chosen("entropy", candidates(predictions)) == [1, 3, 2]
+    assert len(set(chosen("bald", candidates(predictions)))) == 3
 
 
 def test_the_oracle_takes_the_most_wrong():
-    looks = [seen() for _ in range(4)]
-    assert chosen("oracle_error", candidates(looks, errors=[0.1, 0.0, 0.4, 0.2])) == [2, 3, 0]
+    predictions = [seen() for _ in range(4)]
+    assert chosen("oracle_error", candidates(predictions, errors=[0.1, 0.0, 0.4, 0.2])) == [2, 3, 0]
 
 
 def test_random_needs_no_looks_and_follows_its_seed():
     given = Candidates(torch.randn(50, 4), [], None, torch.zeros(3))
-    assert not NAMED["random"].looks
-    assert NAMED["foreground_random"].looks
+    assert not NAMED["random"].needs_predictions
+    assert NAMED["foreground_random"].needs_predictions
     assert chosen("random", given, seed=1) == chosen("random", given, seed=1)
     assert chosen("random", given, k=10, seed=1) != chosen("random", given, k=10, seed=2)
 
@@ -92,24 +92,24 @@ def test_foreground_random_draws_a_class_evenly_and_then_an_image_of_it():
 
 
 def test_foreground_random_is_random_where_nothing_is_seen():
-    looks = [Seen(seen().arms, np.zeros(3, np.float32)) for _ in range(8)]
-    assert len(set(chosen("foreground_random", candidates(looks), k=8))) == 8
+    predictions = [Seen(seen().arms, np.zeros(3, np.float32)) for _ in range(8)]
+    assert len(set(chosen("foreground_random", candidates(predictions), k=8))) == 8
 
 
 def test_power_bald_prefers_and_does_not_insist():
-    looks = [seen(mutual_information=m) for m in (0.9, 0.1)]
-    first = [chosen("power_bald", candidates(looks), k=1, seed=s)[0] for s in range(400)]
+    predictions = [seen(mutual_information=m) for m in (0.9, 0.1)]
+    first = [chosen("power_bald", candidates(predictions), k=1, seed=s)[0] for s in range(400)]
     assert first.count(0) / 400 == pytest.approx(0.9, abs=0.04)
 
 
 def test_clasp_grows_surer_over_the_rounds():
-    looks = [seen(predictive_entropy=e) for e in (0.5, 0.6)]
+    predictions = [seen(predictive_entropy=e) for e in (0.5, 0.6)]
 
     def share(progress):
         first = [
             chosen(
                 {"name": "x", "mode": "fixed:predictive_entropy/image_mean", "beta": 1.0},
-                candidates(looks),
+                candidates(predictions),
                 k=1,
                 seed=s,
                 progress=progress,
@@ -120,7 +120,7 @@ def test_clasp_grows_surer_over_the_rounds():
 
     assert share(0.0) == share(1.0)  # only clasp anneals
     clasp = [
-        [chosen("clasp", candidates(looks), k=1, seed=s, progress=p)[0] for s in range(200)]
+        [chosen("clasp", candidates(predictions), k=1, seed=s, progress=p)[0] for s in range(200)]
         for p in (0.0, 1.0)
     ]
     assert clasp[1].count(1) > clasp[0].count(1)

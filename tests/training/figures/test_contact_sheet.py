@@ -37,7 +37,7 @@ def test_no_task_is_shown_twice(scores, chosen):
     assert worst_median_best(scores) == chosen
 
 
-def test_the_panels_show_image_truth_prediction_and_doubt():
+def test_the_panels_show_image_truth_prediction_and_uncertainty():
     example = disc_example("a", 0, 80, 160)
     entropy = np.zeros((80, 160), np.float32)
     entropy[:, 80:] = np.log(3)

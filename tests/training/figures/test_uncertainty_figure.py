@@ -102,7 +102,7 @@ class TestTheScales:
         assert scale.cut
         assert scale.most == 1.1
 
-    def test_no_doubt_at_all_has_the_whole_scale(self):
+    def test_no_uncertainty_at_all_has_the_whole_scale(self):
         assert not scale_of(np.zeros((4, 5), np.float32), 0.7).cut
 
     def test_every_measure_has_a_unit(self):
@@ -111,19 +111,20 @@ class TestTheScales:
 
 class TestTheFigure:
     def test_the_same_look_gives_the_same_bytes(self, committee, example):
-        look = committee.look(example.image)
+        prediction = committee.predict(example.image)
         one, other = (
-            uncertainty_figure(look, example.image, CLASSES, example.mask, "disc") for _ in range(2)
+            uncertainty_figure(prediction, example.image, CLASSES, example.mask, "disc")
+            for _ in range(2)
         )
         assert one == other
-        assert uncertainty_figure(look, example.image, CLASSES, example.mask, "dish") != one
+        assert uncertainty_figure(prediction, example.image, CLASSES, example.mask, "dish") != one
 
     def test_errors_are_drawn_where_the_truth_is_known(self, committee, example):
-        look = committee.look(example.image)
-        none = uncertainty_figure(look, example.image, CLASSES, None)
+        prediction = committee.predict(example.image)
+        none = uncertainty_figure(prediction, example.image, CLASSES, None)
         assert share_of(none, WRONG_COLOUR) == 0
         inverted = np.full(example.mask.shape, 1, np.uint8)
-        sure = replace(look, predicted=np.full(look.predicted.shape, 2, np.uint8))
+        sure = replace(prediction, predicted=np.full(prediction.predicted.shape, 2, np.uint8))
         # Swatch and panel: a panel is some 5 % of the sheet.
         all_wrong = uncertainty_figure(sure, example.image, CLASSES, inverted)
         assert share_of(all_wrong, WRONG_COLOUR) > 0.03
@@ -134,10 +135,12 @@ class TestTheFigure:
     def test_names_that_look_like_formulas_or_are_of_another_script_are_drawn(
         self, committee, example
     ):
-        look = committee.look(example.image)
-        look.predicted[:, :20], look.predicted[:, 20:] = 1, 2
+        prediction = committee.predict(example.image)
+        prediction.predicted[:, :20], prediction.predicted[:, 20:] = 1, 2
         names = ("background", "$\\frac{", "_細胞")
-        assert uncertainty_figure(look, example.image, names, None, "$x$").startswith(b"\x89PNG")
+        assert uncertainty_figure(prediction, example.image, names, None, "$x$").startswith(
+            b"\x89PNG"
+        )
 
     @pytest.mark.parametrize("size", [(20, 200), (200, 20), (9, 7)])
     def test_any_shape_of_image_and_a_lone_member_are_drawn(self, tmp_path, size):
@@ -146,33 +149,33 @@ class TestTheFigure:
             write_members(tmp_path / "1", lone), engine="torch", own_network=OWN
         )
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-        look = committee.look(image)
+        prediction = committee.predict(image)
         unknown = np.full(size, UNKNOWN, np.uint8)
         for truth in (None, unknown):
-            drawn = pixels_of(uncertainty_figure(look, image, CLASSES, truth))
+            drawn = pixels_of(uncertainty_figure(prediction, image, CLASSES, truth))
             assert min(drawn.shape[:2]) > 500
 
     def test_what_does_not_belong_together_is_refused(self, committee, example):
-        look = committee.look(example.image)
-        with pytest.raises(ValueError, match="the look is at an image of"):
-            uncertainty_figure(look, example.image[1:], CLASSES)
+        prediction = committee.predict(example.image)
+        with pytest.raises(ValueError, match="the prediction is of an image of"):
+            uncertainty_figure(prediction, example.image[1:], CLASSES)
         with pytest.raises(ValueError, match="differ in size"):
-            uncertainty_figure(look, example.image, CLASSES, example.mask[:, 1:])
+            uncertainty_figure(prediction, example.image, CLASSES, example.mask[:, 1:])
 
 
 class TestTheArrays:
     def test_they_are_the_look_at_the_networks_resolution(self, committee, example, tmp_path):
-        look = committee.look(example.image)
-        save_arrays(tmp_path / "a.npz", look, example.image, example.mask)
+        prediction = committee.predict(example.image)
+        save_arrays(tmp_path / "a.npz", prediction, example.image, example.mask)
         with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
             found = dict(arrays)
         assert set(found) == {"image", "probs", "predicted", *MEASURES, "truth", "error"}
-        assert look.predicted.shape == (52, 64)  # shrunk, see CONFIG
+        assert prediction.predicted.shape == (52, 64)  # shrunk, see CONFIG
         np.testing.assert_array_equal(found["image"], shrink(example.image, 64))
-        np.testing.assert_array_equal(found["probs"], look.probs)
-        np.testing.assert_array_equal(found["predicted"], look.predicted)
+        np.testing.assert_array_equal(found["probs"], prediction.probs)
+        np.testing.assert_array_equal(found["predicted"], prediction.predicted)
         for name in MEASURES:
-            np.testing.assert_array_equal(found[name], look.maps[name])
+            np.testing.assert_array_equal(found[name], prediction.maps[name])
         known = found["truth"] != UNKNOWN
         assert not known[:6, :12].any()
         assert (found["error"][~known] == UNKNOWN).all()
@@ -180,7 +183,7 @@ class TestTheArrays:
         np.testing.assert_array_equal(found["error"][known], wrong.astype(np.uint8))
 
     def test_without_a_truth_there_is_no_error(self, committee, example, tmp_path):
-        save_arrays(tmp_path / "a.npz", committee.look(example.image), example.image)
+        save_arrays(tmp_path / "a.npz", committee.predict(example.image), example.image)
         with np.load(tmp_path / "a.npz") as arrays:
             assert set(arrays) == {"image", "probs", "predicted", *MEASURES}
 
@@ -222,7 +225,7 @@ class TestTheCommand:
             image = arrays["image"]
         # Pillow wrote the image without loss, so the scores are those of the example.
         assert image.shape == (52, 64, 3)
-        score = committee.look(disc_example("a", 0).image).arms["least_confidence/object_max"]
+        score = committee.predict(disc_example("a", 0).image).arms["least_confidence/object_max"]
         assert float(lines[-1].split()[-1]) == pytest.approx(score, abs=1e-4)
         assert sorted(version.iterdir()) == before
 

@@ -31,9 +31,9 @@ def test_an_own_network_trains_serves_and_is_kept_like_ours(tmp_path):
     committee = Committee.load(tmp_path / "1", device=CPU, own_network=OWN.network)
     assert committee.engine.name == "openvino"
     example = disc_examples(1, first_seed=50)[0]
-    look = committee.look(example.image)
-    assert (look.predicted == example.mask).mean() > 0.9
-    assert look.features.shape == (2, 2 * len(CLASSES))
+    prediction = committee.predict(example.image)
+    assert (prediction.predicted == example.mask).mean() > 0.9
+    assert prediction.features.shape == (2, 2 * len(CLASSES))
 
 
 def test_its_encoder_learns_at_the_lower_rate():

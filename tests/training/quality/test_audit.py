@@ -8,9 +8,9 @@ from scipy.stats import t as student
 
 from training.config import TrainConfig
 from training.quality.audit import (
+    EARLIER_VERSIONS,
     FEWEST_AUDITS,
     FEWEST_CHANCE,
-    LOOK_BACK,
     Interval,
     Scored,
     estimate,
@@ -99,7 +99,7 @@ def history(*levels, audits=FEWEST_AUDITS, chance=0, step=10):
 
 
 def test_no_advice_before_thirty_audits_or_enough_versions():
-    level = [0.7] * (LOOK_BACK + 1)
+    level = [0.7] * (EARLIER_VERSIONS + 1)
     assert gain_on_audits(history(*level, audits=FEWEST_AUDITS - 1), seed=0) is None
     assert gain_on_audits(history(*level[1:]), seed=0) is None
     assert gain_on_audits([], seed=0) is None

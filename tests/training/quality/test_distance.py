@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from training.config import UNKNOWN
-from training.quality.distance import BINS, EDGES_PX, boundary_distance, doubt_by_distance
+from training.quality.distance import BINS, EDGES_PX, boundary_distance, uncertainty_by_distance
 
 
 def slow_distance(mask):
@@ -35,9 +35,9 @@ def random_mask(seed, size=(17, 29), classes=3):
 def test_a_row_of_two_classes_worked_by_hand():
     truth = np.array([[0, 0, 0, 0, 1, 1, UNKNOWN]], np.uint8)
     predicted = np.array([[0, 0, 0, 1, 1, 0, 0]], np.uint8)
-    doubt = np.array([[0.1, 0.2, 0.3, 0.7, 0.9, 0.4, 5.0]], np.float32)
+    uncertainty = np.array([[0.1, 0.2, 0.3, 0.7, 0.9, 0.4, 5.0]], np.float32)
     # Distances: 4, 3, 2, 1 | 1, 2 | unknown.
-    found = doubt_by_distance({"entropy": doubt}, truth, predicted)
+    found = uncertainty_by_distance({"entropy": uncertainty}, truth, predicted)
     assert found.to_json() == {
         "edges_px": [0, 1, 2, 3, 5, 8, 12, 20],
         "pixels": [2, 2, 1, 1, 0, 0, 0, 0],
@@ -84,7 +84,7 @@ def test_it_is_what_a_slow_search_finds(seed):
         wrong[b] += int(predicted[place] != truth[place])
         for name, each in maps.items():
             sums[name][b] += float(each[place])
-    found = doubt_by_distance(maps, truth, predicted)
+    found = uncertainty_by_distance(maps, truth, predicted)
     assert found.pixels.tolist() == pixels
     assert found.wrong.tolist() == wrong
     assert {name: each.tolist() for name, each in found.sums.items()} == {
@@ -95,7 +95,7 @@ def test_it_is_what_a_slow_search_finds(seed):
 def test_the_last_bin_is_open():
     truth = np.zeros((1, 100), np.uint8)
     truth[0, 0] = 1
-    found = doubt_by_distance({"one": np.ones((1, 100))}, truth, truth)
+    found = uncertainty_by_distance({"one": np.ones((1, 100))}, truth, truth)
     assert found.pixels.tolist() == [2, 1, 1, 2, 3, 4, 8, 79]
     assert found.wrong.sum() == 0
 
@@ -111,7 +111,7 @@ def test_the_edge_of_the_unknown_is_no_boundary():
 @pytest.mark.parametrize("value", [0, 2, UNKNOWN])
 def test_an_image_of_one_class_is_in_no_bin_and_counted(value):
     truth = np.full((4, 5), value, np.uint8)
-    found = doubt_by_distance({"one": np.ones((4, 5))}, truth, np.zeros_like(truth))
+    found = uncertainty_by_distance({"one": np.ones((4, 5))}, truth, np.zeros_like(truth))
     assert found.pixels.sum() == 0
     assert found.without_boundary == 1
     assert found.to_json()["measures"] == {"one": [None] * BINS}
@@ -123,7 +123,7 @@ def test_images_add_up_pixel_by_pixel():
     for seed, size in ((0, (17, 29)), (1, (9, 12)), (2, (6, 7))):
         truth = random_mask(seed, size) if seed < 2 else np.zeros(size, np.uint8)
         predicted = rng.integers(0, 3, size).astype(np.uint8)
-        images.append(doubt_by_distance({"one": rng.random(size)}, truth, predicted))
+        images.append(uncertainty_by_distance({"one": rng.random(size)}, truth, predicted))
     one, two, flat = images
     total = one + two + flat
     assert total.pixels.tolist() == (one.pixels + two.pixels).tolist()
@@ -135,13 +135,13 @@ def test_images_add_up_pixel_by_pixel():
 
 def test_what_does_not_belong_together_is_refused():
     truth = random_mask(0)
-    one = doubt_by_distance({"one": np.ones(truth.shape)}, truth, truth)
-    other = doubt_by_distance({"other": np.ones(truth.shape)}, truth, truth)
+    one = uncertainty_by_distance({"one": np.ones(truth.shape)}, truth, truth)
+    other = uncertainty_by_distance({"other": np.ones(truth.shape)}, truth, truth)
     with pytest.raises(ValueError, match="the same measures add up, got one and other"):
         _ = one + other
     with pytest.raises(ValueError, match=r"prediction .* differ in shape"):
-        doubt_by_distance({}, truth, truth[1:])
+        uncertainty_by_distance({}, truth, truth[1:])
     with pytest.raises(ValueError, match=r"map one .* differ in shape"):
-        doubt_by_distance({"one": np.ones((2, 3))}, truth, truth)
+        uncertainty_by_distance({"one": np.ones((2, 3))}, truth, truth)
     with pytest.raises(ValueError, match="not finite"):
-        doubt_by_distance({"one": np.full(truth.shape, np.nan)}, truth, truth)
+        uncertainty_by_distance({"one": np.full(truth.shape, np.nan)}, truth, truth)
