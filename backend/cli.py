@@ -212,21 +212,15 @@ def explain(studio_id: int, task_id: int | None, as_json: bool) -> None:
 @PROJECT
 def retrain(studio_id: int) -> None:
     """Start a round now, however few the new labels."""
+    from backend.actions.rounds import retrain as ask_for_round
+
     with _workplace() as work:
-        row = work.ledger.project_of_studio(work.server, studio_id)
-        if not row["connected"]:
-            raise BadRequest(
-                f"Project {studio_id} is not connected: "
-                f"run `python -m backend connect --project {studio_id}`."
-            )
-        work.ledger.add_event(row["id"], "RETRAIN")
-        active = work.ledger.active_round(row["id"])
-        workers = [p for p in work.ledger.processes() if p["role"] == "worker"]
-    if active is not None:
-        click.echo(f"Round {active['id']} is under way; another follows it.")
+        asked = ask_for_round(work, studio_id)
+    if asked.active_round is not None:
+        click.echo(f"Round {asked.active_round} is under way; another follows it.")
     else:
         click.echo(f"A round of project {studio_id} starts now.")
-    if not workers:
+    if not asked.workers:
         click.echo("No worker is alive, so it waits for one: start `python -m backend worker`.")
 
 
@@ -234,9 +228,10 @@ def retrain(studio_id: int) -> None:
 @PROJECT
 def pause(studio_id: int) -> None:
     """Start no rounds by itself; START_TRAINING and `retrain` still do."""
+    from backend.actions.rounds import pause as pause_rounds
+
     with _workplace() as work:
-        row = work.ledger.project_of_studio(work.server, studio_id)
-        work.ledger.update_project(row["id"], paused=True)
+        pause_rounds(work, studio_id)
     click.echo(f"Project {studio_id} is paused.")
 
 
@@ -244,10 +239,10 @@ def pause(studio_id: int) -> None:
 @PROJECT
 def resume(studio_id: int) -> None:
     """End a pause; what was labelled meanwhile counts."""
+    from backend.actions.rounds import resume as resume_rounds
+
     with _workplace() as work:
-        row = work.ledger.project_of_studio(work.server, studio_id)
-        work.ledger.update_project(row["id"], paused=False, failures=0, not_before=0.0)
-        work.ledger.add_event(row["id"], "RESUMED")
+        resume_rounds(work, studio_id)
     click.echo(f"Project {studio_id} goes on.")
 
 
@@ -271,11 +266,11 @@ def versions(studio_id: int | None, as_json: bool) -> None:
 @click.option("--to", "number", type=int, default=None, help="Version (default: the one before).")
 def rollback(studio_id: int, number: int | None) -> None:
     """Let an earlier version rank and pre-annotate again."""
-    from backend.insight.versions import roll_back
+    from backend.actions.versions import roll_back
 
     with _workplace() as work:
-        chosen = roll_back(work, studio_id, number)
-    click.echo(f"Version {chosen} ranks again; a new publication is being made.")
+        done = roll_back(work, studio_id, number)
+    click.echo(f"Version {done.version} ranks again; a new publication is being made.")
 
 
 @cli.command()

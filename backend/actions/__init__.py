@@ -1,1 +1,2 @@
-"""What a person may ask for: connecting a project and disconnecting it; commands may import it."""
+"""What a person may ask for (connect, disconnect, roll back, retrain, pause, resume);
+commands may import it."""

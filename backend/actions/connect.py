@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backend.errors import BadRequest
 from backend.label_studio.connection import Connection, connect, disconnect
 from backend.label_studio.label_config import parse_label_config
 from backend.ledger.ledger import Row
@@ -74,6 +75,22 @@ def connect_project(
     if changed and states:
         ledger.add_event(row["id"], CONNECTED)
     return Connected(ledger.project(row["id"]), len(states), bool(changed and states))
+
+
+def connected_project(work: Workplace, studio_id: int) -> Row:
+    """The project of that Label Studio number, which must be connected now.
+
+    Raises:
+        UnknownProject: it was never connected.
+        BadRequest: it is disconnected.
+    """
+    row = work.ledger.project_of_studio(work.server, studio_id)
+    if not row["connected"]:
+        raise BadRequest(
+            f"Project {studio_id} is not connected: "
+            f"run `python -m backend connect --project {studio_id}` first."
+        )
+    return row
 
 
 def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Row:

@@ -1,4 +1,4 @@
-"""Versions there have been, and going back to one."""
+"""The versions that there have been."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import BadRequest
 from backend.insight.status import describe_quality
 from backend.ledger.ledger import Row
-from backend.rounds.retention import KEEP_EARLIER, KEEP_VERSIONS, in_use, removed_on_purpose
+from backend.rounds.retention import in_use, removed_on_purpose
 from backend.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -90,56 +89,3 @@ def _describe_files(version: Json) -> str:
     if version["files"]:
         return "files whole"
     return "files removed, as those of old versions are" if version["removed"] else "files missing"
-
-
-def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> int:
-    """Withdraw the versions after ``number`` and rank the pool by it again.
-
-    Args:
-        number: the version to go back to; by default the promoted one before the present.
-
-    Returns:
-        The version that ranks now.
-
-    Raises:
-        BadRequest: there is none such, its files are removed, or a round is under way.
-    """
-    row = work.ledger.project_of_studio(work.server, studio_id)
-    if not row["connected"]:
-        raise BadRequest(
-            f"Project {studio_id} is not connected: "
-            f"run `python -m backend connect --project {studio_id}` first."
-        )
-    all_versions = work.ledger.versions(row["id"])
-    promoted = [v["number"] for v in all_versions if v["state"] == "promoted"]
-    if number is None:
-        if len(promoted) < 2:
-            raise BadRequest(
-                f"Project {studio_id} has no earlier promoted version to go back to "
-                f"(promoted: {promoted or 'none'}); name one by --to."
-            )
-        number = promoted[1]
-    if number not in [v["number"] for v in all_versions]:
-        known = ", ".join(str(v["number"]) for v in all_versions) or "none"
-        raise BadRequest(f"Project {studio_id} has no version {number} (it has: {known}).")
-    there = work.registry.versions(row["slug"])
-    if number not in there:
-        raise BadRequest(
-            f"The files of version {number} of project {studio_id} are not there any more: the "
-            f"newest {KEEP_VERSIONS} versions are kept, and the {KEEP_EARLIER} promoted before the "
-            f"one that serves. Go back to one of {', '.join(map(str, there)) or 'none'}."
-        )
-    active = work.ledger.active_round(row["id"])
-    if active is not None:
-        raise BadRequest(
-            f"Round {active['id']} is under way: try again when it has ended, or it would "
-            "publish the version that you leave."
-        )
-    for version in all_versions:
-        if version["number"] > number and version["state"] == "promoted":
-            work.ledger.set_version_state(
-                row["id"], version["number"], "withdrawn", f"rolled back to version {number}"
-            )
-    work.ledger.set_version_state(row["id"], number, "promoted", "chosen by hand")
-    work.ledger.start_round(row["id"], "rank", f"rolled back to version {number}", "choose", {})
-    return number

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from backend.actions.connect import connect_project, disconnect_project
+from backend.actions.versions import roll_back
 from backend.errors import BadRequest
-from backend.insight.versions import roll_back
 from backend.label_studio.client import Studio
 from backend.rounds.schedule import check_project
 from tests.live.servers import LabelStudio

@@ -17,8 +17,9 @@ from typing import Any, cast
 import pytest
 import torch
 
+from backend.actions.versions import roll_back
 from backend.errors import BadRequest, LedgerUnavailable
-from backend.insight.versions import describe_versions, roll_back, versions_of
+from backend.insight.versions import describe_versions, versions_of
 from backend.jobs.jobs import LOCK_TTL_S, QUIET_BEFORE_DELETE_S, clean, next_stage
 from backend.label_studio.client import Studio
 from backend.ledger import ledger as ledger_module
@@ -202,7 +203,7 @@ def test_a_removed_version_is_named_and_cannot_be_rolled_back_to(work: Workplace
     [lost] = [each for each in versions_of(work, STUDIO_ID) if each["version"] == newest]
     assert not lost["removed"]
     assert "files missing" in describe_versions([lost])
-    assert roll_back(work, STUDIO_ID) == newest - 1
+    assert roll_back(work, STUDIO_ID).version == newest - 1
 
 
 # The ledger

@@ -1,0 +1,69 @@
+"""Going back to an earlier version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backend.actions.connect import connected_project
+from backend.errors import BadRequest
+from backend.rounds.retention import KEEP_EARLIER, KEEP_VERSIONS
+from backend.workplace import Workplace
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What ``roll_back`` did.
+
+    Attributes:
+        version: the version that ranks and pre-annotates now.
+        withdrawn: the promoted versions after it, which no longer count.
+    """
+
+    version: int
+    withdrawn: tuple[int, ...]
+
+
+def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> RolledBack:
+    """Withdraw the versions after ``number`` and rank the pool by it again.
+
+    Args:
+        studio_id: Label Studio's project number.
+        number: the version to go back to; None: the promoted one before the present.
+
+    Raises:
+        BadRequest: the project is not connected, there is no such version, its files are removed,
+            or a round is under way.
+    """
+    project = connected_project(work, studio_id)
+    all_versions = work.ledger.versions(project["id"])
+    promoted = [v["number"] for v in all_versions if v["state"] == "promoted"]
+    if number is None:
+        if len(promoted) < 2:
+            raise BadRequest(
+                f"Project {studio_id} has no earlier promoted version to go back to "
+                f"(promoted: {promoted or 'none'}); name one by --to."
+            )
+        number = promoted[1]
+    if number not in [v["number"] for v in all_versions]:
+        known = ", ".join(str(v["number"]) for v in all_versions) or "none"
+        raise BadRequest(f"Project {studio_id} has no version {number} (it has: {known}).")
+    kept = work.registry.versions(project["slug"])
+    if number not in kept:
+        raise BadRequest(
+            f"The files of version {number} of project {studio_id} are not there any more: the "
+            f"newest {KEEP_VERSIONS} versions are kept, and the {KEEP_EARLIER} promoted before the "
+            f"one that serves. Go back to one of {', '.join(map(str, kept)) or 'none'}."
+        )
+    active = work.ledger.active_round(project["id"])
+    if active is not None:
+        raise BadRequest(
+            f"Round {active['id']} is under way: try again when it has ended, or it would "
+            "publish the version that you leave."
+        )
+    reason = f"rolled back to version {number}"
+    withdrawn = tuple(later for later in promoted if later > number)
+    for later in withdrawn:
+        work.ledger.set_version_state(project["id"], later, "withdrawn", reason)
+    work.ledger.set_version_state(project["id"], number, "promoted", "chosen by hand")
+    work.ledger.start_round(project["id"], "rank", reason, "choose", {})
+    return RolledBack(number, withdrawn)
