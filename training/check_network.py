@@ -16,8 +16,8 @@ from training.committee.inference import Committee
 from training.committee.version import load_weights, save_weights
 from training.config import BadConfig, TrainConfig
 from training.errors import TrainingError
+from training.examples import Example
 from training.fitting.fit import bounded_threads, fit_member, segmentation_loss
-from training.images import Example
 from training.networks.network import logits_and_features, skeleton
 from training.networks.own_network import start_from, weights_digest
 

@@ -1,4 +1,4 @@
-"""Images: from a file's bytes to the crops that a member learns from."""
+"""Images: from a file's bytes to the network's resolution."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import cv2
@@ -18,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from training.config import UNKNOWN as UNKNOWN
-from training.config import TrainConfig
 from training.errors import TrainingError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP")
@@ -31,9 +28,6 @@ in a thousand at each end may be dead or saturated."""
 LONGEST_SIDE_PX = 65_535
 """No JPEG is longer, and no browser's canvas."""
 
-SEEK_PX = 4096
-"""Places kept per image and class for crops to seek; enough that none is met twice."""
-
 STRIP_VALUES = 1 << 20
 """Values of a deep image that are computed with at once: in double precision 8 MB."""
 
@@ -41,8 +35,11 @@ PNG_CHUNKS = frozenset((b"IHDR", b"tRNS", b"IDAT", b"IEND"))
 """Those that make deep colour what it is."""
 
 TIFF_WIDTH, TIFF_HEIGHT, BITS_PER_SAMPLE_TAG, ORIENTATION_TAG = 256, 257, 258, 274
+
 TIFF_STRIPS, TIFF_STRIP_ROWS = 273, 278
+
 TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT, TIFF_TILES = 322, 323, 324
+
 EXIF_SHORT = 3
 
 TRANSPOSES = {
@@ -329,45 +326,6 @@ def encode_png(image: Image8) -> bytes:
     return buffer.getvalue()
 
 
-@dataclass(frozen=True)
-class Example:
-    """A labelled image at the network's resolution.
-
-    Attributes:
-        key: names the labelled thing for good; it decides the fold.
-        image: [h, w, channels] uint8; RGB from Label Studio.
-        mask: [h, w] uint8 class indices; 255 where nothing is known.
-    """
-
-    key: str
-    image: Image8
-    mask: Image8
-
-    def __post_init__(self) -> None:
-        if self.image.ndim != 3 or self.image.dtype != np.uint8:
-            raise ValueError(
-                f"an example's image must be [h, w, channels] uint8, "
-                f"got {self.image.shape} {self.image.dtype}"
-            )
-        if self.mask.shape != self.image.shape[:2] or self.mask.dtype != np.uint8:
-            raise ValueError(
-                f"an example's mask must be {self.image.shape[:2]} uint8, "
-                f"got {self.mask.shape} {self.mask.dtype}"
-            )
-
-
-def make_example(key: str, image: Image8, mask: Image8, max_side_px: int) -> Example:
-    """Shrink an image [H, W, channels] and its mask [H, W] to the network's resolution.
-
-    Raises:
-        ValueError: the two do not belong together.
-    """
-    if image.shape[:2] != mask.shape:
-        raise ValueError(f"image {image.shape} and mask {mask.shape} differ in size")
-    height, width = network_size(mask.shape[0], mask.shape[1], max_side_px)
-    return Example(key, shrink(image, max_side_px), nearest(mask, height, width))
-
-
 def nearest(mask: Image8, height: int, width: int) -> Image8:
     """The mask [H, W] at another size, each pixel taking the one that its centre lies in."""
     if max(mask.shape) < 2**15:
@@ -379,15 +337,6 @@ def nearest(mask: Image8, height: int, width: int) -> Image8:
     columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
     small: Image8 = mask[np.ix_(rows, columns)]
     return small
-
-
-def images_showing(masks: Iterable[Image8], classes: int) -> NDArray[np.int64]:
-    """[C] how many of the masks [h, w] of class indices show each class."""
-    counts = np.zeros(classes, np.int64)
-    for mask in masks:
-        shown = np.unique(mask)
-        counts[shown[shown != UNKNOWN]] += 1
-    return counts
 
 
 def shrink(image: Image8, max_side_px: int) -> Image8:
@@ -413,146 +362,3 @@ def network_size(height: int, width: int, max_side_px: int) -> tuple[int, int]:
     """Height and width after shrinking the long side to at most ``max_side_px``."""
     factor = min(1.0, max_side_px / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-@dataclass
-class CropSource:
-    """Draws augmented crops in which rare classes are as frequent as common ones.
-
-    Attributes:
-        examples: what a member trains on.
-        config: sizes and strengths.
-        places: class -> for each example that shows it: its index and [P, 2] rows and columns.
-    """
-
-    examples: Sequence[Example]
-    config: TrainConfig
-    places: Mapping[int, list[tuple[int, NDArray[np.int32]]]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.places = _find_places(self.examples, self.config)
-
-    def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], Image8]:
-        """A crop [channels, crop_px, crop_px] in [0, 1] and its mask [crop_px, crop_px]."""
-        index, centre = self._aim(rng)
-        image, mask = cut(self.examples[index], centre, self.config, rng)
-        return recolour(image, self.config, rng).transpose(2, 0, 1), mask
-
-    def _aim(self, rng: np.random.Generator) -> tuple[int, tuple[float, float]]:
-        """An example and the row and column of the crop's centre."""
-        if self.places and rng.random() < self.config.seek:
-            class_index = list(self.places)[rng.integers(len(self.places))]
-            shown_in = self.places[class_index]
-            index, spots = shown_in[rng.integers(len(shown_in))]
-            row, column = spots[rng.integers(len(spots))]
-            # Off centre, or the network would learn that particles are in the middle.
-            shift = rng.uniform(-0.4, 0.4, 2) * self.config.crop_px
-            return index, (row + shift[0], column + shift[1])
-        index = int(rng.integers(len(self.examples)))
-        height, width = self.examples[index].mask.shape
-        return index, (rng.uniform(0, height), rng.uniform(0, width))
-
-
-def _find_places(
-    examples: Sequence[Example], config: TrainConfig
-) -> dict[int, list[tuple[int, NDArray[np.int32]]]]:
-    rng = np.random.default_rng(config.seed)
-    places: dict[int, list[tuple[int, NDArray[np.int32]]]] = {}
-    for index, example in enumerate(examples):
-        for class_index in range(1, len(config.classes)):
-            flat = np.flatnonzero(example.mask == class_index)
-            if not len(flat):
-                continue
-            if len(flat) > SEEK_PX:
-                flat = rng.choice(flat, SEEK_PX, replace=False)
-            spots = np.stack(np.unravel_index(flat, example.mask.shape), axis=1).astype(np.int32)
-            places.setdefault(class_index, []).append((index, spots))
-    return dict(sorted(places.items()))
-
-
-def cut(
-    example: Example, centre: tuple[float, float], config: TrainConfig, rng: np.random.Generator
-) -> tuple[Image8, Image8]:
-    """A crop about (row, column), at a drawn zoom, flipped and turned by quarter turns.
-
-    Crops stay inside the image where they fit. Where they don't, the image goes on as its
-    mirror image and the mask as unknown.
-    """
-    side = config.crop_px
-    zoom = float(np.exp(rng.uniform(-1, 1) * np.log(config.zoom)))
-    height, width = example.mask.shape
-    row = _inside(centre[0], side / zoom, height)
-    column = _inside(centre[1], side / zoom, width)
-    shift_x, shift_y = side / 2 - zoom * (column + 0.5), side / 2 - zoom * (row + 0.5)
-    # Pixel centres lie at halves.
-    matrix = np.array(
-        [[zoom, 0, shift_x + 0.5 * zoom - 0.5], [0, zoom, shift_y + 0.5 * zoom - 0.5]], np.float64
-    )
-    image = by_four(
-        example.image,
-        lambda part: cv2.warpAffine(
-            part,
-            matrix,
-            (side, side),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT_101,
-        ),
-    )
-    mask = cv2.warpAffine(
-        example.mask,
-        matrix,
-        (side, side),
-        flags=cv2.INTER_NEAREST,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(UNKNOWN,),
-    )
-    turns, flipped = int(rng.integers(4)), bool(rng.integers(2))
-    return _turn(image, turns, flipped), _turn(mask, turns, flipped)
-
-
-def _inside(centre: float, length: float, size: int) -> float:
-    """The centre moved so that a crop of this length stays in an image of this size."""
-    if length >= size:
-        return (size - 1) / 2
-    return min(max(centre, length / 2 - 0.5), size - length / 2 - 0.5)
-
-
-def _turn(array: Any, turns: int, flipped: bool) -> Image8:
-    turned = np.rot90(array, turns)
-    return np.ascontiguousarray(turned[:, ::-1] if flipped else turned, np.uint8)
-
-
-def recolour(image: Image8, config: TrainConfig, rng: np.random.Generator) -> NDArray[np.float32]:
-    """What changes from one microscope to the next: [h, w, channels] uint8 to float in [0, 1].
-
-    Lamp and camera (a colour matrix near the identity, offset, gamma), uneven illumination
-    (a gradient across the crop), focus (blur) and sensor noise.
-    """
-    channels = image.shape[2]
-    mixing = np.eye(channels) + rng.uniform(-1, 1, (channels, channels)) * config.colour / 2
-    mixing *= 1 + rng.uniform(-1, 1) * config.colour
-    # About mid-grey, so that contrast changes and brightness does not run away.
-    offset = 0.5 - 0.5 * mixing.sum(axis=1) + rng.uniform(-1, 1, channels) * config.colour / 2
-    pixels = image.astype(np.float32) @ (mixing.T / 255).astype(np.float32)
-    pixels = np.clip(pixels + offset.astype(np.float32), 0, 1)
-    pixels = np.power(pixels, np.float32(np.exp(rng.uniform(-1, 1) * np.log(config.gamma))))
-    pixels = pixels * _illumination(pixels.shape[0], pixels.shape[1], config.gradient, rng)
-    if rng.random() < config.blur:
-        sigma = float(rng.uniform(0.3, max(0.3, config.blur_px)))
-        pixels = cv2.GaussianBlur(pixels, (0, 0), sigma).reshape(pixels.shape)
-    if rng.random() < config.noise:
-        level = np.float32(rng.uniform(0, config.noise_level))
-        pixels = pixels + level * rng.standard_normal(pixels.shape, dtype=np.float32)
-    recoloured: NDArray[np.float32] = np.clip(pixels, 0, 1).astype(np.float32, copy=False)
-    return recoloured
-
-
-def _illumination(
-    height: int, width: int, strength: float, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Brightness [h, w, 1] about 1, falling off in a drawn direction."""
-    rows, columns = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
-    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, strength)
-    plane = np.sin(angle) * rows[:, None] + np.cos(angle) * columns[None, :]
-    brightness: NDArray[np.float32] = (1 + slope * plane)[..., None].astype(np.float32)
-    return brightness

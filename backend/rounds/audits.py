@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backend.ledger.ledger import Row
 
 if TYPE_CHECKING:
-    from training.images import Example
+    from training.examples import Example
     from training.quality.assessment import Assessment
     from training.quality.audit import Gain, Scored
 

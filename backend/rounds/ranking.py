@@ -13,15 +13,8 @@ import torch
 from torch import Tensor
 
 from acquisition import adaptive
-from acquisition.select import (
-    RULE,
-    Pick,
-    Rule,
-    compose,
-    farthest_first,
-    rank_mixture,
-    with_audits,
-)
+from acquisition.queue import RULE, Pick, Rule, compose, farthest_first, with_audits
+from acquisition.scores import rank_mixture
 from backend.ledger.ledger import Row
 from backend.options import FALLBACK, FIXED, fixed_arm
 

@@ -29,10 +29,7 @@ from acquisition.adaptive import (
 from acquisition.aggregate import AGGREGATES, aggregate
 from acquisition.uncertainty import MEASURES, uncertainty_maps
 from tests.acquisition.ensembles import random_probs
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.acquisition.pools import seeded
 
 
 def auroc_by_all_pairs(uncertainty: Tensor, wrong: Tensor) -> float:

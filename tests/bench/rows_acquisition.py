@@ -19,7 +19,8 @@ from skactiveml.pool import average_kl_divergence, uncertainty_scores, variation
 from torch import Tensor
 
 from acquisition.adaptive import ARMS, Evidence, judge, trust
-from acquisition.select import RULE, compose, percentiles
+from acquisition.queue import RULE, compose
+from acquisition.scores import percentiles
 from acquisition.uncertainty import MEASURES, uncertainty_maps
 from tests.bench.harness import Measured, against_limit, row, side_by_side
 

@@ -21,8 +21,8 @@ from tests.bench.harness import Measured, row, side_by_side
 from training.committee.inference import Committee
 from training.config import TrainConfig
 from training.datasets.urine_sediment import CLASSES, draw_field
+from training.examples import make_example
 from training.fitting.fit import Weights, bounded_threads, fit_member
-from training.images import make_example
 from training.networks.network import build_network, skeleton
 
 THREADS = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.images import Example
+from training.examples import Example
 
 CLASSES = ("background", "dark", "bright")
 

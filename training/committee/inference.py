@@ -38,8 +38,9 @@ from training.committee.engine import (
 from training.committee.tiles import strips
 from training.committee.version import VERSION_FILE, DamagedVersion, read_version, write_whole
 from training.config import NETWORKS, TrainConfig
+from training.examples import Example
 from training.fitting.fit import Weights, bounded_threads, default_device, fold
-from training.images import Example, Image8, network_size, shrink
+from training.images import Image8, network_size, shrink
 from training.networks.network import (
     STRIDE,
     check_allowed,

@@ -38,8 +38,8 @@ from training.committee.version import load_weights as load_weights
 from training.committee.version import save_weights as save_weights
 from training.config import TrainConfig
 from training.errors import TrainingError
+from training.examples import Example
 from training.fitting.fit import Weights
-from training.images import Example
 
 KEEP_LOADED = 2
 """Versions that a process holds: the serving one and the next."""

@@ -23,7 +23,7 @@ from training.errors import TrainingError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from training.images import Example
+    from training.examples import Example
 
 MAX_PIXELS = 2 * 4096 * 4096
 """Of an image that is decoded, as for those that are served."""
@@ -72,7 +72,7 @@ class LabelledFolder:
             UnreadableImage: says which and why.
             BadFolder: see ``read_mask``.
         """
-        from training.images import make_example
+        from training.examples import make_example
 
         return make_example(key, read_image(item.image), self.read_mask(item), max_side_px)
 

@@ -22,8 +22,8 @@ from training.committee.inference import Committee, Prediction
 from training.config import BadConfig, TrainConfig
 from training.datasets.labelled import by_hash, read_labelled_folder
 from training.errors import TrainingError
+from training.examples import Example
 from training.fitting.fit import fit_member
-from training.images import Example
 from training.process_pool import process_pool
 from training.quality.assessment import assess
 from training.quality.metrics import auroc

@@ -31,13 +31,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acquisition.adaptive import Evidence, Trust, trust, weights_of
-from acquisition.select import Rule, farthest_first
+from acquisition.queue import Rule, farthest_first
 from training.committee.inference import Committee, Prediction
 from training.committee.registry import load_weights, save_weights
 from training.committee.version import write_whole
 from training.config import UNKNOWN, BadConfig, TrainConfig
 from training.datasets.labelled import Labelled, LabelledFolder, by_hash, read_labelled_folder
 from training.errors import TrainingError, wrong_fields
+from training.examples import Example, images_showing
 from training.experiments.ablation import read_results
 from training.experiments.probe import (
     STRIDE,
@@ -49,7 +50,6 @@ from training.experiments.probe import (
 )
 from training.experiments.strategy import Candidates, Strategy, choose, strategy_of
 from training.fitting.fit import Weights, fit_member, training_keys
-from training.images import Example, images_showing
 from training.process_pool import process_pool
 from training.quality.assessment import assess
 from training.quality.distance import UncertaintyByDistance, uncertainty_by_distance

@@ -27,8 +27,8 @@ from training.committee.inference import Prediction, winners
 from training.committee.version import write_whole
 from training.config import UNKNOWN
 from training.errors import TrainingError
+from training.examples import Example
 from training.fitting.fit import bounded_threads, fold
-from training.images import Example
 from training.networks.network import coarse_means, pad_to_stride, pretrained_encoder
 from training.process_pool import process_pool
 

@@ -16,15 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from acquisition.adaptive import ARMS, Trust, weights_of
-from acquisition.select import (
-    RULE,
-    Pick,
-    Rule,
-    compose,
-    farthest_first,
-    percentiles,
-    rank_mixture,
-)
+from acquisition.queue import RULE, Pick, Rule, compose, farthest_first
+from acquisition.scores import percentiles, rank_mixture
 from training.committee.inference import Prediction
 from training.errors import TrainingError, wrong_fields
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from training.config import UNKNOWN
-from training.images import Example, Image8, encode_png
+from training.examples import Example
+from training.images import Image8, encode_png
 
 PANEL_PX = 320
 GAP_PX = 8

@@ -25,8 +25,9 @@ from training.committee.version import write_whole
 from training.config import UNKNOWN
 from training.datasets.labelled import indices_beyond, read_image, read_indices
 from training.errors import TrainingError
+from training.examples import make_example
 from training.figures.contact_sheet import UNKNOWN_COLOUR, as_rgb, colour_of, overlay
-from training.images import Image8, make_example, shrink
+from training.images import Image8, shrink
 from training.quality.distance import BINS, EDGES_PX, UncertaintyByDistance, uncertainty_by_distance
 
 UNITS: Mapping[str, str] = {

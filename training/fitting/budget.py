@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from training.config import TrainConfig
+from training.examples import Example
 from training.fitting.fit import fit_member
-from training.images import Example
 
 FEWEST_STEPS, MOST_STEPS = 100, 2000
 """Fewer teach nothing whatever the machine; more were never seen to help on few labels."""

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.augment import CropSource
 from training.config import UNKNOWN, TrainConfig
 from training.errors import TrainingError
-from training.images import CropSource, Example
+from training.examples import Example
 from training.networks.network import build_network, logits_and_features
 
 Weights = dict[str, Tensor]

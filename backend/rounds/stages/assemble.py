@@ -16,7 +16,7 @@ from backend.workplace import Workplace
 from training.committee.registry import load_weights
 from training.config import TrainConfig
 from training.errors import TrainingError
-from training.images import Example, images_showing
+from training.examples import Example, images_showing
 from training.networks.network import check_allowed
 from training.quality.assessment import Assessment, Verdict, assess, compare
 

@@ -25,9 +25,9 @@ from backend.rounds.stages.shards import SHARD_TASKS
 from backend.settings import Settings
 from backend.workplace import Workplace
 from training.config import UNKNOWN, TrainConfig
+from training.examples import make_example
 from training.fitting.budget import budget_key, steps_within
 from training.fitting.fit import training_keys
-from training.images import make_example
 from training.networks.own_network import weights_digest
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from backend.rounds.stages.outcome import Outcome, Progress
 from backend.workplace import Workplace
 from training.committee.registry import save_weights
 from training.config import TrainConfig
+from training.examples import Example
 from training.fitting.fit import fit_member
-from training.images import Example
 from training.networks.network import check_allowed
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from backend.rounds.stages.outcome import Outcome, Progress
 from backend.workplace import Workplace
 from training.config import BadConfig, TrainConfig
 from training.errors import TrainingError
-from training.images import Example
+from training.examples import Example
 
 if TYPE_CHECKING:
     from training.committee.inference import Committee

@@ -38,10 +38,12 @@ from tests.backend.odd_images import (
 )
 from tests.backend.small_studio import CREATED, CREATED_S, SmallStudio
 from tests.training.discs import CLASSES, disc_example
+from training.augment import CropSource
 from training.committee.first_features import first_features
 from training.committee.inference import Committee
 from training.config import TrainConfig
-from training.images import CropSource, UnreadableImage, decode_image, encode_png, make_example
+from training.examples import make_example
+from training.images import UnreadableImage, decode_image, encode_png
 from training.networks.network import build_network
 
 TOKEN = "f" * 40

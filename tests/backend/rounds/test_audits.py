@@ -5,7 +5,7 @@ import pytest
 
 from backend.rounds.audits import advice, audit_metrics, describe_audit, harms
 from training.config import TrainConfig
-from training.images import Example
+from training.examples import Example
 from training.quality.audit import FEWEST_AUDITS, FEWEST_CHANCE
 
 CLASSES = ("background", "cell")

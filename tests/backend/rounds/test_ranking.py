@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from acquisition.adaptive import ARMS, Evidence, trust
-from acquisition.select import Rule, percentiles
+from acquisition.queue import Rule
+from acquisition.scores import percentiles
 from backend.rounds.ranking import (
     QUANTILES,
     Candidate,

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from acquisition.select import Rule
+from acquisition.queue import Rule
 from tests.training.discs import disc_example
 from tests.training.experiments.test_ablation import write_discs
 from training.__main__ import cli

@@ -4,6 +4,7 @@ import torch
 
 from tests.training.discs import CLASSES, disc_examples
 from training.config import UNKNOWN
+from training.examples import Example
 from training.experiments.probe import (
     STRIDE,
     WIDTH,
@@ -16,7 +17,6 @@ from training.experiments.probe import (
     load_features,
 )
 from training.fitting.fit import fold
-from training.images import Example
 from training.quality.metrics import overlap
 
 EXAMPLES = {each.key: each for each in disc_examples(10)}

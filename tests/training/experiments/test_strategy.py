@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from acquisition.adaptive import ARMS, trust
-from acquisition.select import RULE, Rule
+from acquisition.queue import RULE, Rule
 from training.experiments.strategy import (
     NAMED,
     Candidates,

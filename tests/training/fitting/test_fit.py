@@ -6,6 +6,7 @@ import torch
 
 from tests.training.discs import CLASSES, disc_examples
 from training.config import UNKNOWN, TrainConfig
+from training.examples import Example
 from training.fitting.fit import (
     NonFiniteLoss,
     NotEnoughExamples,
@@ -20,7 +21,6 @@ from training.fitting.fit import (
     segmentation_loss,
     training_keys,
 )
-from training.images import Example
 from training.networks.network import build_network, logits_and_features, skeleton
 from training.quality.metrics import overlap
 

@@ -7,8 +7,8 @@ import torch
 from tests.training.discs import CLASSES, disc_example, disc_examples
 from training.committee.inference import Committee
 from training.config import UNKNOWN, TrainConfig
+from training.examples import Example
 from training.fitting.fit import fit_member
-from training.images import Example
 from training.networks.network import build_network
 from training.quality.assessment import assess, compare
 from training.quality.metrics import overlap

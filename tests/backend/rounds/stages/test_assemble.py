@@ -16,7 +16,7 @@ from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.training.discs import CLASSES, disc_examples
 from training.config import TrainConfig
-from training.images import Example
+from training.examples import Example
 from training.networks.network import ForeignNetwork
 
 SLUG = "server-1-2"

@@ -1,4 +1,4 @@
-"""From scores to an order: by hand, by law, and against loops."""
+"""The queue: by hand, by law, and against loops."""
 
 from __future__ import annotations
 
@@ -9,207 +9,16 @@ from dataclasses import replace
 from itertools import permutations
 from typing import TypeVar
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor
 
-import acquisition.select
-from acquisition.select import (
-    Pick,
-    Rule,
-    compose,
-    farthest_first,
-    percentiles,
-    power_noise,
-    rank_mixture,
-    standardised,
-    top_k,
-    with_audits,
-)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class TestTopK:
-    def test_the_largest_come_first(self) -> None:
-        assert top_k(torch.tensor([0.1, 0.9, 0.5]), 2).tolist() == [1, 2]
-
-    def test_ties_keep_pool_order(self) -> None:
-        assert top_k(torch.tensor([0.5, 0.9, 0.5, 0.9, 0.5]), 5).tolist() == [1, 3, 0, 2, 4]
-
-    def test_more_than_there_are_gives_all(self) -> None:
-        assert top_k(torch.tensor([0.1, 0.9]), 5).tolist() == [1, 0]
-
-    @given(st.lists(st.floats(-1e3, 1e3), max_size=20), st.integers(0, 25))
-    @settings(deadline=None)
-    def test_it_is_pythons_stable_sort(self, scores: list[float], k: int) -> None:
-        expected = sorted(range(len(scores)), key=lambda i: -scores[i])[:k]
-        assert top_k(torch.tensor(scores, dtype=torch.float64), k).tolist() == expected
-
-    def test_scores_that_are_not_finite_are_counted_and_refused(self) -> None:
-        with pytest.raises(ValueError, match="2 of 3 scores are not finite"):
-            top_k(torch.tensor([math.nan, 0.0, math.inf]), 1)
-
-    def test_a_map_in_place_of_scores_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"\[N\], got shape \(2, 3\)"):
-            top_k(torch.zeros(2, 3), 1)
-
-    def test_a_negative_k_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="k must not be negative, got -1"):
-            top_k(torch.zeros(3), -1)
-
-
-class TestPowerNoise:
-    def test_the_first_is_drawn_in_proportion_to_the_power_of_its_score(self) -> None:
-        scores, beta, draws = torch.tensor([0.1, 0.2, 0.4]), 2.0, 4000
-        generator = seeded()
-        firsts = Counter(int(power_noise(scores, beta, generator).argmax()) for _ in range(draws))
-        powers = [0.01, 0.04, 0.16]
-        for index, power in enumerate(powers):
-            share = power / sum(powers)
-            four_sigma = 4 * math.sqrt(share * (1 - share) / draws)
-            assert firsts[index] / draws == pytest.approx(share, abs=four_sigma)
-
-    def test_without_chance_it_is_the_logarithm(self) -> None:
-        noisy = power_noise(torch.tensor([0.5, 2.0]), math.inf, seeded())
-        assert noisy.tolist() == pytest.approx([math.log(0.5), math.log(2.0)])
-
-    def test_a_large_beta_keeps_the_order(self) -> None:
-        scores = torch.tensor([0.3, 0.1, 0.2])
-        assert top_k(power_noise(scores, 1e6, seeded()), 3).tolist() == [0, 2, 1]
-
-    def test_one_seed_gives_one_draw_and_leaves_the_global_generator_alone(self) -> None:
-        before = torch.random.get_rng_state()
-        draws = [power_noise(torch.ones(9), 1.0, seeded(7)) for _ in range(2)]
-        assert torch.equal(*draws)
-        assert torch.equal(torch.random.get_rng_state(), before)
-
-    def test_images_without_any_uncertainty_come_last_in_a_random_order(self) -> None:
-        noisy = power_noise(torch.tensor([0.0, 1e-6, 0.0]), 1.0, seeded())
-        assert noisy.isfinite().all()
-        assert noisy.argmax() == 1
-        assert noisy[0] != noisy[2]
-
-    def test_no_scores_give_no_scores(self) -> None:
-        assert power_noise(torch.empty(0), 1.0, seeded()).shape == (0,)
-
-    @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
-    def test_a_beta_that_is_not_above_0_is_refused(self, beta: float) -> None:
-        with pytest.raises(ValueError, match="beta must be above 0"):
-            power_noise(torch.ones(3), beta, seeded())
-
-    def test_negative_scores_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"at least 0, the lowest is -0\.5"):
-            power_noise(torch.tensor([1.0, -0.5]), 1.0, seeded())
-
-    def test_scores_that_are_not_finite_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
-            power_noise(torch.tensor([1.0, math.nan]), 1.0, seeded())
-
-
-SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.3, 1.0, 7.0]) | st.floats(0, 10), max_size=30)
-
-
-def doubles(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-class TestPercentiles:
-    def test_a_percentile_is_the_share_below_and_half_of_the_ties(self) -> None:
-        # Below 3 lies 1 of 4, and two are tied with it, itself included.
-        found = percentiles(torch.tensor([3.0, 9.0, 3.0, -1.0]))
-        assert found.tolist() == [(1 + 2 / 2) / 4, (3 + 1 / 2) / 4, (1 + 2 / 2) / 4, (1 / 2) / 4]
-
-    @given(SCORES)
-    @settings(deadline=None)
-    def test_it_is_a_count(self, scores: list[float]) -> None:
-        expected = [
-            (sum(other < one for other in scores) + sum(other == one for other in scores) / 2)
-            / len(scores)
-            for one in scores
-        ]
-        assert percentiles(doubles(scores)).tolist() == pytest.approx(expected)
-
-    @given(SCORES)
-    @settings(deadline=None)
-    def test_percentiles_lie_between_0_and_1_and_their_mean_is_a_half(
-        self, scores: list[float]
-    ) -> None:
-        found = percentiles(doubles(scores))
-        assert ((found > 0) & (found < 1)).all()
-        assert found.sum().item() == pytest.approx(len(scores) / 2)
-
-    @given(st.lists(st.integers(-20, 20), min_size=1, max_size=30))
-    @settings(deadline=None)
-    def test_a_growing_map_of_the_scores_changes_nothing_and_a_falling_one_mirrors(
-        self, scores: list[int]
-    ) -> None:
-        found = percentiles(doubles(scores))
-        assert torch.equal(percentiles(doubles(scores).exp()), found)
-        torch.testing.assert_close(percentiles(-(doubles(scores) ** 3)), 1 - found)
-
-    def test_a_score_that_is_not_finite_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
-            percentiles(torch.tensor([1.0, math.inf]))
-
-    def test_a_map_in_place_of_scores_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"\[N\], got shape \(2, 3\)"):
-            percentiles(torch.zeros(2, 3))
-
-
-class TestRankMixture:
-    def test_it_is_the_weighted_mean_of_the_percentiles(self) -> None:
-        scores = {"nats": torch.tensor([0.1, 0.3, 0.2]), "share": torch.tensor([90.0, 10.0, 50.0])}
-        mixed = rank_mixture(scores, {"nats": 3.0, "share": 1.0})
-        expected = [(3 * a / 6 + b / 6) / 4 for a, b in zip((1, 5, 3), (5, 1, 3), strict=True)]
-        assert mixed.tolist() == pytest.approx(expected)
-
-    @given(SCORES, st.floats(1e-3, 1e3))
-    @settings(deadline=None)
-    def test_of_one_arm_it_is_the_percentiles_whatever_the_weight(
-        self, scores: list[float], weight: float
-    ) -> None:
-        one = {"arm": doubles(scores), "other": torch.rand(len(scores), generator=seeded())}
-        expected = percentiles(doubles(scores))
-        torch.testing.assert_close(rank_mixture(one, {"arm": weight}), expected)
-        torch.testing.assert_close(rank_mixture(one, {"arm": weight, "other": 0.0}), expected)
-
-    @given(st.integers(1, 20), st.lists(st.floats(0.01, 10), min_size=1, max_size=5))
-    @settings(deadline=None)
-    def test_it_lies_between_the_percentiles_it_mixes_and_the_sum_of_the_weights_is_irrelevant(
-        self, N: int, given_weights: list[float]
-    ) -> None:
-        scores = {f"arm {a}": torch.rand(N, generator=seeded(a)) for a in range(len(given_weights))}
-        weights = dict(zip(scores, given_weights, strict=True))
-        mixed = rank_mixture(scores, weights)
-        each = torch.stack([percentiles(of_arm) for of_arm in scores.values()])
-        assert (mixed >= each.amin(dim=0) - 1e-12).all()
-        assert (mixed <= each.amax(dim=0) + 1e-12).all()
-        doubled = {arm: 2 * weight for arm, weight in weights.items()}
-        torch.testing.assert_close(rank_mixture(scores, doubled), mixed)
-
-    def test_arms_without_scores_are_refused_by_name(self) -> None:
-        with pytest.raises(ValueError, match="there are no scores of bald, entropy"):
-            rank_mixture({"arm": torch.ones(3)}, {"entropy": 1.0, "arm": 1.0, "bald": 0.0})
-
-    @pytest.mark.parametrize("weights", [{}, {"arm": 0.0}, {"arm": -1.0}, {"arm": math.nan}])
-    def test_weights_that_weigh_nothing_are_refused(self, weights: dict[str, float]) -> None:
-        with pytest.raises(ValueError, match="weights must not be negative and not all 0"):
-            rank_mixture({"arm": torch.ones(3)}, weights)
-
-    def test_a_negative_weight_is_refused_though_the_sum_is_positive(self) -> None:
-        with pytest.raises(ValueError, match=r"not be negative .* they sum to 1\.0"):
-            rank_mixture({"a": torch.ones(3), "b": torch.ones(3)}, {"a": 2.0, "b": -1.0})
-
-    def test_scores_that_are_not_finite_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
-            rank_mixture({"arm": torch.tensor([1.0, math.nan])}, {"arm": 1.0})
+import acquisition.queue
+from acquisition.queue import Pick, Rule, compose, with_audits
+from acquisition.scores import percentiles, top_k
+from tests.acquisition.pools import Pool, indices, seeded
 
 
 class TestRule:
@@ -232,34 +41,6 @@ RULES = st.builds(
     diverse=st.booleans(),
     chance_share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
-
-
-class Pool:
-    """A pool drawn from a seed: scores, features, class scores with zeros, and what is known."""
-
-    def __init__(self, N: int, seed: int, C: int = 4) -> None:
-        generator = seeded(seed)
-        self.scores = percentiles(torch.rand(N, generator=generator))
-        self.features = torch.randn(N, 6, generator=generator)
-        shown = torch.rand(N, C, generator=generator) < 0.4
-        self.class_scores = torch.rand(N, C, generator=generator) * shown
-        self.known = torch.randint(0, 5, (C,), generator=generator)
-
-    def queue(self, k: int, rule: Rule, seed: int = 0) -> list[Pick]:
-        return compose(
-            self.scores,
-            k,
-            rule,
-            seeded(seed),
-            features=self.features,
-            class_scores=self.class_scores,
-            known=self.known,
-        )
-
-
-def indices(picks: Sequence[Pick]) -> list[int]:
-    return [pick.index for pick in picks]
-
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -521,101 +302,6 @@ class TestComposeByClass:
         assert not known.any()
 
 
-class TestComposeDiverse:
-    @given(
-        distinct=st.integers(1, 8),
-        copies=st.integers(1, 12),
-        beta=st.none() | st.floats(0.05, 100),
-        best_first=st.booleans(),
-        seed=st.integers(0, 2**31),
-    )
-    @settings(deadline=None)
-    def test_no_copy_is_asked_for_before_every_distinct_image_was(
-        self, distinct: int, copies: int, beta: float | None, best_first: bool, seed: int
-    ) -> None:
-        generator = seeded(seed)
-        shown = torch.cat([torch.arange(distinct), torch.zeros(copies, dtype=torch.int64)])
-        shown = shown[torch.randperm(len(shown), generator=generator)]
-        features = 100 * torch.randn(distinct, 6, generator=generator) + 5
-        scores = torch.rand(len(shown), generator=generator)
-        if best_first:
-            scores += shown == 0
-        queue = compose(
-            percentiles(scores),
-            distinct,
-            Rule(beta=beta, diverse=True),
-            generator,
-            features=features[shown],
-        )
-        assert sorted(shown[indices(queue)].tolist()) == list(range(distinct))
-
-    def test_copies_are_known_in_spite_of_the_rounding_of_many_features(self) -> None:
-        features = torch.randn(40, 3200, generator=seeded()).repeat(3, 1)
-        scores = torch.where(torch.arange(120) % 40 < 20, 1.0, 1e-4)
-        queue = indices(compose(scores, 40, Rule(diverse=True), seeded(), features=features))
-        assert sorted(index % 40 for index in queue) == list(range(40))
-
-    def test_where_all_images_are_copies_the_scores_decide(self) -> None:
-        scores = torch.rand(12, generator=seeded())
-        queue = compose(scores, 12, Rule(diverse=True), seeded(), features=torch.ones(12, 3))
-        assert indices(queue) == top_k(scores, 12).tolist()
-
-    @given(N=st.integers(3, 25), F=st.integers(2, 5), seed=st.integers(0, 2**31))
-    @settings(deadline=None)
-    def test_each_place_goes_to_the_largest_product_of_score_and_newness(
-        self, N: int, F: int, seed: int
-    ) -> None:
-        generator = seeded(seed)
-        features = torch.randn(N, F, generator=generator, dtype=torch.float64)
-        scores = percentiles(torch.rand(N, generator=generator)).tolist()
-        queue = indices(
-            compose(doubles(scores), N, Rule(diverse=True), generator, features=features)
-        )
-        # With the exact median: the drawn one lies between nearby quantiles.
-        points = standardised_by_loop(features.numpy())
-        apart = np.linalg.norm(points[:, None] - points[None, :], axis=2)
-        pairs = apart[np.triu_indices(N, 1)]
-        pairs = pairs[pairs > 2e-3]
-        few, many = (
-            (
-                np.quantile(pairs, 0.42, method="lower") / 2,
-                np.quantile(pairs, 0.58, method="higher") / 2,
-            )
-            if len(pairs)
-            else (0.5, 0.5)
-        )
-        for place in range(1, N):
-            taken, left = queue[:place], queue[place:]
-            nearest = {i: apart[i, taken].min() for i in left}
-            least = {i: scores[i] * min(1.0, nearest[i] / many) for i in left}
-            most = {i: scores[i] * min(1.0, nearest[i] / few) for i in left}
-            assert most[queue[place]] >= max(least.values()) - 5e-3
-
-    @pytest.mark.parametrize("copies", [0, 60])
-    def test_a_uncertain_image_beside_a_queued_one_waits_for_a_less_uncertain_one_elsewhere(
-        self, copies: int
-    ) -> None:
-        around = torch.linspace(0, 2 * math.pi, 13)[:12]
-        around[1] = around[0] + 0.05
-        # Most pairs of the pool may be copies of the image opposite: apart by nothing.
-        around = torch.cat([around, around[6].expand(copies)])
-        features = torch.stack([around.cos(), around.sin()], dim=1)
-        scores = torch.full((12 + copies,), 0.5)
-        scores[:2] = torch.tensor([1.0, 0.99])
-        assert indices(compose(scores, 2, Rule(), seeded(), features=features)) == [0, 1]
-        queue = indices(compose(scores, 12, Rule(diverse=True), seeded(), features=features))
-        assert queue[0] == 0
-        assert queue.index(1) > 1
-
-    @given(seed=st.integers(0, 999))
-    @settings(max_examples=30, deadline=None)
-    def test_the_unit_of_a_feature_is_irrelevant(self, seed: int) -> None:
-        pool = Pool(15, seed)
-        plain = pool.queue(15, Rule(diverse=True))
-        pool.features = pool.features * torch.tensor([1, 2, 4, 8, 0.5, 0.25])
-        assert pool.queue(15, Rule(diverse=True)) == plain
-
-
 class TestComposeRefusals:
     def test_scores_that_are_not_finite(self) -> None:
         with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
@@ -681,115 +367,6 @@ class TestComposeRefusals:
                 class_scores=torch.ones(3, 4),
                 known=torch.zeros(1),
             )
-
-
-def standardised_by_loop(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    columns = []
-    for column in features.T:
-        spread = column.std()
-        columns.append((column - column.mean()) / spread if spread > 0 else 0 * column)
-    points = np.stack(columns, axis=1)
-    return np.stack([point / max(float(np.linalg.norm(point)), 1e-6) for point in points])
-
-
-class TestStandardised:
-    def test_features_become_comparable_and_images_of_length_1(self) -> None:
-        # Each feature is -1 and 1 once standardised: two coordinates of 1 have length sqrt 2.
-        features = torch.tensor([[0.0, 500.0], [0.0, 100.0], [4.0, 500.0], [4.0, 100.0]])
-        half = math.sqrt(0.5)
-        expected = torch.tensor([[-half, half], [-half, -half], [half, half], [half, -half]])
-        torch.testing.assert_close(standardised(features), expected)
-
-    @given(N=st.integers(2, 30), F=st.integers(1, 6), seed=st.integers(0, 2**31))
-    @settings(deadline=None)
-    def test_it_equals_the_loop(self, N: int, F: int, seed: int) -> None:
-        features = torch.randn(N, F, generator=seeded(seed), dtype=torch.float64)
-        ours = standardised(features)
-        assert ours.dtype == torch.float32
-        np.testing.assert_allclose(ours.numpy(), standardised_by_loop(features.numpy()), atol=1e-3)
-
-    @pytest.mark.parametrize("constant", [0.0, 0.1, -1000.1, 123456.7])
-    def test_a_feature_that_does_not_vary_is_0(self, constant: float) -> None:
-        features = torch.randn(1000, 3, generator=seeded())
-        beside = torch.cat([features, torch.full((1000, 1), constant)], dim=1)
-        assert not standardised(beside)[:, 3].any()
-        torch.testing.assert_close(standardised(beside)[:, :3], standardised(features))
-        assert not standardised(torch.full((1000, 3), constant)).any()
-
-
-def farthest_first_by_loop(features: NDArray[np.float64], k: int) -> list[int]:
-    points = standardised_by_loop(features)
-    apart = [[float(np.linalg.norm(one - other)) for other in points] for one in points]
-    order = [min(range(len(points)), key=lambda i: sum(apart[i]))]
-    while len(order) < min(k, len(points)):
-        left = [i for i in range(len(points)) if i not in order]
-        order.append(max(left, key=lambda i: min(apart[i][j] for j in order)))
-    return order
-
-
-class TestFarthestFirst:
-    @pytest.mark.parametrize("k", [1, 4, 30, 99])
-    def test_it_equals_the_loop(self, k: int) -> None:
-        features = torch.randn(30, 5, generator=seeded(k), dtype=torch.float64)
-        assert farthest_first(features, k, seeded()) == farthest_first_by_loop(features.numpy(), k)
-
-    def test_of_three_kinds_the_first_three_show_each(self) -> None:
-        centres = torch.tensor([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0]])
-        kind = torch.tensor([0] * 40 + [1] * 15 + [2] * 3)
-        features = centres[kind] + 0.2 * torch.randn(58, 3, generator=seeded())
-        first = farthest_first(features, 3, seeded())
-        assert sorted(kind[first].tolist()) == [0, 1, 2]
-
-    def test_copies_come_last(self) -> None:
-        features = torch.randn(6, 4, generator=seeded())
-        copied = torch.cat([features, features[:3]])
-        order = farthest_first(copied, 9, seeded())
-        assert sorted(order) == list(range(9))
-        assert {i % 6 for i in order[:6]} == set(range(6))
-
-    def test_beyond_the_composed_places_what_is_left_stands_by_its_distance(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        features = torch.randn(12, 4, generator=seeded(), dtype=torch.float64)
-        whole = farthest_first(features, 12, seeded())
-        monkeypatch.setattr(acquisition.select, "COMPOSED", 5)
-        order = farthest_first(features, 10, seeded())
-        assert order[:6] == whole[:6]  # the sixth is the farthest of those left, either way
-        assert len(set(order)) == 10
-
-    def test_of_a_large_pool_the_middle_is_found_among_the_references(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(acquisition.select, "REFERENCES", 9)
-        features = torch.randn(40, 4, generator=seeded(), dtype=torch.float64)
-        points = standardised_by_loop(features.numpy())
-        chosen = torch.randperm(40, generator=seeded(5))[:9].tolist()
-        middle = min(
-            range(40), key=lambda i: sum(np.linalg.norm(points[i] - points[j]) for j in chosen)
-        )
-        assert farthest_first(features, 1, seeded(5)) == [middle]
-
-    @given(N=st.integers(2, 20), seed=st.integers(0, 999))
-    @settings(max_examples=30, deadline=None)
-    def test_the_order_of_the_pool_is_irrelevant(self, N: int, seed: int) -> None:
-        features = torch.randn(N, 6, generator=seeded(seed), dtype=torch.float64)
-        shuffled = torch.randperm(N, generator=seeded(seed + 1))
-        there = farthest_first(features[shuffled], N, seeded())
-        # Of two images both are the middle.
-        assert N == 2 or shuffled[there].tolist() == farthest_first(features, N, seeded(9))
-
-    def test_no_image_and_no_place_make_no_queue(self) -> None:
-        assert farthest_first(torch.ones(0, 3), 5, seeded()) == []
-        assert farthest_first(torch.ones(3, 3), 0, seeded()) == []
-        assert farthest_first(torch.ones(1, 3), 5, seeded()) == [0]
-
-    def test_what_cannot_be_ordered_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"features must be \[4, F\], got \(4,\)"):
-            farthest_first(torch.ones(4), 1, seeded())
-        with pytest.raises(ValueError, match="features must be finite"):
-            farthest_first(torch.tensor([[1.0], [math.inf]]), 1, seeded())
-        with pytest.raises(ValueError, match="k must not be negative"):
-            farthest_first(torch.ones(4, 2), -1, seeded())
 
 
 AUDITS = st.sets(st.integers(100, 160), max_size=12)
@@ -909,7 +486,7 @@ class TestTheEndOfALongQueue:
     """Behind ``COMPOSED`` places only scores, noise and chance count."""
 
     def test_it_goes_on_in_the_order_of_the_scores(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(acquisition.select, "COMPOSED", 10)
+        monkeypatch.setattr(acquisition.queue, "COMPOSED", 10)
         features = torch.randn(60, 8, generator=seeded(1))
         scores = percentiles(torch.rand(60, generator=seeded(2)))
         rule = Rule(diverse=True, chance_share=0.2)
@@ -927,6 +504,6 @@ class TestTheEndOfALongQueue:
         features = torch.randn(40, 8, generator=seeded(1))
         scores = percentiles(torch.rand(40, generator=seeded(2)))
         whole = compose(scores, 40, Rule(diverse=True), seeded(3), features=features)
-        monkeypatch.setattr(acquisition.select, "COMPOSED", 15)
+        monkeypatch.setattr(acquisition.queue, "COMPOSED", 15)
         cut = compose(scores, 40, Rule(diverse=True), seeded(3), features=features)
         assert cut[:15] == whole[:15]

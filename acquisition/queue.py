@@ -1,9 +1,9 @@
-"""From scores to an order: who goes first, with how much chance, and where the audits stand."""
+"""The queue: which image comes first, how much is left to chance, where the audits stand."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Literal
@@ -11,17 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from acquisition.diversity import COPY, Newness, check_features, standardised
+from acquisition.scores import check_k, check_scores, log_scores, percentiles, power_noise
+
 Why = Literal["doubt", "class", "chance", "audit"]
-
-DISTANCE_PAIRS = 4096
-"""Pairs of images that tell how far apart two of a pool usually are."""
-
-COPIES_APART = 2e-3
-"""Two images no further apart, where features have length 1, count as copies: float32 knows a
-squared distance to some 1e-6."""
-
-COPY = -1e6
-"""Log newness of a copy: behind all that is none, whatever its score and noise."""
 
 COMPOSED = 1000
 """Places that heed newness and classes; those behind are ordered by score, noise and chance alone.
@@ -70,95 +63,6 @@ class Pick:
     why: Why
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k largest of scores [N], best first; ties keep pool order.
-
-    Fewer than k scores give all of them.
-
-    Raises:
-        ValueError: ``scores`` is not 1-d, a score is not finite, or k is negative.
-    """
-    _check_scores(scores)
-    _check_k(k)
-    return torch.argsort(scores, descending=True, stable=True)[:k]
-
-
-def power_noise(scores: Tensor, beta: float, generator: torch.Generator) -> Tensor:
-    """Scores perturbed so that their ``top_k`` is a draw without replacement, p ~ score ** beta.
-
-    A batch of the very best images tends to hold the same image several times over; chance
-    makes it diverse for nothing.
-
-    Args:
-        scores: [N], not negative. A zero ranks below all that is not vanishingly small.
-        beta: above 0; the larger, the closer to the order of the scores themselves.
-        generator: a CPU generator, whatever the device of the scores.
-
-    Returns:
-        [N] float64, log(score) + Gumbel noise / beta.
-
-    Raises:
-        ValueError: ``scores`` is not 1-d, a score is negative or not finite, or beta is not
-            above 0.
-
-    Source: Kirsch et al. 2023 (arXiv 2106.12059), power acquisition.
-    """
-    _check_scores(scores)
-    if len(scores) and bool(scores.amin() < 0):
-        raise ValueError(
-            f"power noise needs scores of at least 0, the lowest is {scores.amin().item():.4g}"
-        )
-    if not beta > 0:
-        raise ValueError(f"beta must be above 0, got {beta}")
-    waiting = torch.empty(len(scores), dtype=torch.float64).exponential_(generator=generator)
-    gumbel = -waiting.log()
-    return _log(scores) + gumbel.to(scores.device) / beta
-
-
-def _log(scores: Tensor) -> Tensor:
-    # Finite at 0, so that images without any doubt still have an order among themselves.
-    return scores.double().clamp_min(torch.finfo(torch.float64).tiny).log()
-
-
-def percentiles(scores: Tensor) -> Tensor:
-    """Share of the scores [N] that are below each, ties counted half: [N] float64, above 0 and
-    below 1.
-
-    Raises:
-        ValueError: ``scores`` is not 1-d, or a score is not finite.
-    """
-    _check_scores(scores)
-    ordered = scores.double().sort().values
-    below = torch.searchsorted(ordered, scores.double())
-    through = torch.searchsorted(ordered, scores.double(), right=True)
-    return (below + through).double() / (2 * len(scores))
-
-
-def rank_mixture(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Weighted mean over the arms of each image's percentile in the pool.
-
-    Percentiles, because nats, probabilities and shares are on no common scale.
-
-    Args:
-        scores: arm to scores [N].
-        weights: arm to weight, not negative, their sum above 0; arms without a weight have 0.
-
-    Returns:
-        [N] float64 between 0 and 1.
-
-    Raises:
-        ValueError: a weight is negative, all are 0, one names no arm, or a score is not finite.
-    """
-    unknown = sorted(weights.keys() - scores.keys())
-    if unknown:
-        raise ValueError(f"there are no scores of {', '.join(unknown)}")
-    total = sum(weights.values())
-    if not total > 0 or min(weights.values()) < 0:
-        raise ValueError(f"weights must not be negative and not all 0, they sum to {total}")
-    mixed = [weight / total * percentiles(scores[arm]) for arm, weight in weights.items() if weight]
-    return torch.stack(mixed).sum(dim=0)
-
-
 def compose(
     scores: Tensor,
     k: int,
@@ -194,13 +98,13 @@ def compose(
         ValueError: what the rule needs is missing, a shape is wrong, k is negative, or a score
             is negative or not finite.
     """
-    _check_scores(scores)
+    check_scores(scores)
     N = len(scores)
     if N and bool(scores.amin() < 0):
         raise ValueError(f"scores must be at least 0, the lowest is {scores.amin().item():.4g}")
-    _check_k(k)
+    check_k(k)
     worth, noise = _worth(scores, rule.beta, generator)
-    new = _Newness(_check_features(features, N), generator) if rule.diverse else None
+    new = Newness(check_features(features, N), generator) if rule.diverse else None
     classes = None
     if rule.class_share > 0:
         classes = _Classes(_check_class_scores(class_scores, N), noise, known)
@@ -223,11 +127,11 @@ def compose(
 
 def _worth(scores: Tensor, beta: float | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Log scores with their noise, and the noise alone: [N] float64 each."""
-    log_scores = _log(scores).cpu()
+    logs = log_scores(scores).cpu()
     noise = torch.zeros(len(scores), dtype=torch.float64)
     if beta is not None:
-        noise = power_noise(scores, beta, generator).cpu() - log_scores
-    return log_scores + noise, noise
+        noise = power_noise(scores, beta, generator).cpu() - logs
+    return logs + noise, noise
 
 
 class _Share:
@@ -259,7 +163,7 @@ class _Waiting:
     """The images that are not queued yet: those drawn by chance, and those that are ranked."""
 
     def __init__(
-        self, worth: Tensor, drawn: list[int], new: _Newness | None, classes: _Classes | None
+        self, worth: Tensor, drawn: list[int], new: Newness | None, classes: _Classes | None
     ) -> None:
         self._worth, self.drawn, self._new, self._classes = worth, drawn, new, classes
         self._left = torch.ones(len(worth), dtype=torch.bool)
@@ -314,33 +218,6 @@ def _behind(waiting: _Waiting, places: range, of_chance: _Share) -> list[Pick]:
     ]
 
 
-class _Newness:
-    """How far each image is from those taken, in half of the usual distance, at most 1: log."""
-
-    def __init__(self, features: Tensor, generator: torch.Generator) -> None:
-        self._features = standardised(features)
-        N = len(features)
-        # An empty pool has no pairs, and none to order.
-        ends = torch.randint(max(N, 1), (2, DISTANCE_PAIRS if N else 0), generator=generator)
-        apart = (self._features[ends[0]] - self._features[ends[1]]).norm(dim=1)
-        # Among copies, however many, what is no copy must still be new.
-        apart = apart[apart > COPIES_APART]
-        usual = float(apart.median()) if len(apart) else 1.0
-        self._scale = usual / 2
-        self._squares = self._features.square().sum(dim=1)
-        self.log = torch.zeros(N, dtype=torch.float64)
-
-    def is_copy(self, index: int) -> bool:
-        return bool(self.log[index] == COPY)
-
-    def take(self, index: int) -> None:
-        product = self._features @ self._features[index]
-        apart = (self._squares + self._squares[index] - 2 * product).clamp_min(0).sqrt()
-        share = (apart / self._scale).clamp_max(1).double()
-        newness = torch.where(apart > COPIES_APART, share.log(), COPY)
-        self.log = torch.minimum(self.log, newness)
-
-
 class _Classes:
     """Whose turn it is, and who stands first for a class."""
 
@@ -357,7 +234,7 @@ class _Classes:
             self._worth.append(worth)
         self._count = torch.zeros(C) if known is None else known.double().clone()
 
-    def best(self, left: Tensor, new: _Newness | None) -> int | None:
+    def best(self, left: Tensor, new: Newness | None) -> int | None:
         """The first for the class that the fewest show; None if no image left shows any but
         copies of those queued."""
         if new is not None:
@@ -373,20 +250,9 @@ class _Classes:
         self._count += self._shows[index]
 
 
-def _best(worth: Tensor, among: Tensor, new: _Newness | None) -> int:
+def _best(worth: Tensor, among: Tensor, new: Newness | None) -> int:
     total = worth if new is None else worth + new.log
     return int(torch.where(among, total, -torch.inf).argmax())
-
-
-def standardised(features: Tensor) -> Tensor:
-    """Each feature with mean 0 and standard deviation 1 over the pool, each image of length 1:
-    [N, F] float32. Features that do not vary are 0."""
-    # In float32 the mean of a large constant is off by its rounding, which looks like a spread.
-    centred = features.float() - features.mean(dim=0, dtype=torch.float64).float()
-    spread = centred.square().mean(dim=0).sqrt()
-    scaled = torch.where(spread > 1e-6 * spread.amax().clamp_min(1e-12), centred / spread, 0.0)
-    length: Tensor = scaled.norm(dim=1, keepdim=True)
-    return scaled / length.clamp_min(1e-6)
 
 
 def farthest_first(features: Tensor, k: int, generator: torch.Generator) -> list[int]:
@@ -407,8 +273,8 @@ def farthest_first(features: Tensor, k: int, generator: torch.Generator) -> list
     Source: the greedy k-centre of Gonzalez 1985, as core-sets are chosen by Sener and Savarese
     2018 (arXiv 1708.00489).
     """
-    points = standardised(_check_features(features, len(features)))
-    _check_k(k)
+    points = standardised(check_features(features, len(features)))
+    check_k(k)
     N = len(points)
     references = points[torch.randperm(N, generator=generator)[:REFERENCES]]
     order: list[int] = []
@@ -453,20 +319,6 @@ def with_audits(
     ]
 
 
-def _check_k(k: int) -> None:
-    if k < 0:
-        raise ValueError(f"k must not be negative, got {k}")
-
-
-def _check_features(features: Tensor | None, N: int) -> Tensor:
-    if features is None or features.ndim != 2 or features.shape[0] != N or not features.shape[1]:
-        got = None if features is None else tuple(features.shape)
-        raise ValueError(f"features must be [{N}, F], got {got}")
-    if not bool(torch.isfinite(features).all()):
-        raise ValueError("features must be finite")
-    return features
-
-
 def _check_by_chance(by_chance: Tensor, N: int) -> Tensor:
     if by_chance.shape != (N,) or by_chance.dtype != torch.bool:
         raise ValueError(f"by_chance must be [{N}] bool, got {tuple(by_chance.shape)}")
@@ -485,11 +337,3 @@ def _check_class_scores(class_scores: Tensor | None, N: int) -> Tensor:
     if not bool((class_scores >= 0).all() and torch.isfinite(class_scores).all()):
         raise ValueError("class_scores must not be negative and must be finite")
     return class_scores.double()
-
-
-def _check_scores(scores: Tensor) -> None:
-    if scores.ndim != 1:
-        raise ValueError(f"scores must be [N], got shape {tuple(scores.shape)}")
-    bad = int((~torch.isfinite(scores)).sum())
-    if bad:
-        raise ValueError(f"{bad} of {len(scores)} scores are not finite")
