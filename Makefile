@@ -18,7 +18,7 @@ help:
 	@echo 'make test                 every test, with the real servers and a browser'
 	@echo 'make soak                 kill everything at every stage for SOAK_S seconds (900), and'
 	@echo '                          print what it took to recover'
-	@echo 'make check                lint, format, security lint, types'
+	@echo 'make check                lint, format, security lint, types, import direction'
 	@echo 'make audit                known weaknesses of what is installed (needs the network)'
 	@echo 'make bench                measure, print the table, write bench.json'
 
@@ -50,6 +50,7 @@ check: development
 	.venv/bin/ruff format --check .
 	.venv/bin/bandit --quiet --recursive --configfile pyproject.toml acquisition training backend _wsgi.py
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
 
 # Not in check: it asks the Python Packaging Advisory Database over the network.
 audit:

@@ -83,11 +83,17 @@ def test_a_failed_installation_shows_pips_words_and_is_tried_again(
 
 def test_it_runs_on_a_bare_python() -> None:
     # -I leaves the checkout out of the path, -S the installed packages.
-    script = ROOT / "backend" / "environment.py"
+    script = ROOT / "backend" / "installation.py"
     done = subprocess.run(
         [sys.executable, "-I", "-S", script, "--help"], capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_no_module_beside_it_hides_one_of_the_standard_library() -> None:
+    """Python puts the folder of the file that it runs first on the path."""
+    beside = {path.stem for path in (ROOT / "backend").iterdir()}
+    assert not beside & sys.stdlib_module_names
 
 
 def test_make_help_names_every_target() -> None:

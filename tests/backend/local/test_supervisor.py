@@ -300,13 +300,6 @@ def test_label_studio_gets_none_of_our_names_and_no_password_on_its_command_line
     assert not any(secret in word for secret in kept.values() for word in command)
 
 
-def test_the_supervisor_stays_light() -> None:
-    code = (
-        "import sys, backend.local.supervisor; sys.exit(bool({'torch', 'cv2'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -312,11 +309,3 @@ class TestOutside:
         assert percentile_between(2.0, [0.0, 0.5, 1.0]) == 1.0
         assert percentile_between(0.3, [0.3] * 101) == 0.5
         assert percentile_between(0.0, [0.0, 0.0, 0.0, 1.0, 2.0]) == 0.25
-
-
-def test_the_script_that_is_run_from_this_folder_needs_no_other_queue() -> None:
-    """make runs backend/installation.py as a file, so that its folder hides modules' names."""
-    code = "import sys; sys.path.insert(0, 'backend'); import environment; "
-    code += "sys.exit('queue' in sys.modules)"
-    root = Path(__file__).parents[3]
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=root)
