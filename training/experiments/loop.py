@@ -759,7 +759,7 @@ class Walk:
             "dice": counts.where_shown(counts.dice()),
             "pixels_wrong": float(1 - counts.shared.sum() / counts.truth.sum()),
             "ece": quality.ece(),
-            "doubt_by_distance": None if distance is None else self._in_image_px(distance),
+            "uncertainty_by_distance": None if distance is None else self._in_image_px(distance),
         }
 
     def _in_image_px(self, distance: UncertaintyByDistance) -> dict[str, Any]:

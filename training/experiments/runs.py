@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from training.errors import TrainingError
 from training.experiments.strategy import NAMED
@@ -106,7 +106,10 @@ class Line(_Frozen):
     chosen: tuple[str, ...]
     weights: dict[str, FiniteFloat] | None = None
     leader: str | None = None
-    uncertainty_by_distance: DistanceBins | None = None
+    # Runs of 0.1.0 call it doubt_by_distance.
+    uncertainty_by_distance: DistanceBins | None = Field(
+        None, validation_alias=AliasChoices("uncertainty_by_distance", "doubt_by_distance")
+    )
     seconds: FiniteFloat
 
     @property

@@ -189,7 +189,9 @@ def _scores(
         return percentiles(torch.rand(N, generator=generator))
     if strategy.mode == "farthest_first":
         scores = torch.empty(N, dtype=torch.float64)
-        scores[farthest_first(candidates.features, N, generator)] = torch.arange(N, 0, -1) / N
+        scores[farthest_first(candidates.features, N, generator)] = (
+            torch.arange(N, 0, -1, dtype=torch.float64) / N
+        )
         return scores
     if strategy.mode == "oracle_error":
         assert candidates.errors is not None

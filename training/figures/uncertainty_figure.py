@@ -247,7 +247,7 @@ def at_prediction_size(
     """
     if image.shape[:2] != prediction.size:
         raise ValueError(
-            f"the look is at an image of {prediction.size}, got one of {image.shape[:2]}"
+            f"the prediction is of an image of {prediction.size}, got one of {image.shape[:2]}"
         )
     longest = max(prediction.predicted.shape)
     if truth is None:

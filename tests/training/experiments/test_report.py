@@ -95,7 +95,7 @@ def line(strategy, seed, number, mean_iou=None, **changes):
         else None,
         "leader": ARMS[0 if number > 2 else 2] if adaptive and number else None,
         "rewards": None,
-        "doubt_by_distance": {
+        "uncertainty_by_distance": {
             "edges_px": EDGES,
             "pixels": [1000] * 7 + [0],
             "wrong": [*(0.3 * fall[:-1]).tolist(), None],
@@ -490,7 +490,7 @@ def test_no_arm_is_heaviest_where_all_weigh_alike(tmp_path):
 
 
 def test_a_run_without_weights_or_uncertainty_says_so(tmp_path):
-    lines = [each | {"weights": None, "doubt_by_distance": None} for each in all_lines()]
+    lines = [each | {"weights": None, "uncertainty_by_distance": None} for each in all_lines()]
     page = report_html(read_run(write_run(tmp_path / "run", lines)))
     assert "No strategy of this run has weights." in page
     assert "No round of this run holds doubt by distance." in page
@@ -550,6 +550,14 @@ def test_rounds_of_different_bins_are_refused():
 
 def test_bins_are_named_by_their_ends():
     assert bin_names([0, 1, 2.5]) == ["0–1", "1–2.5", "2.5+"]
+
+
+def test_a_run_of_the_last_release_is_read(tmp_path):
+    lines = all_lines()
+    expected = read_run(write_run(tmp_path / "new", lines)).lines
+    for each in lines:
+        each["doubt_by_distance"] = each.pop("uncertainty_by_distance", None)
+    assert read_run(write_run(tmp_path / "old", lines)).lines == expected
 
 
 def test_a_mean_of_nothing_is_nothing():

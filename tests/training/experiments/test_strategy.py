@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from acquisition.adaptive import ARMS, trust
-from acquisition.queue import RULE, Rule
+from acquisition.queue import RULE, Rule, farthest_first
 from training.experiments.strategy import (
     NAMED,
     Candidates,
@@ -69,6 +69,13 @@ def test_a_fixed_arm_takes_the_largest_scores():
 def test_the_oracle_takes_the_most_wrong():
     predictions = [seen() for _ in range(4)]
     assert chosen("oracle_error", candidates(predictions, errors=[0.1, 0.0, 0.4, 0.2])) == [2, 3, 0]
+
+
+def test_farthest_first_follows_the_order_of_the_features_alone():
+    features = torch.randn(12, 4, generator=torch.Generator().manual_seed(3))
+    given = Candidates(features, [], None, torch.zeros(3))
+    order = farthest_first(features, 12, torch.Generator().manual_seed(0))
+    assert chosen("farthest_first", given, k=5) == order[:5]
 
 
 def test_random_needs_no_looks_and_follows_its_seed():
