@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acquisition.aggregate import AGGREGATES, interior
+from acquisition.masks import UNKNOWN
 from acquisition.shapes import check_map, check_predicted
 from acquisition.uncertainty import MEASURES
 
 ARMS: tuple[str, ...] = tuple(f"{measure}/{name}" for measure in MEASURES for name in AGGREGATES)
 """Every measure by every aggregate, in the order of ``aggregate.aggregate``."""
 
-UNKNOWN = 255
-"""In a truth mask: nothing is known of the pixel."""
 
 MIN_WRONG_PX = 20
 """An AUROC over fewer wrong pixels is mostly chance."""

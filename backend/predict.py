@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from training.committee.inference import Prediction
 
-MAX_PIXELS = 4096 * 4096 * 2
-"""An image larger than this is refused before it is decoded: twice the largest that is promised."""
-
 
 def label_config_of(xml: str, options: ProjectOptions) -> LabelConfig:
     return parse_label_config(xml, image=options.image)
@@ -50,7 +47,7 @@ def read_image(images: ImageFetcher, url: str) -> NDArray[np.uint8]:
     from training.images import UnreadableImage, decode_image
 
     try:
-        return decode_image(images.fetch(url), max_pixels=MAX_PIXELS)
+        return decode_image(images.fetch(url))
     except UnreadableImage as error:
         raise ImageRefused(f"{short_url(url)}: {error}") from error
 

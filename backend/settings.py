@@ -12,7 +12,6 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +37,7 @@ from pydantic_settings import (
 
 from backend.errors import BackendError
 from training.config import NETWORKS, is_network
+from training.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 9090  # what Label Studio's own examples use for a backend
@@ -588,23 +588,9 @@ def _read_json(path: Path, consequence: str) -> dict[str, Any] | None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any], *, replace: bool) -> None:
-    """Write a JSON object whole, readable by its owner alone.
+    """Write a JSON object that its owner alone may read.
 
     Args:
         replace: False leaves a file that is already there as it is.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
-    staging = Path(name)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(values, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            staging.replace(path)
-        else:
-            path.hardlink_to(staging)
-    except FileExistsError:
-        pass
-    finally:
-        staging.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(values, indent=2).encode(), private=True, replace=replace)

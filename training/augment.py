@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import UNKNOWN, TrainConfig
+from acquisition.masks import UNKNOWN
+from training.config import TrainConfig
 from training.examples import Example
 from training.images import Image8, by_four
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from acquisition.masks import UNKNOWN
 from training.errors import TrainingError
 
 NETWORKS = ("shared", "lite0", "unet")
@@ -17,9 +18,6 @@ _OWN_NETWORK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 MAX_CHANNELS = 256
 """Of an image; a network for more would be made, and would fill the memory, before anybody sees
 that no weights fit it."""
-
-UNKNOWN = 255
-"""The class index of a pixel about which nothing is known."""
 
 
 class BadConfig(TrainingError):

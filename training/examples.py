@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 from training.images import Image8, nearest, network_size, shrink
 
 

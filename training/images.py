@@ -28,6 +28,9 @@ in a thousand at each end may be dead or saturated."""
 LONGEST_SIDE_PX = 65_535
 """No JPEG is longer, and no browser's canvas."""
 
+MAX_PIXELS = 2 * 4096 * 4096
+"""A larger image is refused before it is decoded: twice the largest that is promised."""
+
 STRIP_VALUES = 1 << 20
 """Values of a deep image that are computed with at once: in double precision 8 MB."""
 
@@ -92,7 +95,7 @@ class UnreadableImage(TrainingError):
     """The bytes are no image, are damaged, or hold too many pixels."""
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Image8:
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
     """The image as a browser shows it.
 
     PNG, JPEG, TIFF (its first page) and WebP (its first frame); bilevel, grey, palette, RGB,

@@ -50,7 +50,7 @@ from backend.label_studio.connection import (
 from backend.label_studio.label_config import LabelConfig, parse_label_config
 from backend.ledger.ledger import Row, upgrade
 from backend.options import ProjectOptions, parse_options
-from backend.predict import MAX_PIXELS, image_url
+from backend.predict import image_url
 from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.workplace import Workplace
 
@@ -677,7 +677,7 @@ def _image_problem(work: Workplace, url: str) -> tuple[str, str] | None:
     from training.images import UnreadableImage, decode_image
 
     try:
-        decode_image(work.images.fetch(url), max_pixels=MAX_PIXELS)
+        decode_image(work.images.fetch(url))
     except ImageRefused as error:
         host = "ALLOWED_IMAGE_HOSTS" in str(error)
         return "image-host" if host else "image-refused", str(error)

@@ -12,13 +12,10 @@ from PIL import Image
 
 from backend.errors import BadRegion
 from backend.shorten import short, shorten
-from training.images import DAMAGE, quiet_pillow
+from training.images import DAMAGE, MAX_PIXELS, quiet_pillow
 
 PREFIX = "data:image/png;base64,"
 
-# Twice an image of 4096 x 4096, the largest we promise: a few kilobytes of PNG can claim it, and
-# decoding it takes some 300 MB.
-MAX_PIXELS = 2**25
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIZE_AT = 16  # width and height, 4 bytes each, in the first chunk
@@ -80,5 +77,6 @@ def _check_size(data: bytes, height: int, width: int) -> None:
             f"A bitmask's PNG must be {width} x {height} pixels as its region says, "
             f"got {png_width} x {png_height}."
         )
+    # A few kilobytes of PNG can claim it, and decoding it takes some 300 MB.
     if height * width > MAX_PIXELS:
         raise BadRegion(f"A bitmask may hold at most {MAX_PIXELS} pixels, got {width} x {height}.")

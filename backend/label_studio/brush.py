@@ -33,7 +33,7 @@ CHANNELS = 4
 
 # Eight times an image of 4096 x 4096, the largest we promise; a claim beyond it is refused before
 # a byte is allocated for it. (The header's 32 bits would allow 2**30 pixels.)
-MAX_PIXELS = 2**27
+MAX_BRUSH_PIXELS = 2**27
 
 # Bytes of a stream that are walked at once: the tables of a block take some nine times its size.
 BLOCK_BYTES = 2**16
@@ -53,7 +53,8 @@ def encode(
     Args:
         mask: [h, w] bool, at least one pixel: the image, or the only part of it that is set.
         at: (top, left) of that part in the image, in pixels.
-        size: (H, W) of the image in pixels, at most ``MAX_PIXELS``; by default the mask's own.
+        size: (H, W) of the image in pixels, at most ``MAX_BRUSH_PIXELS``; by default the
+            mask's own.
 
     Returns:
         Bytes as integers 0..255, the very ones of ``label_studio_sdk.converter.brush.mask2rle``.
@@ -66,8 +67,8 @@ def encode(
     (top, left), (height, width) = at, size or mask.shape
     if not (0 <= top <= height - mask.shape[0] and 0 <= left <= width - mask.shape[1]):
         raise ValueError(f"mask {mask.shape} at {at} must lie within {(height, width)}")
-    if mask.size == 0 or height * width > MAX_PIXELS:
-        raise ValueError(f"mask must hold 1 to {MAX_PIXELS} pixels, got {(height, width)}")
+    if mask.size == 0 or height * width > MAX_BRUSH_PIXELS:
+        raise ValueError(f"mask must hold 1 to {MAX_BRUSH_PIXELS} pixels, got {(height, width)}")
     if mask.shape[1] == width:
         changes = _changes(mask) + top * width
     else:
@@ -190,9 +191,9 @@ def _as_bytes(rle: Sequence[int]) -> bytes:
 
 def _read_header(data: bytes, height: int, width: int) -> tuple[int, ...]:
     """The four length sizes in bits, after checking that the rest says what is expected."""
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+    if height < 1 or width < 1 or height * width > MAX_BRUSH_PIXELS:
         raise BadRegion(
-            f"A brush's image must hold 1 to {MAX_PIXELS} pixels, got {width} x {height}."
+            f"A brush's image must hold 1 to {MAX_BRUSH_PIXELS} pixels, got {width} x {height}."
         )
     if len(data) * 8 < HEADER_BITS:
         raise BadRegion(f"A brush's rle must have a header of 7 bytes, got {len(data)} bytes.")

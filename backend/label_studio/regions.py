@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from acquisition.masks import UNKNOWN
 from backend.errors import BadRegion
 from backend.label_studio import bitmask, brush
 from backend.label_studio.geometry import (
@@ -37,7 +38,6 @@ Region = dict[str, Any]
 Per = Literal["class", "particle"]
 
 BACKGROUND = 0
-UNKNOWN = 255
 
 # Strokes drawn by hand come anti-aliased.
 OPAQUE = 127

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from backend.errors import BackendError, StudioRefused
 from backend.label_studio.client import Project, Studio
 from backend.settings import Settings, load_settings
+from training.colours import CLASS_COLOURS
+from training.files import write_atomically
+from training.process_pool import process_pool
 
 if TYPE_CHECKING:
     from backend.local.narrator import Narrator
@@ -33,11 +34,8 @@ ANNOTATED = 12
 SIZE_PX = 512
 FIRST_SEED = 1000  # apart from the tests' and the benchmarks' fields
 BATCH = 12
-MAX_PIXELS = 4096 * 4096
 MIN_PARTICLE_PX = 1  # annotations are exact: nothing is too small
 
-# Far apart in hue and lightness, also to most colour-blind eyes (Okabe & Ito 2008).
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#F0E442", "#CC79A7")
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 
@@ -83,9 +81,7 @@ def record(data_dir: Path, source: str, **changes: Any) -> Record:
     known = _read(data_dir)
     changed = replace(Record(**known.get(source, {})), **changes)
     path = data_dir / "demo.json"
-    staging = path.with_suffix(f".{os.getpid()}")
-    staging.write_text(json.dumps({**known, source: asdict(changed)}, indent=2))
-    staging.replace(path)
+    write_atomically(path, json.dumps({**known, source: asdict(changed)}, indent=2).encode())
     return changed
 
 
@@ -126,7 +122,7 @@ def label_config() -> str:
 
     labels = "".join(
         f'    <Label value="{name}" background="{colour}"/>\n'
-        for name, colour in zip(CLASSES[1:], COLOURS, strict=True)
+        for name, colour in zip(CLASSES[1:], CLASS_COLOURS, strict=False)
     )
     return (
         '<View>\n  <Image name="image" value="$image" zoom="true" zoomControl="true"/>\n'
@@ -328,7 +324,7 @@ def show(path: Path, name: str) -> Shown:
 
     try:
         data = path.read_bytes()
-        image = decode_image(data, max_pixels=MAX_PIXELS)
+        image = decode_image(data)
     except (OSError, UnreadableImage) as error:
         return Shown(name, b"", f"{path}: {error}")
     kind = _browser_kind(data)
@@ -392,8 +388,7 @@ def _safe_name(path: Path) -> str:
 def _in_processes(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Like map, on every CPU; results come in order, and few wait for whoever takes them."""
     workers = max(1, min(8, os.cpu_count() or 1))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_tie_to_parent) as pool:
+    with process_pool(workers, _use_one_thread) as pool:
         left = iter(items)
         running = [pool.submit(function, item) for item in islice(left, 2 * BATCH)]
         try:
@@ -404,10 +399,7 @@ def _in_processes(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _tie_to_parent() -> None:
-    from backend.process_group import die_with_parent
-
-    die_with_parent()
+def _use_one_thread() -> None:
     # One process per CPU already: OpenCV's own threads would only get in each other's way.
     import cv2
 

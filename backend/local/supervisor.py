@@ -32,6 +32,7 @@ from backend.installation import EnvironmentFailed, ensure_environment
 from backend.label_studio.client import Studio
 from backend.local import demo
 from backend.local.narrator import Narrator
+from backend.process_group import launcher
 from backend.settings import (
     DEFAULT_PORT,
     ROOT,
@@ -74,17 +75,6 @@ class CannotRun(BackendError):
 
 
 # ---- one child -----------------------------------------------------------------------------
-
-# PR_SET_PDEATHSIG survives exec. The parent may be gone before prctl runs: then nobody would
-# ever send the signal, so the launcher compares and leaves.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class Child:
@@ -129,7 +119,7 @@ class Child:
         self._cut_log()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *self._command],
+                launcher(self._command),
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -549,8 +539,7 @@ class _Supervisor:
         """In a process of its own: what it needs of memory goes when it ends."""
         self._narrator.close()
         command = [sys.executable, "-m", "backend.local.demo", *([str(images)] if images else [])]
-        launcher = [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *command]
-        with subprocess.Popen(launcher, cwd=ROOT, env=self._environment) as process:
+        with subprocess.Popen(launcher(command), cwd=ROOT, env=self._environment) as process:
             try:
                 code = process.wait()
             except KeyboardInterrupt:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from acquisition.masks import UNKNOWN
 from backend.ledger.ledger import Ledger, Row
-from training.config import UNKNOWN
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,8 @@ from typing import TypeVar
 
 import psutil
 import requests
+
+from backend.process_group import launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 LABEL_STUDIO_ENV = ROOT / ".venv-label-studio"
@@ -49,18 +50,6 @@ FIRST_START_LIMIT_S = 240
 START_LIMIT_S = 90
 
 T = TypeVar("T")
-
-# PR_SET_PDEATHSIG survives exec. The parent may be gone before prctl runs: then nobody would
-# ever send the signal, so the launcher compares and leaves.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-parent = int(sys.argv[1])
-if sys.platform == "linux":
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-if os.getppid() != parent:
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class ServerFailed(Exception):
@@ -103,10 +92,9 @@ class Process:
     ) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        launcher = [sys.executable, "-c", _LAUNCHER, str(os.getpid())]
         with log.open("ab") as output:
             self.popen = subprocess.Popen(
-                launcher + [str(part) for part in command],
+                launcher([str(part) for part in command]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

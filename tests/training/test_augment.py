@@ -5,9 +5,10 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from acquisition.masks import UNKNOWN
 from tests.training.discs import disc_example
 from training.augment import CropSource, cut, recolour
-from training.config import UNKNOWN, TrainConfig
+from training.config import TrainConfig
 from training.examples import Example
 
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 from training.examples import images_showing, make_example
 
 

@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import stat
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.files import read_plain_file
 
 VERSION_FILE = "version.json"
 
-MAX_FILE_BYTES = 4 * 2**30
-"""Of a version's file; a member of ours has some ten million."""
-
-MAX_JSON_BYTES = 64 * 2**20
-"""Of a version's JSON; the manifest of 100,000 labelled tasks has some 15 MB."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -45,7 +39,7 @@ def read_checksums(folder: Path) -> tuple[int, dict[str, str]]:
     """
     path = folder / VERSION_FILE
     try:
-        found = json.loads(read_plain(path))
+        found = json.loads(read_plain_file(path))
         return int(found["version"]), dict(_checked(*pair) for pair in found["files"].items())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UnknownVersion(f"there is no version in {folder}") from error
@@ -66,24 +60,6 @@ def _checked(name: object, digest: object) -> tuple[str, str]:
     return name, digest
 
 
-def read_plain(path: Path) -> bytes:
-    """A file's bytes: of the file itself, through no link, and not without end.
-
-    Raises:
-        OSError: it is missing, a link, no plain file, or too large.
-    """
-    # Without O_NONBLOCK a named pipe would be waited for.
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(0, "it is no plain file")
-        most = MAX_JSON_BYTES if path.suffix == ".json" else MAX_FILE_BYTES
-        if found.st_size > most:
-            raise OSError(0, f"it is larger than {most / 2**20:.0f} MiB")
-        return file.read(most)
-
-
 def read_checked(path: Path, expected: str) -> bytes:
     """A file's bytes, which have this SHA-256.
 
@@ -91,7 +67,7 @@ def read_checked(path: Path, expected: str) -> bytes:
         DamagedVersion: it is missing, cannot be read, or is another.
     """
     try:
-        data = read_plain(path)
+        data = read_plain_file(path)
     except FileNotFoundError as error:
         raise DamagedVersion(f"{path} is missing: restore it or delete the version") from error
     except OSError as error:

@@ -12,7 +12,7 @@ import torch
 
 from training.committee.engine import NoEngine, to_openvino
 from training.committee.inference import Committee
-from training.committee.version import write_durably
+from training.files import write_durably
 from training.networks.network import STRIDE
 
 FORMATS = ("openvino", "onnx")

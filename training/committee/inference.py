@@ -21,7 +21,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from acquisition.adaptive import Judgement, judge
 from acquisition.aggregate import aggregate, class_means
 from acquisition.uncertainty import MEASURES, uncertainty_maps
-from training.committee.checksums import read_plain
 from training.committee.engine import (
     Engine,
     Members,
@@ -36,9 +35,10 @@ from training.committee.engine import (
     to_openvino,
 )
 from training.committee.tiles import strips
-from training.committee.version import VERSION_FILE, DamagedVersion, read_version, write_whole
+from training.committee.version import VERSION_FILE, DamagedVersion, read_version
 from training.config import NETWORKS, TrainConfig
 from training.examples import Example
+from training.files import read_plain_file, write_atomically
 from training.fitting.fit import Weights, bounded_threads, default_device, fold
 from training.images import Image8, network_size, shrink
 from training.networks.network import (
@@ -511,7 +511,7 @@ def _keep_compiled(path: Path, data: bytes, binding: bytes) -> None:
     if not path.parent.exists():
         return
     try:
-        write_whole(path, hmac.digest(binding, data, "sha256") + data)
+        write_atomically(path, hmac.digest(binding, data, "sha256") + data)
     except OSError as error:
         log.warning("the compiled members are not kept, and compiled at each start: %s", error)
 
@@ -520,7 +520,7 @@ def _read_compiled(path: Path, binding: bytes) -> bytes | None:
     """What ``_keep_compiled`` kept; None if there is nothing, or it is damaged or of another
     version."""
     try:
-        kept = read_plain(path)
+        kept = read_plain_file(path)
     except OSError:
         return None
     digest, data = kept[:32], kept[32:]

@@ -21,16 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from training.committee.checksums import read_plain
 from training.committee.inference import Committee
 from training.committee.version import (
     SHEET_FILE,
     VERSION_FILE,
     member_file,
     read_checksums,
-    remove_folder,
     write_version,
-    write_whole,
 )
 from training.committee.version import DamagedVersion as DamagedVersion
 from training.committee.version import UnknownVersion as UnknownVersion
@@ -39,6 +36,7 @@ from training.committee.version import save_weights as save_weights
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.examples import Example
+from training.files import read_plain_file, remove_folder, write_atomically
 from training.fitting.fit import Weights
 
 KEEP_LOADED = 2
@@ -219,7 +217,7 @@ class Registry:
         np.savez_compressed(
             buffer, key=np.array(example.key), image=example.image, mask=example.mask
         )
-        write_whole(self._example(project, digest), buffer.getvalue())
+        write_atomically(self._example(project, digest), buffer.getvalue())
 
     def has_example(self, project: str, digest: str) -> bool:
         return self._example(project, digest).exists()
@@ -232,7 +230,7 @@ class Registry:
         """
         path = self._example(project, digest)
         try:
-            with np.load(io.BytesIO(read_plain(path)), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(read_plain_file(path)), allow_pickle=False) as arrays:
                 return Example(str(arrays["key"]), arrays["image"], arrays["mask"])
         except FileNotFoundError as error:
             raise UnknownExample(f"there is no example {path}") from error
@@ -267,7 +265,7 @@ class Registry:
 
     def put_round(self, project: str, round_id: int, name: str, data: bytes) -> None:
         """Write a scratch file whole; one that is there already is replaced."""
-        write_whole(self.round_path(project, round_id) / _checked(name), data)
+        write_atomically(self.round_path(project, round_id) / _checked(name), data)
 
     def get_round(self, project: str, round_id: int, name: str) -> bytes:
         """A scratch file's bytes.
@@ -277,7 +275,7 @@ class Registry:
         """
         path = self.round_path(project, round_id) / _checked(name)
         try:
-            return read_plain(path)
+            return read_plain_file(path)
         except OSError as error:
             raise UnknownFile(
                 f"round {round_id} of {project} has no {name} in {path.parent} that can be read "
@@ -292,7 +290,7 @@ class Registry:
     def steps(self, project: str, key: str) -> int | None:
         """The steps that were derived for a project under this key; None if none were yet."""
         try:
-            found = json.loads(read_plain(self._steps(project)))
+            found = json.loads(read_plain_file(self._steps(project)))
             steps = found.get(key)
         except (OSError, ValueError, AttributeError):
             return None
@@ -302,11 +300,11 @@ class Registry:
         """Keep a project's steps, so that every later round trains for as many."""
         path = self._steps(project)
         try:
-            found = json.loads(read_plain(path))
+            found = json.loads(read_plain_file(path))
         except (OSError, ValueError):
             found = {}
         kept = found if isinstance(found, dict) else {}
-        write_whole(path, json.dumps({**kept, key: steps}, indent=1).encode())
+        write_atomically(path, json.dumps({**kept, key: steps}, indent=1).encode())
 
     def _steps(self, project: str) -> Path:
         return self._folder(project, "steps.json")

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -27,6 +24,7 @@ from training.committee.checksums import UnknownVersion as UnknownVersion
 from training.committee.checksums import read_checked
 from training.committee.checksums import read_checksums as read_checksums
 from training.config import TrainConfig
+from training.files import write_folder
 from training.fitting.fit import Weights
 
 CONFIG_FILE = "config.json"
@@ -108,16 +106,7 @@ def write_version(
         files[SHEET_FILE] = sheet
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     files[VERSION_FILE] = _json({"version": number, "files": checksums})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        for name, data in files.items():
-            write_durably(staging / name, data)
-        remove_folder(folder)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    _sync_folder(folder.parent)
+    write_folder(folder, files)
 
 
 def read_version(folder: Path) -> StoredVersion:
@@ -173,41 +162,5 @@ def _object(path: Path, data: bytes) -> Mapping[str, Any]:
     return found
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file that is on the disk when this returns."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees all of it or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        write_durably(staging / path.name, data)
-        (staging / path.name).replace(path)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder so that a reader sees all of it or none of it; nothing if it is not there."""
-    if not folder.exists():
-        return
-    doomed = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    folder.rename(doomed / folder.name)
-    shutil.rmtree(doomed)
-
-
 def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from training.examples import Example
 
-MAX_PIXELS = 2 * 4096 * 4096
-"""Of an image that is decoded, as for those that are served."""
 
 HELD_BACK = 5
 """One image in so many is kept for testing: enough to see a curve, and most still teach."""
@@ -221,7 +219,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     from training.images import UnreadableImage, decode_image
 
     try:
-        return decode_image(path.read_bytes(), max_pixels=MAX_PIXELS)
+        return decode_image(path.read_bytes())
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error}") from error
 

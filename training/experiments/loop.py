@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acquisition.adaptive import Evidence, Trust, trust, weights_of
+from acquisition.masks import UNKNOWN
 from acquisition.queue import Rule, farthest_first
 from training.committee.inference import Committee, Prediction
 from training.committee.registry import load_weights, save_weights
-from training.committee.version import write_whole
-from training.config import UNKNOWN, BadConfig, TrainConfig
+from training.config import BadConfig, TrainConfig
 from training.datasets.labelled import Labelled, LabelledFolder, by_hash, read_labelled_folder
 from training.errors import TrainingError, wrong_fields
 from training.examples import Example, images_showing
@@ -49,6 +49,7 @@ from training.experiments.probe import (
     load_features,
 )
 from training.experiments.strategy import Candidates, Strategy, choose, strategy_of
+from training.files import write_atomically
 from training.fitting.fit import Weights, fit_member, training_keys
 from training.process_pool import process_pool
 from training.quality.assessment import assess
@@ -340,7 +341,7 @@ class NetworkLearner:
             return load_weights(path.read_bytes())
         weights, _ = fit_member(examples, config, member, device=torch.device("cpu"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save_weights(weights))
+        write_atomically(path, save_weights(weights))
         return weights
 
 
@@ -517,7 +518,7 @@ def _claim(
             )
     definitions |= {name: asdict(strategy) for name, strategy in strategies.items()}
     kept_too = {"definitions": definitions, "files": digest}
-    write_whole(kept, json.dumps(said | kept_too, indent=2).encode())
+    write_atomically(kept, json.dumps(said | kept_too, indent=2).encode())
     told = {
         "title": config.title or config.data.name,
         "data": str(config.data.resolve()),
@@ -532,7 +533,7 @@ def _claim(
         "test": len(data.test),
         "learner": config.learner,
     }
-    write_whole(folder / "run.json", json.dumps(told, indent=2).encode())
+    write_atomically(folder / "run.json", json.dumps(told, indent=2).encode())
 
 
 def _same(strategy: Strategy, definition: Mapping[str, Any]) -> bool:
@@ -577,7 +578,7 @@ def follow(config: LoopConfig, folder: Path, strategy: str, seed: int) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # A line that a kill cut off must not run into the next.
-    write_whole(path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    write_atomically(path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
     walk = Walk(config, folder, strategy, seed, lines)
     for number in range(len(lines), last + 1):
         line = walk.round(number)
@@ -792,7 +793,7 @@ def _particles(folder: Path, data: Data) -> dict[str, int]:
         if found.keys() == set(data.keys):
             return found
     found = {key: count_particles(data.read_mask(key)) for key in data.keys}
-    write_whole(kept, json.dumps(found).encode())
+    write_atomically(kept, json.dumps(found).encode())
     return found
 
 

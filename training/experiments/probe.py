@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acquisition.aggregate import aggregate, class_means
+from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import uncertainty_maps
 from training.committee.inference import Prediction, winners
-from training.committee.version import write_whole
-from training.config import UNKNOWN
 from training.errors import TrainingError
 from training.examples import Example
+from training.files import write_atomically
 from training.fitting.fit import bounded_threads, fold
 from training.networks.network import coarse_means, pad_to_stride, pretrained_encoder
 from training.process_pool import process_pool
@@ -123,7 +123,7 @@ def keep_features(
                 progress(number + 1)
     np.savez(folder / "truth.npz", **truths)  # type: ignore[arg-type]
     np.savez(folder / "image.npz", **wholes)  # type: ignore[arg-type]
-    write_whole(done, json.dumps({"keys": list(keys), "places": places}).encode())
+    write_atomically(done, json.dumps({"keys": list(keys), "places": places}).encode())
 
 
 def _fit_reduction(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
+from training.colours import class_colour, rgb
 from training.examples import Example
 from training.images import Image8, encode_png
 
@@ -20,20 +21,6 @@ GAP_PX = 8
 TEXT_PX = 15
 LINE_PX = 22
 
-COLOURS: tuple[tuple[int, int, int], ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-    (153, 153, 153),
-)
-"""Of the classes but background, in turn: told apart by colour-blind people too (Okabe and Ito
-2008)."""
-
-UNKNOWN_COLOUR = (90, 90, 90)
 VEIL = 0.45
 """How much of a class's colour covers the image; its outline is drawn in full."""
 
@@ -155,10 +142,8 @@ def _outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
-    """The colour of a class index; background's is never seen."""
-    if index == UNKNOWN:
-        return UNKNOWN_COLOUR
-    return COLOURS[(index - 1) % len(COLOURS)]
+    """Red, green and blue of a class index; background's are not drawn."""
+    return rgb(class_colour(index))
 
 
 def _legend(
@@ -166,7 +151,7 @@ def _legend(
 ) -> Image.Image:
     """Class names in their colours, and the scale of the doubt."""
     entries = [(name, colour_of(index)) for index, name in enumerate(classes) if index]
-    entries.append(("unknown", UNKNOWN_COLOUR))
+    entries.append(("unknown", colour_of(UNKNOWN)))
     places, left, line = [], GAP_PX, 0
     for name, colour in entries:
         taken = 24 + round(font.getlength(name)) + 2 * GAP_PX

@@ -19,14 +19,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from acquisition.aggregate import AGGREGATES
+from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import MEASURES
 from training.committee.inference import Prediction
-from training.committee.version import write_whole
-from training.config import UNKNOWN
 from training.datasets.labelled import indices_beyond, read_image, read_indices
 from training.errors import TrainingError
 from training.examples import make_example
-from training.figures.contact_sheet import UNKNOWN_COLOUR, as_rgb, colour_of, overlay
+from training.figures.contact_sheet import as_rgb, colour_of, overlay
+from training.files import write_atomically
 from training.images import Image8, shrink
 from training.quality.distance import BINS, EDGES_PX, UncertaintyByDistance, uncertainty_by_distance
 
@@ -188,7 +188,7 @@ def save_arrays(
         arrays |= {"truth": known, "error": error_map(known, prediction.predicted)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_whole(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def write_map(
@@ -212,7 +212,7 @@ def write_map(
         ValueError: image, truth and look do not belong together.
     """
     figure, arrays = folder / f"{stem}-map.png", folder / f"{stem}-map.npz"
-    write_whole(figure, uncertainty_figure(prediction, image, classes, truth, title))
+    write_atomically(figure, uncertainty_figure(prediction, image, classes, truth, title))
     save_arrays(arrays, prediction, image, truth)
     return figure, arrays
 
@@ -382,7 +382,7 @@ class _Sheet:
         shown = np.repeat(grey, 3, axis=2).astype(np.uint8)
         error = error_map(truth, self.predict.predicted)
         shown[error == 1] = WRONG_COLOUR
-        shown[error == UNKNOWN] = UNKNOWN_COLOUR
+        shown[error == UNKNOWN] = colour_of(UNKNOWN)
         return shown
 
     def _legend_entries(self) -> list[tuple[str, tuple[int, int, int]]]:
@@ -398,7 +398,7 @@ class _Sheet:
         if self.truth is not None:
             entries.append(("wrong", WRONG_COLOUR))
             if UNKNOWN in shown:
-                entries.append(("unknown", UNKNOWN_COLOUR))
+                entries.append(("unknown", colour_of(UNKNOWN)))
         return entries or [("background only", (255, 255, 255))]
 
     def _legend(self) -> None:

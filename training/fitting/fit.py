@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acquisition.masks import UNKNOWN
 from training.augment import CropSource
-from training.config import UNKNOWN, TrainConfig
+from training.config import TrainConfig
 from training.errors import TrainingError
 from training.examples import Example
 from training.networks.network import build_network, logits_and_features

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 
 EDGES_PX = (0, 1, 2, 3, 5, 8, 12, 20)
 """Bin b holds the distances above its edge, up to the next one inclusive; the last is open. Fine

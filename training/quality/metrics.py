@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 
 
 @dataclass(frozen=True)

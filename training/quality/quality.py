@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 from training.quality.calibrate import expected_calibration_error
 from training.quality.metrics import Overlap, overlap
 

@@ -24,6 +24,7 @@ from xml.sax.saxutils import quoteattr
 
 import click
 
+from acquisition.masks import UNKNOWN
 from backend.actions.connect import connect_project, disconnect_project
 from backend.commands.replay.curves import Curve, Point, ReplayResult, describe, quality, write_csv
 from backend.errors import BackendError, BadRequest
@@ -33,7 +34,7 @@ from backend.ledger.ledger import Row
 from backend.options import parse_options
 from backend.settings import load_settings
 from backend.workplace import Workplace
-from training.config import UNKNOWN
+from training.colours import class_colour
 from training.datasets.labelled import (
     BadFolder,
     Labelled,
@@ -56,18 +57,6 @@ ORDERS = ("queue", "random")
 
 FROM_NAME, TO_NAME, DATA_KEY = "tag", "image", "image"
 
-# Hues that differ on pink and on grey tissue alike; they repeat after eight.
-COLOURS = (
-    "#e6194b",
-    "#3cb44b",
-    "#4363d8",
-    "#f58231",
-    "#911eb4",
-    "#008080",
-    "#9a6324",
-    "#808000",
-)
-UNKNOWN_COLOUR = "#808080"
 
 # Label Studio takes these as they are; it refuses TIFF, which browsers do not show.
 SHOWN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -274,10 +263,9 @@ def unknown_label(classes: Sequence[str]) -> str:
 
 def label_config(classes: Sequence[str], unknown: str) -> str:
     """Label Studio's configuration: one brush label per class but background, and unknown."""
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(classes) - 1)]
     labels = "\n".join(
-        f"    <Label value={quoteattr(name)} background={quoteattr(colour)}/>"
-        for name, colour in [*zip(classes[1:], colours, strict=True), (unknown, UNKNOWN_COLOUR)]
+        f"    <Label value={quoteattr(name)} background={quoteattr(class_colour(index))}/>"
+        for index, name in [*enumerate(classes[1:], start=1), (UNKNOWN, unknown)]
     )
     return (
         "<View>\n"

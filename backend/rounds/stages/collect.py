@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from acquisition.masks import UNKNOWN
 from backend.errors import BadRequest, ImageRefused, NotEnoughLabels
 from backend.label_studio.client import Stamp
 from backend.label_studio.label_config import LabelConfig
@@ -24,7 +25,7 @@ from backend.rounds.stages.outcome import Outcome, Progress
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.settings import Settings
 from backend.workplace import Workplace
-from training.config import UNKNOWN, TrainConfig
+from training.config import TrainConfig
 from training.examples import make_example
 from training.fitting.budget import budget_key, steps_within
 from training.fitting.fit import training_keys

@@ -21,7 +21,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask
 from backend.ledger.ledger import Row, upgrade
 from backend.options import ProjectOptions
-from backend.predict import MAX_PIXELS, pre_annotate, read_image
+from backend.predict import pre_annotate, read_image
 from backend.rounds.stages import collect
 from backend.settings import load_settings
 from backend.workplace import Workplace
@@ -109,7 +109,7 @@ def test_an_odd_image_is_read_as_it_looks(
 
 
 def decoded(data: bytes) -> Any:
-    return decode_image(data, max_pixels=MAX_PIXELS)
+    return decode_image(data)
 
 
 @pytest.mark.parametrize("turned", UPRIGHT)
@@ -165,7 +165,7 @@ for path in sys.argv[1:]:
     data = pathlib.Path(path).read_bytes()
     before = peak()
     try:
-        decode_image(data, max_pixels=2 * 4096 * 4096)
+        decode_image(data)
     except UnreadableImage as error:
         print((peak() - before) // 1024, error)
 """

@@ -21,11 +21,12 @@ import torch
 from safetensors.torch import save
 
 from tests.training.discs import CLASSES
-from training.committee.checksums import MAX_JSON_BYTES, DamagedVersion, check_files, read_checksums
+from training.committee.checksums import DamagedVersion, check_files, read_checksums
 from training.committee.inference import Committee, _read_compiled, binding_of
 from training.committee.registry import LinkInRegistry, Registry, UnknownExample, UnknownFile
 from training.committee.version import read_version, write_version
 from training.config import BadConfig, TrainConfig
+from training.files import MAX_JSON_BYTES
 from training.networks.network import ForeignNetwork, build_network
 
 ROOT = Path(__file__).parents[3]

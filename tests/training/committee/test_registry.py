@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import training.files
 from tests.training.discs import CLASSES, disc_example
 from training.committee import registry as registry_module
-from training.committee import version as version_module
 from training.committee.registry import (
     DamagedVersion,
     Registry,
@@ -156,7 +156,7 @@ def test_a_save_that_dies_leaves_nothing_to_see(registry, monkeypatch):
             raise OSError("disk full")
         written.append(path.write_bytes(data))
 
-    monkeypatch.setattr(version_module, "write_durably", dies)
+    monkeypatch.setattr(training.files, "write_durably", dies)
     with pytest.raises(OSError, match="disk full"):
         save(registry)
     assert registry.versions("p1") == []

@@ -7,14 +7,13 @@ import pytest
 from PIL import Image
 
 from training.datasets.labelled import (
-    MAX_PIXELS,
     BadFolder,
     indices_beyond,
     read_classes,
     read_image,
     read_labelled_folder,
 )
-from training.images import UnreadableImage
+from training.images import MAX_PIXELS, UnreadableImage
 
 CLASSES = "0 background\n1 red cell\n2 crystal\n255 ignore\n"
 

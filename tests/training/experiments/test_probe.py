@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from acquisition.masks import UNKNOWN
 from tests.training.discs import CLASSES, disc_examples
-from training.config import UNKNOWN
 from training.examples import Example
 from training.experiments.probe import (
     STRIDE,

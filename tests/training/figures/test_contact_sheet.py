@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acquisition.masks import UNKNOWN
 from tests.training.discs import CLASSES, disc_example
-from training.config import UNKNOWN
 from training.figures.contact_sheet import (
-    COLOURS,
     COLUMNS,
     GAP_PX,
     LINE_PX,
     PANEL_PX,
     Seen,
     as_rgb,
+    colour_of,
     contact_sheet,
     overlay,
     worst_median_best,
@@ -63,7 +63,7 @@ def test_classes_keep_their_colours_and_background_shows_through():
     mask[16:19, 16:19] = UNKNOWN
     painted = overlay(picture, mask)
     assert (painted[0, 0] == 100).all()
-    assert tuple(painted[5, 5]) == COLOURS[0]  # the outline
+    assert tuple(painted[5, 5]) == colour_of(1)  # the outline
     assert (painted[17, 17] < 100).all()
 
 

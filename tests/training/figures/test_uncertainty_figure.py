@@ -9,12 +9,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from acquisition.aggregate import AGGREGATES
+from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import MEASURES, uncertainty_maps
 from tests.training.discs import CLASSES, disc_example
 from training.__main__ import cli
 from training.committee.inference import Committee
 from training.committee.version import write_version
-from training.config import UNKNOWN, TrainConfig
+from training.config import TrainConfig
 from training.figures.uncertainty_figure import (
     UNITS,
     WRONG_COLOUR,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from acquisition.masks import UNKNOWN
 from tests.training.discs import CLASSES, disc_examples
-from training.config import UNKNOWN, TrainConfig
+from training.config import TrainConfig
 from training.examples import Example
 from training.fitting.fit import (
     NonFiniteLoss,

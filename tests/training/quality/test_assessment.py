@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from acquisition.masks import UNKNOWN
 from tests.training.discs import CLASSES, disc_example, disc_examples
 from training.committee.inference import Committee
-from training.config import UNKNOWN, TrainConfig
+from training.config import TrainConfig
 from training.examples import Example
 from training.fitting.fit import fit_member
 from training.networks.network import build_network

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 from training.quality.distance import BINS, EDGES_PX, boundary_distance, uncertainty_by_distance
 
 

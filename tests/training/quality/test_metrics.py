@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 from training.quality.metrics import Overlap, auroc, overlap, paired_bootstrap
 
 TRUTH = np.array([[0, 0, 1, 1], [2, 2, 2, UNKNOWN]], np.uint8)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import UNKNOWN
+from acquisition.masks import UNKNOWN
 from training.quality.calibrate import expected_calibration_error
 from training.quality.metrics import overlap
 from training.quality.quality import Quality, draw_known

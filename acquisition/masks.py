@@ -1,0 +1,6 @@
+"""What a mask holds: class indices as uint8, background first, and one value for "unknown"."""
+
+from __future__ import annotations
+
+UNKNOWN = 255
+"""The class index of a pixel about which nothing is known; it counts nowhere."""
