@@ -6,9 +6,11 @@ options of its own server: Flask's then serves the same app, for development onl
 
 import argparse
 
+from backend.errors import BadSettings
 from backend.ledger.heartbeat import Heartbeat
 from backend.ledger.ledger import Ledger
-from backend.settings import BadSettings, check_reach, is_loopback, load_settings
+from backend.setting_values import is_loopback
+from backend.settings import check_reach, load_settings
 from backend.web.app import build_app
 
 settings = load_settings()

@@ -13,6 +13,12 @@ class BackendError(Exception):
     status = 500
 
 
+class BadSettings(BackendError):
+    """Values of the environment that cannot be used: one sentence per value, a line each."""
+
+    status = 503  # where the web meets it: an operator must correct it
+
+
 class BadRequest(BackendError):
     """The caller sent something that cannot be used."""
 

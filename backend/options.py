@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic.config import JsonDict
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from backend.documented_field import documented, expected_value, shown_default
 from backend.errors import BadOptions
 
 # The names of acquisition.uncertainty.MEASURES and acquisition.aggregate.AGGREGATES. Repeated
@@ -50,12 +50,6 @@ _MODES = (
 _POSITIVE = "a positive integer"
 
 
-def _option(default: object, meaning: str, expected: str, shown: str = "", **limits: Any) -> Any:
-    """An option whose refusal and whose line in the README are written in one place."""
-    extra: JsonDict = {"expected": expected, "shown": shown}
-    return Field(default, description=meaning, json_schema_extra=extra, **limits)
-
-
 class ProjectOptions(BaseModel):
     """The JSON object in "extra parameters"; what is left out has the default given here.
 
@@ -65,64 +59,64 @@ class ProjectOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    image: str | None = _option(
+    image: str | None = documented(
         None,
         "The name of the Image tag to work on; needed when the labeling configuration has several.",
         "the name of an Image tag",
         "the only one",
         min_length=1,
     )
-    mode: str = _option(
+    mode: str = documented(
         "hedge",
         "What ranks the images: all measures, each weighed by how well it saw what annotators "
         "corrected; the one that saw it best; chance; or always the same measure.",
         _MODES,
     )
-    regions: Literal["class", "particle"] | None = _option(
+    regions: Literal["class", "particle"] | None = documented(
         None,
         "Pre-annotate with one region per class or one per connected particle; "
         "polygons are always one per particle.",
         '"class" or "particle"',
         "class; particle for polygons",
     )
-    min_particle_px: int = _option(
+    min_particle_px: int = documented(
         12, "Smaller particles are left out of pre-annotations.", _POSITIVE, ge=1
     )
-    unlabelled: Literal["background", "unknown"] = _option(
+    unlabelled: Literal["background", "unknown"] = documented(
         "background",
         "What a pixel without a region is: background, or unknown and not learnt from.",
         '"background" or "unknown"',
     )
-    unknown_label: str | None = _option(
+    unknown_label: str | None = documented(
         None,
         "The label that annotators paint over what they cannot tell; not learnt from.",
         "the name of a label",
         "none",
         min_length=1,
     )
-    retrain_every: int | None = _option(
+    retrain_every: int | None = documented(
         None, "Changed annotations between two rounds.", _POSITIVE, "RETRAIN_EVERY", ge=1
     )
-    members: int | None = _option(
+    members: int | None = documented(
         None, "Networks in the committee.", "an integer from 1 to 20", "MEMBERS", ge=1, le=20
     )
-    candidates: int | None = _option(
+    candidates: int | None = documented(
         None, "Images scored in a round, at most.", _POSITIVE, "CANDIDATES", ge=1
     )
-    queue_length: int | None = _option(
+    queue_length: int | None = documented(
         None, "Images published in a round, at most.", _POSITIVE, "QUEUE_LENGTH", ge=1
     )
-    steps: int | None = _option(
+    steps: int | None = documented(
         None, "Training steps per member.", _POSITIVE, "the training configuration's", ge=1
     )
-    max_side_px: int = _option(
+    max_side_px: int = documented(
         1024,
         "Images are shrunk, never enlarged, to this long side before the networks see them.",
         "an integer from 256 to 4096",
         ge=256,
         le=4096,
     )
-    audit_fraction: float = _option(
+    audit_fraction: float = documented(
         0.05,
         "Share of the pool kept for an unbiased estimate of quality, never trained on.",
         "a number from 0 to 0.5",
@@ -130,7 +124,7 @@ class ProjectOptions(BaseModel):
         le=0.5,
     )
     # torch takes 64 bits; half of 32 leave room for `seed + member` everywhere.
-    seed: int = _option(
+    seed: int = documented(
         0,
         "What all of the project's randomness is drawn from.",
         f"an integer from 0 to {2**31 - 1}",
@@ -138,7 +132,7 @@ class ProjectOptions(BaseModel):
         le=2**31 - 1,
     )
     # Of a laboratory's own only the environment may say: what is named here gets imported.
-    network: Literal["shared", "lite0", "unet"] | None = _option(
+    network: Literal["shared", "lite0", "unet"] | None = documented(
         None,
         "The members' network: decoders on one pretrained EfficientNet-lite0 encoder; the same "
         "with an encoder for each that learns too; or a small U-Net from scratch.",
@@ -181,13 +175,13 @@ def parse_options(extra_params: Any) -> ProjectOptions:
     try:
         return ProjectOptions.model_validate(given)
     except ValidationError as error:
-        raise BadOptions(" ".join(_sentence(dict(e)) for e in error.errors())) from error
+        raise BadOptions(" ".join(_describe_refusal(dict(e)) for e in error.errors())) from error
 
 
 def options_table() -> list[tuple[str, str, str, str]]:
     """Name, what it may be, default and meaning of every option, for the README and --help."""
     return [
-        (name, _expected(name), _default(name), str(field.description))
+        (name, expected_value(field), shown_default(field), str(field.description))
         for name, field in ProjectOptions.model_fields.items()
     ]
 
@@ -216,13 +210,14 @@ def _unquote(extra_params: Any) -> dict[str, Any]:
     return value
 
 
-def _sentence(error: Mapping[str, Any]) -> str:
+def _describe_refusal(error: Mapping[str, Any]) -> str:
     """``The option members must be an integer from 1 to 20, got 0.``"""
     name = str(error["loc"][0])
     if name not in ProjectOptions.model_fields:
         known = ", ".join(ProjectOptions.model_fields)
         return f"The options are {known}; got {_shown(name)}, which is none of them."
-    return f"The option {name} must be {_expected(name)}, got {_shown(error['input'])}."
+    expected = expected_value(ProjectOptions.model_fields[name])
+    return f"The option {name} must be {expected}, got {_shown(error['input'])}."
 
 
 def check_labels(options: ProjectOptions, labels: Collection[str]) -> None:
@@ -236,17 +231,6 @@ def check_labels(options: ProjectOptions, labels: Collection[str]) -> None:
             f"The option unknown_label names {_shown(options.unknown_label)}, and the labels are "
             f"{', '.join(labels)}."
         )
-
-
-def _expected(name: str) -> str:
-    extra = ProjectOptions.model_fields[name].json_schema_extra
-    return str(extra["expected"]) if isinstance(extra, dict) else "another value"
-
-
-def _default(name: str) -> str:
-    field = ProjectOptions.model_fields[name]
-    shown = field.json_schema_extra["shown"] if isinstance(field.json_schema_extra, dict) else ""
-    return str(shown or field.default)
 
 
 def _shown(value: object) -> str:

@@ -17,12 +17,12 @@ import requests
 from redis.exceptions import AuthenticationError, RedisError
 from sqlalchemy.exc import DatabaseError
 
-from backend.errors import LedgerUnavailable, StudioRefused, StudioUnreachable
+from backend.errors import BadSettings, LedgerUnavailable, StudioRefused, StudioUnreachable
 from backend.insight.finding import Finding
 from backend.insight.status import SILENT_AFTER_S
 from backend.jobs.jobs import open_queue
 from backend.label_studio.client import Studio, no_auth
-from backend.settings import BadSettings, Settings
+from backend.settings import Settings
 from backend.workplace import Workplace
 
 KNOWN_VERSION = (1, 23)

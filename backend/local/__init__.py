@@ -1,1 +1,1 @@
-"""`make run`: everything on this machine; only cli may import it."""
+"""`make run`: starts and watches everything on this machine; only commands may import it."""

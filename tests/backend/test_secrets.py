@@ -17,16 +17,14 @@ from typing import Any
 import pytest
 import torch
 from redis import Redis
-from rich.console import Console
 
-from backend.errors import StudioRefused
+from backend.errors import BadSettings, StudioRefused
 from backend.jobs import jobs
 from backend.jobs.jobs import Clock
 from backend.label_studio.client import Studio
 from backend.ledger.ledger import upgrade
-from backend.local.narrator import Narrator
-from backend.local.supervisor import _Supervisor
-from backend.settings import BadSettings, Settings, load_settings
+from backend.local.valkey import embedded_valkey
+from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.workplace import Workplace
 from tests.backend.label_studio.test_images import Host, status
@@ -325,7 +323,7 @@ def test_what_holds_secrets_is_its_owners_alone(
     before = os.umask(0)
     try:
         settings = load_settings(_env_file=None, data_dir=tmp_path / "data")
-        _Supervisor(settings, Narrator(Console()))._embedded_valkey()
+        embedded_valkey(settings.data_dir, {})
     finally:
         os.umask(before)
     data = tmp_path / "data"

@@ -14,16 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.settings import (
-    ROOT,
-    BadSettings,
-    Settings,
-    load_secrets,
-    load_settings,
-    remember,
-    remembered,
-    settings_table,
-)
+from backend.data_dir import load_secrets, remember, remembered
+from backend.errors import BadSettings
+from backend.settings import ROOT, Settings, load_settings, settings_table
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +238,7 @@ def test_the_development_server_refuses_the_same(
 def test_an_example_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_bytes(b"MEMBERS=3\n# caf\xe9\n")
-    with pytest.raises(BadSettings, match="\\.env must be text in UTF-8; byte 15 of it is none"):
+    with pytest.raises(BadSettings, match="invalid UTF-8 at byte 15"):
         load_settings(_env_file=dotenv, data_dir=tmp_path)
 
 

@@ -22,11 +22,13 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 
+from backend.data_dir import remembered
 from backend.errors import StudioRefused
 from backend.label_studio.client import Studio
-from backend.local import demo
-from backend.local.narrator import Narrator
-from backend.settings import ROOT, Settings, load_settings, remembered
+from backend.local.demo import project as demo
+from backend.local.demo.record import recorded, still_exists
+from backend.local.progress import ProgressReporter
+from backend.settings import ROOT, Settings, load_settings
 from tests.live.servers import LabelStudio, Process, wait_until
 
 pytestmark = pytest.mark.live
@@ -175,7 +177,7 @@ def _a_second_one_refuses(running: Running) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "`make run` is at work on" in done.stdout
+    assert "`make run` is already running on" in done.stdout
 
 
 def _whatever_crashes_comes_back(running: Running) -> None:
@@ -267,7 +269,7 @@ def test_an_interrupted_demo_goes_on_without_doubles(
         label_studio_url=label_studio.url,
         label_studio_api_key=label_studio.api_key,
     )
-    narrator = Narrator(Console(file=StringIO()))
+    narrator = ProgressReporter(Console(file=StringIO()))
     for method in ("upload", "annotate"):
         with monkeypatch.context() as patch:
             _break_on_its_second_call(patch, method)
@@ -280,14 +282,14 @@ def test_an_interrupted_demo_goes_on_without_doubles(
     with Studio(label_studio.url, label_studio.api_key) as studio:
         tasks = list(studio.tasks(project_id))
         assert len(tasks) == 6
-        assert len(demo._names(studio, project_id)) == 6
+        assert len(demo._tasks_by_file(studio, project_id)) == 6
         assert sorted(task.annotations for task in tasks) == [0, 0, 0, 1, 1, 1]
         assert [p.id for p in studio.projects() if p.title == demo.TITLE] == [project_id]
-        assert demo.still_there(settings, demo.recorded(tmp_path, "drawn"))
+        assert still_exists(studio, recorded(tmp_path, "drawn"))
         studio.delete_project(project_id)
         with pytest.raises(StudioRefused):
             studio.project(project_id)
-    assert not demo.still_there(settings, demo.recorded(tmp_path, "drawn"))
+        assert not still_exists(studio, recorded(tmp_path, "drawn"))
 
 
 def _break_on_its_second_call(patch: pytest.MonkeyPatch, method: str) -> None:

@@ -12,19 +12,29 @@ from PIL import Image
 
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask
-from backend.local import demo
-from backend.local.demo import Drawn, NoImages, choose, draw, image_files, regions_of, show
+from backend.local.demo.drawn import (
+    ANNOTATED,
+    FIELDS,
+    DrawnField,
+    choose,
+    draw,
+    label_config,
+    regions_of,
+)
+from backend.local.demo.folder import browser_file, image_files, unique_name
+from backend.local.demo.record import DemoRecord, recorded, remember_demo
+from backend.local.errors import NoImages
 from training.colours import CLASS_COLOURS
 from training.datasets.urine_sediment import CLASSES
 from training.images import decode_image
 
 
-def field(name: str, *classes: str) -> Drawn:
-    return Drawn(name, b"", b"", frozenset(classes))
+def field(name: str, *classes: str) -> DrawnField:
+    return DrawnField(name, b"", b"", frozenset(classes))
 
 
 def test_the_project_has_the_five_labels_in_colours_of_their_own() -> None:
-    config = parse_label_config(demo.label_config())
+    config = parse_label_config(label_config())
     assert config.labels == CLASSES[1:]
     assert len(set(CLASS_COLOURS[: len(CLASSES) - 1])) == len(CLASSES) - 1
 
@@ -47,8 +57,8 @@ def test_the_annotated_dozen_of_the_demo_holds_every_class_and_both_laboratories
 
     # A fifth of them is enough: more fields only give the choice more.
     with ThreadPoolExecutor(2) as pool:
-        fields = list(pool.map(draw, range(demo.FIELDS // 5)))
-    chosen = choose(fields, demo.ANNOTATED)
+        fields = list(pool.map(draw, range(FIELDS // 5)))
+    chosen = choose(fields, ANNOTATED)
     assert set().union(*(one.classes for one in chosen)) == set(CLASSES[1:])
     assert {one.name[-5] for one in chosen} == {"a", "b"}
 
@@ -60,7 +70,7 @@ def test_an_annotation_of_the_demo_is_the_exact_mask() -> None:
     regions = regions_of(drawn)
     mask, problems = to_mask(
         regions,
-        parse_label_config(demo.label_config()),
+        parse_label_config(label_config()),
         CLASSES,
         truth.shape,
         unlabelled=0,
@@ -84,7 +94,7 @@ def saved(path: Path, image: np.ndarray, **options: object) -> Path:
 def test_what_browsers_show_stays_as_it_is(kind: str, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     path = saved(tmp_path / f"x.{kind}", image)
-    shown = show(path, "name")
+    shown = browser_file(path, "name")
     assert (shown.name, shown.problem) == (f"name.{kind}", "")
     assert shown.data == path.read_bytes()
 
@@ -96,7 +106,7 @@ def test_tiff_and_deep_images_become_what_we_would_decode(
 ) -> None:
     values = np.random.default_rng(1).integers(900, 3000, (20, 30))
     path = saved(tmp_path / f"x.{kind}", values.astype(np.uint16 if deep else np.uint8))
-    shown = show(path, "name")
+    shown = browser_file(path, "name")
     assert shown.name == "name.png"
     with Image.open(io.BytesIO(shown.data)) as opened:
         assert opened.mode in ("RGB", "L")
@@ -108,7 +118,7 @@ def test_tiff_and_deep_images_become_what_we_would_decode(
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(b"no image")
-    shown = show(path, "broken")
+    shown = browser_file(path, "broken")
     assert shown.data == b""
     assert shown.problem.startswith(f"{path}: ")
 
@@ -126,15 +136,15 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_files_of_one_name_in_two_folders_stay_two() -> None:
-    names = {demo._safe_name(Path(name)) for name in ("a/x.png", "a-x.png", "a/x.tif", "é.png")}
+    names = {unique_name(Path(name)) for name in ("a/x.png", "a-x.png", "a/x.tif", "é.png")}
     assert len(names) == 4
     assert all(name.replace("-", "").isalnum() and name.isascii() for name in names)
 
 
-def test_what_became_of_each_source_is_remembered_apart(tmp_path: Path) -> None:
-    demo.record(tmp_path, "drawn", project=1, key="1.5")
-    demo.record(tmp_path, "/images", project=2)
-    demo.record(tmp_path, "drawn", done=True)
-    assert demo.recorded(tmp_path, "drawn") == demo.Record(project=1, key="1.5", done=True)
-    assert demo.recorded(tmp_path, "/images").project == 2
-    assert demo.recorded(tmp_path, "/others") == demo.Record()
+def test_each_source_has_its_own_record(tmp_path: Path) -> None:
+    remember_demo(tmp_path, "drawn", project=1, key="1.5")
+    remember_demo(tmp_path, "/images", project=2)
+    remember_demo(tmp_path, "drawn", done=True)
+    assert recorded(tmp_path, "drawn") == DemoRecord(project=1, key="1.5", done=True)
+    assert recorded(tmp_path, "/images").project == 2
+    assert recorded(tmp_path, "/others") == DemoRecord()

@@ -14,10 +14,16 @@ import psutil
 import pytest
 from rich.console import Console
 
-from backend.local import supervisor as run
-from backend.local.narrator import Narrator
-from backend.local.supervisor import CannotRun, Child, label_studio_environment
-from backend.settings import ROOT, Settings, load_secrets, load_settings, remembered
+from backend.data_dir import load_secrets, remembered
+from backend.local import child as child_module
+from backend.local import ports
+from backend.local import supervisor as supervisor_module
+from backend.local.child import Child
+from backend.local.errors import CannotRun
+from backend.local.label_studio_server import label_studio_environment, local_label_studio
+from backend.local.progress import ProgressReporter
+from backend.local.supervisor import Supervisor, only_one
+from backend.settings import ROOT, Settings, load_settings
 from tests.live.servers import wait_until
 
 WAIT = "import time, signal; {} print('up', flush=True); time.sleep(600)"
@@ -27,7 +33,7 @@ WAIT = "import time, signal; {} print('up', flush=True); time.sleep(600)"
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(run, "PORT_PATIENCE_S", 0.1)
+    monkeypatch.setattr(ports, "PORT_PATIENCE_S", 0.1)
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def started(tmp_path: Path) -> Iterator[list[Child]]:
     children: list[Child] = []
     yield children
     for child in children:
-        child.stopped_within(0)
+        child.stop_by(0)
 
 
 def child_of(code: str, tmp_path: Path, started: list[Child]) -> Child:
@@ -46,7 +52,7 @@ def child_of(code: str, tmp_path: Path, started: list[Child]) -> Child:
         [sys.executable, "-c", code],
         log,
         os.environ,
-        lambda child: "up" in child.last_words(),
+        lambda child: "up" in child.log_tail(),
     )
     started.append(child)
     child.start()
@@ -62,67 +68,67 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-def supervisor(tmp_path: Path, **overrides: object) -> run._Supervisor:
+def supervisor(tmp_path: Path, **overrides: object) -> Supervisor:
     settings = load_settings(_env_file=None, data_dir=tmp_path, **overrides)
     with (tmp_path / "console.txt").open("w") as file:
-        return run._Supervisor(settings, Narrator(Console(file=file, quiet=True)))
+        return Supervisor(settings, ProgressReporter(Console(file=file, quiet=True)))
 
 
-def test_a_child_that_ends_starts_again_and_says_its_last_words(
+def test_a_child_that_ends_starts_again_and_says_its_log_tail(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
+    monkeypatch.setattr(child_module, "BACKOFF_S", (0.05,))
     child = child_of(WAIT.format(""), tmp_path, started)
     wait_until(child.ready, 20, "the child")
     first = child.pid
     os.kill(first, signal.SIGKILL)
-    said: list[str] = []
+    messages: list[str] = []
 
     def again() -> bool:
-        child.look_after(said.append)
+        child.keep_running(messages.append)
         return child.alive() and child.pid != first
 
     wait_until(lambda: not child.alive(), 5, "its end")
     wait_until(again, 20, "its second start")
-    assert len(said) == 1
-    assert "part ended (signal 9); it starts again in 0.05 s" in said[0]
-    assert "| up" in said[0]
+    assert len(messages) == 1
+    assert "part ended (signal 9); it starts again in 0.05 s" in messages[0]
+    assert "| up" in messages[0]
 
 
 def test_a_child_that_started_again_and_is_never_ready_starts_once_more(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
+    monkeypatch.setattr(child_module, "BACKOFF_S", (0.05,))
     log = tmp_path / "child.log"
     hangs = [sys.executable, "-c", "import time; time.sleep(600)"]
     child = Child("part", hangs, log, os.environ, lambda child: False, limit_s=0.2)
     started.append(child)
     child.start()
     first = child.pid
-    said: list[str] = []
+    messages: list[str] = []
 
     def again() -> bool:
-        child.look_after(said.append)
+        child.keep_running(messages.append)
         return child.alive() and child.pid != first
 
     wait_until(again, 20, "its second start")
-    assert said[0] == "part was not ready after 0.2 s, so it is ended."
-    assert "part ended (signal 9); it starts again in 0.05 s" in said[-1]
+    assert messages[0] == "part was not ready after 0.2 s, so it is ended."
+    assert "part ended (signal 9); it starts again in 0.05 s" in messages[-1]
 
 
 def test_a_child_that_ends_at_once_waits_longer_each_time(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "BACKOFF_S", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(child_module, "BACKOFF_S", (0.01, 0.02, 0.03))
     child = child_of("raise SystemExit(3)", tmp_path, started)
-    said: list[str] = []
+    messages: list[str] = []
 
     def four_ends() -> bool:
-        child.look_after(said.append)
-        return len(said) == 4
+        child.keep_running(messages.append)
+        return len(messages) == 4
 
     wait_until(four_ends, 30, "four ends", every_s=0.01)
-    assert [text.split(" starts again in ")[1].split(" s.")[0] for text in said] == [
+    assert [text.split(" starts again in ")[1].split(" s.")[0] for text in messages] == [
         "0.01",
         "0.02",
         "0.03",
@@ -130,7 +136,7 @@ def test_a_child_that_ends_at_once_waits_longer_each_time(
     ]
 
 
-def test_a_child_that_does_not_listen_to_sigterm_is_killed_with_its_children(
+def test_a_child_that_ignores_sigterm_is_killed_with_its_children(
     tmp_path: Path, started: list[Child]
 ) -> None:
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); import os; os.fork();"
@@ -139,7 +145,7 @@ def test_a_child_that_does_not_listen_to_sigterm_is_killed_with_its_children(
     family = psutil.Process(child.pid).children(recursive=True)
     assert family
     child.ask_to_stop()
-    assert not child.stopped_within(0)
+    assert not child.stop_by(0)
     assert not child.alive()
     _, left = psutil.wait_procs(family, timeout=5)
     assert left == []
@@ -150,9 +156,9 @@ def test_nothing_survives_a_killed_supervisor(tmp_path: Path) -> None:
     code = f"""
 import os, time
 from pathlib import Path
-from backend.local.supervisor import Child
+from backend.local.child import Child
 child = Child("part", [{sys.executable!r}, "-c", {WAIT.format("")!r}], Path({str(log)!r}),
-              os.environ, lambda child: "up" in child.last_words())
+              os.environ, lambda child: "up" in child.log_tail())
 child.start()
 while not child.ready(): time.sleep(0.05)
 print(child.pid, flush=True)
@@ -184,61 +190,61 @@ def test_a_child_that_is_never_ready_is_given_up(tmp_path: Path, started: list[C
         supervisor(tmp_path)._wait_for([child])
 
 
-def test_a_long_log_is_put_aside(
+def test_a_long_log_is_moved_aside(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "LOG_BYTES", 10)
+    monkeypatch.setattr(child_module, "LOG_BYTES", 10)
     (tmp_path / "child.log").write_text("yesterday " * 5)
     child = child_of(WAIT.format(""), tmp_path, started)
     wait_until(child.ready, 20, "the child")
     assert "yesterday" in (tmp_path / "child.1.log").read_text()
-    assert "yesterday" not in child.last_words()
+    assert "yesterday" not in child.log_tail()
 
 
 def test_a_long_log_is_emptied_where_there_is_no_room_for_a_copy(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "LOG_BYTES", 10)
+    monkeypatch.setattr(child_module, "LOG_BYTES", 10)
     (tmp_path / "child.1.log").mkdir()  # no more to be written to than a full disk
     (tmp_path / "child.log").write_text("yesterday " * 5)
     child = child_of(WAIT.format(""), tmp_path, started)
     wait_until(child.ready, 20, "the child")
-    assert "yesterday" not in child.last_words()
+    assert "yesterday" not in child.log_tail()
     child.log.write_text("today " * 5)
-    child.look_after(lambda said: pytest.fail(said))
+    child.keep_running(pytest.fail)
     assert child.alive()
     assert child.log.stat().st_size == 0
 
 
-def test_a_child_whose_log_cannot_be_written_is_said_and_started_once_it_can(
+def test_a_child_whose_log_cannot_be_written_is_reported_and_started_once_it_can(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "BACKOFF_S", (0.05,))
-    monkeypatch.setattr(run, "POLL_S", 0.05)
+    monkeypatch.setattr(child_module, "BACKOFF_S", (0.05,))
+    monkeypatch.setattr(child_module, "RETRY_AFTER_OSERROR_S", 0.05)
     child = child_of(WAIT.format(""), tmp_path, started)
     wait_until(child.ready, 20, "the child")
     child.log.unlink()
     child.log.mkdir()
     os.kill(child.pid, signal.SIGKILL)
-    said: list[str] = []
+    messages: list[str] = []
 
-    def told() -> bool:
-        child.look_after(said.append)
-        return any("cannot be looked after" in each for each in said)
+    def reported() -> bool:
+        child.keep_running(messages.append)
+        return any("cannot be watched" in each for each in messages)
 
-    wait_until(told, 20, "the child to be given up for now")
-    assert "the log cannot be read" in said[0]
+    wait_until(reported, 20, "the child to be given up for now")
+    assert "the log cannot be read" in messages[0]
     assert not child.alive()
     child.log.rmdir()
 
     def ready() -> bool:
-        child.look_after(said.append)
+        child.keep_running(messages.append)
         return child.ready()
 
     wait_until(ready, 20, "the child again")
 
 
-def test_a_child_that_cannot_be_started_at_all_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_a_child_that_cannot_be_started_at_all_is_explained(tmp_path: Path) -> None:
     (tmp_path / "child.log").mkdir()
     child = Child("part", [sys.executable], tmp_path / "child.log", os.environ, bool)
     with pytest.raises(CannotRun, match="part cannot be started now"):
@@ -247,12 +253,12 @@ def test_a_child_that_cannot_be_started_at_all_is_said_in_a_sentence(tmp_path: P
 
 def test_only_one_supervisor_works_on_a_data_folder(tmp_path: Path) -> None:
     with (
-        run._only_one(tmp_path),
-        pytest.raises(CannotRun, match=f"already \\(process {os.getpid()}\\)"),
-        run._only_one(tmp_path),
+        only_one(tmp_path),
+        pytest.raises(CannotRun, match=f"already running on .* \\(process {os.getpid()}\\)"),
+        only_one(tmp_path),
     ):
         pass
-    with run._only_one(tmp_path):
+    with only_one(tmp_path):
         pass
 
 
@@ -265,7 +271,7 @@ def test_a_set_port_that_is_taken_is_refused(tmp_path: Path, taken: int) -> None
 def test_the_default_port_steps_aside_once_and_is_remembered(
     tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "DEFAULT_PORT", taken)
+    monkeypatch.setattr(supervisor_module, "DEFAULT_PORT", taken)
     supervisor(tmp_path)._choose_port()
     chosen = remembered(tmp_path)["port"]
     assert chosen > taken
@@ -296,7 +302,8 @@ def test_label_studio_gets_none_of_our_names_and_no_password_on_its_command_line
     environment = label_studio_environment(ours, tmp_path, kept)
     assert not {"HOST", "PORT", "DATA_DIR"} & environment.keys()
     assert environment["PATH"] == "/bin"
-    command = supervisor(tmp_path)._label_studio()._command
+    reporter = ProgressReporter(Console(quiet=True))
+    command = local_label_studio(tmp_path, "127.0.0.1", ours, reporter).command
     assert not any(secret in word for secret in kept.values() for word in command)
 
 
@@ -322,8 +329,8 @@ def test_servers_that_are_named_and_do_not_answer_are_refused_before_anything_st
         text=True,
         timeout=120,
     )
-    said = " ".join((done.stdout + done.stderr).split())
+    shown = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 1
-    assert sentence in said
-    assert "Traceback" not in said
+    assert sentence in shown
+    assert "Traceback" not in shown
     assert not (tmp_path / "logs").exists()

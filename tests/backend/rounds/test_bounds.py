@@ -24,8 +24,8 @@ from backend.jobs.jobs import LOCK_TTL_S, QUIET_BEFORE_DELETE_S, clean, next_sta
 from backend.label_studio.client import Studio
 from backend.ledger import ledger as ledger_module
 from backend.ledger.ledger import Ledger, Row, upgrade
-from backend.local import supervisor as run_module
-from backend.local.supervisor import Child
+from backend.local import child as child_module
+from backend.local.child import Child
 from backend.rounds.retention import (
     KEEP_EARLIER,
     KEEP_MANIFESTS,
@@ -388,7 +388,7 @@ def test_predictions_that_never_served_are_deleted_like_those_that_did(
 def test_the_log_of_a_child_that_never_ends_is_cut_while_it_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "LOG_BYTES", 20_000)
+    monkeypatch.setattr(child_module, "LOG_BYTES", 20_000)
     line = "a line of a log that goes on for months\n"
     writes = f"import time\nwhile True:\n print({line!r} * 100, flush=True)\n time.sleep(0.005)"
     child = Child("chatty", [sys.executable, "-c", writes], tmp_path / "chatty.log", {}, bool)
@@ -396,7 +396,7 @@ def test_the_log_of_a_child_that_never_ends_is_cut_while_it_writes(
     try:
 
         def cut() -> bool:
-            child.look_after(lambda said: pytest.fail(said))
+            child.keep_running(lambda said: pytest.fail(said))
             return (tmp_path / "chatty.1.log").exists()
 
         wait_until(cut, 30, "the log to be cut", every_s=0.01)

@@ -10,48 +10,48 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 REPORT_EVERY_S = 15.0
-WORTH_A_LINE_S = 2.0
+SHORTEST_REPORTED_S = 2.0
 """Shorter steps leave no line behind."""
 
 Report = Callable[..., None]
 """``report(what)`` or ``report(what, done, total)``."""
 
 
-class Narrator:
-    """Says what is going on, on ``console``."""
+class ProgressReporter:
+    """Shows on ``console`` what is going on."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live: Progress | None = None
+        self._bar: Progress | None = None
 
-    def say(self, text: str) -> None:
-        """A message of its own; safe while a step is shown."""
+    def message(self, text: str) -> None:
+        """Print a message of its own; safe while a step is shown."""
         self._console.print(text, markup=False)
 
     def close(self) -> None:
-        """Take the moving line away, also in the middle of a step."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        """Remove the moving line, also in the middle of a step."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     @contextmanager
     def step(self, name: str) -> Iterator[Report]:
-        """A step with its elapsed time; what it yields says what it is doing.
+        """A step with its elapsed time; yields the function that reports what it is doing.
 
         A step that took seconds leaves a line with its name and time.
         """
         started = time.monotonic()
-        report = self._moving(name) if self._console.is_terminal else self._lines(started)
+        report = self._moving_line(name) if self._console.is_terminal else self._log_lines(started)
         try:
             yield report
         finally:
             self.close()
         seconds = time.monotonic() - started
-        if seconds >= WORTH_A_LINE_S:
-            self.say(f"  {name}: ready after {seconds:.0f} s.")
+        if seconds >= SHORTEST_REPORTED_S:
+            self.message(f"  {name}: ready after {seconds:.0f} s.")
 
-    def _moving(self, name: str) -> Report:
-        live = Progress(
+    def _moving_line(self, name: str) -> Report:
+        bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -59,25 +59,25 @@ class Narrator:
             console=self._console,
             transient=True,
         )
-        task = live.add_task(name, total=None)
-        live.start()
-        self._live = live
+        task = bar.add_task(name, total=None)
+        bar.start()
+        self._bar = bar
 
         def report(what: str, done: int | None = None, total: int | None = None) -> None:
-            # Brackets in what pip prints are no markup.
-            live.update(task, description=what.replace("[", r"\["), completed=done, total=total)
+            # pip prints brackets, which are not markup.
+            bar.update(task, description=what.replace("[", r"\["), completed=done, total=total)
 
         return report
 
-    def _lines(self, started: float) -> Report:
-        last, said = started, ""
+    def _log_lines(self, started: float) -> Report:
+        reported_at: float | None = None
 
         def report(what: str, done: int | None = None, total: int | None = None) -> None:
-            nonlocal last, said
+            nonlocal reported_at
             now = time.monotonic()
-            if not said or now - last >= REPORT_EVERY_S:
+            if reported_at is None or now - reported_at >= REPORT_EVERY_S:
                 count = "" if total is None else f": {done} of {total}"
-                self.say(f"  {what}{count} ({now - started:.0f} s)")
-                last, said = now, what
+                self.message(f"  {what}{count} ({now - started:.0f} s)")
+                reported_at = now
 
         return report

@@ -1,0 +1,119 @@
+"""The local Label Studio of `make run`: its environment, its port, how it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from backend.data_dir import load_secrets, remember, remembered
+from backend.installation import ensure_environment
+from backend.local.child import Child
+from backend.local.errors import CannotRun
+from backend.local.ports import becomes_free, first_free_port
+from backend.local.progress import ProgressReporter
+from backend.local.readiness import answers_http, listens_on
+from backend.setting_values import reachable
+from backend.settings import ROOT, Settings
+
+LABEL_STUDIO_ENV = ROOT / ".venv-label-studio"
+LABEL_STUDIO_USER = "admin@committee.local"
+LABEL_STUDIO_PORT = 8080  # its own default
+
+# A first start was measured at 50-70 s on two idle cores, an ordinary one at 4-6 s.
+LABEL_STUDIO_LIMIT_S = 300.0
+
+# How long a served task is reserved for its annotator. Label Studio's own 24 h would keep the most
+# wanted tasks from everybody else for a day.
+TASK_LOCK_TTL_S = 3600
+
+
+def install_label_studio(progress: ProgressReporter) -> None:
+    """Make the virtual environment that Label Studio needs for itself, once.
+
+    Raises:
+        EnvironmentFailed: it could not be made.
+    """
+    with progress.step("Label Studio's environment") as report:
+        ensure_environment(
+            LABEL_STUDIO_ENV,
+            [ROOT / "requirements-label-studio.txt"],
+            progress=lambda _seconds, doing: report(
+                f"Installing Label Studio, once (1 GB, some minutes): {doing}"
+            ),
+        )
+
+
+def local_label_studio(
+    data_dir: Path, host: str, environment: Mapping[str, str], progress: ProgressReporter
+) -> Child:
+    """Label Studio on this machine, with its data in DATA_DIR/label-studio; not started yet.
+
+    Raises:
+        CannotRun: the port that it always had is taken.
+    """
+    url, port = _address(data_dir, host)
+    folder = data_dir / "label-studio"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not (folder / "label_studio.sqlite3").exists():
+        progress.message("Label Studio's first start makes its database: about a minute.")
+    return Child(
+        "Label Studio",
+        [
+            str(LABEL_STUDIO_ENV / "bin" / "python"),
+            str(LABEL_STUDIO_ENV / "bin" / "label-studio"),
+            *("start", "--no-browser", "--internal-host", host, "--port", str(port)),
+            *("--data-dir", str(folder), "--enable-legacy-api-token"),
+        ],
+        data_dir / "logs" / "label-studio.log",
+        label_studio_environment(environment, folder, load_secrets(data_dir)),
+        # Label Studio silently replaces a taken port by the next one, and then another program
+        # answers on this one.
+        lambda child: listens_on(child.pid, port) and answers_http(f"{url}/health"),
+        LABEL_STUDIO_LIMIT_S,
+    )
+
+
+def _address(data_dir: Path, host: str) -> tuple[str, int]:
+    url: str | None = remembered(data_dir).get("label_studio_url")
+    if url is None:
+        port = first_free_port(host, LABEL_STUDIO_PORT)
+        url = f"http://{reachable(host)}:{port}"
+        remember(data_dir, label_studio_url=url)
+        return url, port
+    port = int(url.rsplit(":", 1)[1])
+    # The ledger keys projects by the server's address: another port would lose them.
+    if not becomes_free(host, port):
+        raise CannotRun(
+            f"Port {port}, which the local Label Studio has had from its first start, is "
+            "taken by another program: stop that one."
+        )
+    return url, port
+
+
+def label_studio_environment(
+    ours: Mapping[str, str], folder: Path, passwords: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment variables of the local Label Studio.
+
+    The names of our own settings are removed: Label Studio would read HOST, PORT and DATA_DIR as
+    its own. Password and token go through the environment, since everybody on the machine can
+    read a command line.
+    """
+    our_names = {name.upper() for name in Settings.model_fields}
+    return {
+        **{name: value for name, value in ours.items() if name not in our_names},
+        "LABEL_STUDIO_USERNAME": LABEL_STUDIO_USER,
+        "LABEL_STUDIO_PASSWORD": passwords["label_studio_password"],
+        "LABEL_STUDIO_USER_TOKEN": passwords["label_studio_token"],
+        "LABEL_STUDIO_COLLECT_ANALYTICS": "0",
+        "LABEL_STUDIO_LATEST_VERSION_CHECK": "0",
+        "SENTRY_DSN": "",
+        "FRONTEND_SENTRY_DSN": "",
+        "FEATURE_FLAGS_OFFLINE": "1",
+        # Both cover the loopback, where our web listens.
+        "ML_BLOCK_LOCAL_IP": "false",
+        "SSRF_PROTECTION_ENABLED": "false",
+        "TASK_LOCK_TTL": str(TASK_LOCK_TTL_S),
+        # Its user-wide configuration belongs to the person at this machine.
+        "XDG_CONFIG_HOME": str(folder / "config"),
+    }
