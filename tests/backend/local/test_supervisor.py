@@ -74,7 +74,7 @@ def supervisor(tmp_path: Path, **overrides: object) -> Supervisor:
         return Supervisor(settings, ProgressReporter(Console(file=file, quiet=True)))
 
 
-def test_a_child_that_ends_starts_again_and_says_its_log_tail(
+def test_a_child_that_ends_starts_again_and_shows_its_last_lines(
     tmp_path: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child_module, "BACKOFF_S", (0.05,))
