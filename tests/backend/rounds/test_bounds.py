@@ -406,7 +406,7 @@ def test_the_log_of_a_child_that_never_ends_is_cut_while_it_writes(
         assert child.log.read_text().startswith(line)
     finally:
         child.ask_to_stop()
-        child.stopped_within(0)
+        child.stop_by(0)
 
 
 # Memory
