@@ -7,10 +7,12 @@ import json
 import os
 import pkgutil
 import statistics
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import tests.bench
 
 ISSUES = ("live-loop", "committee", "acquisition", "nothing-lost")
+LIVE = ("tests.bench.rows_live", "tests.bench.rows_load")
 # Long enough that the clock's grain and one context switch vanish in it.
 SAMPLE_S = 0.05
 
@@ -42,7 +45,11 @@ class Measured:
 class Row:
     """One line of the table, before it is measured.
 
-    ``measure`` takes what ``setting`` yields, or nothing when there is no setting.
+    Attributes:
+        measure: takes the sizes, and what ``setting`` yields when there is one.
+        sizes: how much work the row does: what `make bench` measures.
+        small: the same for the smoke run of the tests, which only shows that the row still runs.
+        setting: the servers or models that the row needs; takes the sizes.
     """
 
     issue: str
@@ -51,22 +58,37 @@ class Row:
     unit: str
     goal: float
     measure: Callable[..., Measured]
-    setting: Callable[[], AbstractContextManager[Any]] | None
+    sizes: Any
+    small: Any
+    setting: Callable[[Any], AbstractContextManager[Any]] | None
+
+    @property
+    def live(self) -> bool:
+        """Whether the row needs real servers."""
+        return self.setting is not None and self.setting.__module__ in LIVE
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One entry of bench.json."""
+    """One entry of bench.json. The figures of a row that failed are None."""
 
     issue: str
     name: str
     against: str
-    ours: float
-    peer: float
+    ours: float | None
+    peer: float | None
     unit: str
-    ratio: float
+    ratio: float | None
     goal: float
     met: bool
+    error: str | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """What bench.json holds: ``error`` stands only where there is one."""
+        entry = asdict(self)
+        if self.error is None:
+            del entry["error"]
+        return entry
 
 
 ROWS: dict[str, Row] = {}
@@ -79,7 +101,9 @@ def row(
     against: str,
     unit: str,
     goal: float,
-    setting: Callable[[], AbstractContextManager[Any]] | None = None,
+    sizes: Any,
+    small: Any,
+    setting: Callable[[Any], AbstractContextManager[Any]] | None = None,
 ) -> Callable[[Callable[..., Measured]], Callable[..., Measured]]:
     """Register a function as a row; ``goal`` is the least ratio peer / ours that is enough."""
     if issue not in ISSUES:
@@ -88,7 +112,7 @@ def row(
         raise ValueError(f"there is a row {name!r} already")
 
     def register(measure: Callable[..., Measured]) -> Callable[..., Measured]:
-        ROWS[name] = Row(issue, name, against, unit, goal, measure, setting)
+        ROWS[name] = Row(issue, name, against, unit, goal, measure, sizes, small, setting)
         return measure
 
     return register
@@ -116,26 +140,76 @@ def choose(names: Sequence[str]) -> list[Row]:
     return sorted(rows, key=lambda one: settings.index(one.setting) + 1 if one.setting else 0)
 
 
-def run(rows: Iterable[Row], output: Path) -> list[Outcome]:
-    """Measure the rows, telling each as it comes; ``output`` holds those measured so far."""
+def run(rows: Iterable[Row], output: Path, *, small: bool = False) -> list[Outcome]:
+    """Measure the rows and print each as it comes; ``output`` holds those measured so far.
+
+    A row that fails, or whose setting does not start, is written with its error, and the rows
+    after it are measured all the same.
+
+    Args:
+        small: tiny sizes, for a smoke run whose figures mean nothing.
+    """
+    if small:
+        rows = [replace(one, sizes=one.small) for one in rows]
     outcomes: list[Outcome] = []
     probes = [probe_s()]
     print(TABLE_HEAD, flush=True)
-    with ExitStack() as stack:
-        current: Callable[[], AbstractContextManager[Any]] | None = None
-        given: Any = None
+    with Setting() as setting:
         for one in rows:
-            if one.setting is not current:
-                stack.close()
-                current = one.setting
-                given = stack.enter_context(current()) if current else None
-            measured = one.measure(given) if one.setting else one.measure()
+            try:
+                measured = one.measure(one.sizes, *setting.enter(one))
+                outcomes.append(conclude(one, measured))
+                line = table_line(outcomes[-1], measured.spread)
+            except Exception as error:  # a row may fail in any way; the others are still wanted
+                traceback.print_exc()
+                outcomes.append(failed(one, error))
+                line = f"{one.name:<28}failed: {outcomes[-1].error}"
             probes.append(probe_s())
-            outcomes.append(conclude(one, measured))
-            print(table_line(outcomes[-1], measured.spread), flush=True)
+            print(line, flush=True)
             write(outcomes, output)
     print(noise_line(probes))
     return outcomes
+
+
+class Setting:
+    """What the row under way needs, left when a row needs another one."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._current: Callable[[Any], AbstractContextManager[Any]] | None = None
+        self._given: tuple[Any, ...] = ()
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Setting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def enter(self, one: Row) -> tuple[Any, ...]:
+        """What the row's setting yields, as the rest of the row's arguments.
+
+        Raises:
+            Exception: the setting did not start, now or for a row before.
+        """
+        if one.setting is not self._current:
+            self._leave()
+            self._current = one.setting
+            if one.setting is not None:
+                try:
+                    self._given = (self._stack.enter_context(one.setting(one.sizes)),)
+                except Exception as error:
+                    self._error = error
+        if self._error is not None:
+            raise self._error
+        return self._given
+
+    def _leave(self) -> None:
+        self._current, self._given, self._error = None, (), None
+        try:
+            self._stack.close()
+        except Exception:  # servers that do not stop cleanly spoil no figure
+            traceback.print_exc(file=sys.stderr)
 
 
 def conclude(one: Row, measured: Measured) -> Outcome:
@@ -153,10 +227,25 @@ def conclude(one: Row, measured: Measured) -> Outcome:
     )
 
 
+def failed(one: Row, error: Exception) -> Outcome:
+    return Outcome(
+        issue=one.issue,
+        name=one.name,
+        against=one.against,
+        ours=None,
+        peer=None,
+        unit=one.unit,
+        ratio=None,
+        goal=one.goal,
+        met=False,
+        error=f"{type(error).__name__}: {error}"[:1000],
+    )
+
+
 def write(outcomes: Sequence[Outcome], output: Path) -> None:
     """Whole or not at all, so that an interrupted run leaves readable JSON."""
     staging = output.with_name(f".{output.name}.{os.getpid()}")
-    entries = [asdict(outcome) for outcome in outcomes]
+    entries = [outcome.entry() for outcome in outcomes]
     staging.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     staging.replace(output)
 
@@ -233,14 +322,14 @@ def probe_s() -> float:
 
 
 TABLE_HEAD = (
-    f"{'row':<22}{'ours':>10}{'peer':>10}  {'unit':<15}{'ratio':>8}{'goal':>7}  "
+    f"{'row':<28}{'ours':>10}{'peer':>10}  {'unit':<15}{'ratio':>8}{'goal':>7}  "
     f"{'met':<5}{'spread':>7}  against"
 )
 
 
 def table_line(outcome: Outcome, spread_share: float) -> str:
     return (
-        f"{outcome.name:<22}{outcome.ours:>10.4g}{outcome.peer:>10.4g}  {outcome.unit:<15}"
+        f"{outcome.name:<28}{outcome.ours:>10.4g}{outcome.peer:>10.4g}  {outcome.unit:<15}"
         f"{outcome.ratio:>8.3g}{outcome.goal:>7.3g}  {'yes' if outcome.met else 'NO':<5}"
         f"{spread_share:>7.1%}  {outcome.against}"
     )

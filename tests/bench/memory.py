@@ -1,24 +1,24 @@
-"""`python -m tests.bench.memory`: MB above idle that one look at a large image takes."""
+"""`python -m tests.bench.memory SIDE_PX MEMBERS`: MB above idle that one prediction takes."""
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import replace
 
 import numpy as np
 import psutil
 
-from tests.bench.rows_committee import CONFIG, untrained
-
-SIDE_PX = 2048
+from tests.bench.rows_committee import Sizes, untrained
 
 
 def main() -> None:
-    committee = untrained(replace(CONFIG, max_side_px=SIDE_PX))
+    side_px, members = map(int, sys.argv[1:])
+    committee = untrained(replace(Sizes(members).config(), max_side_px=side_px))
     committee.predict(np.zeros((64, 64, 3), np.uint8))  # loaded and compiled: idle
     process = psutil.Process()
     idle = process.memory_info().rss
-    image = np.random.default_rng(0).integers(0, 256, (SIDE_PX, SIDE_PX, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (side_px, side_px, 3), np.uint8)
     # The system's own high-water mark would be that of the conversion before.
     peak, ended = idle, threading.Event()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -27,7 +27,7 @@ from tests.bench.harness import Measured, against_limit, row, side_by_side
 Map = NDArray[np.float32]
 
 MEMBERS, CLASSES = 5, 6
-SIDE_PX = 1024
+SIDE_PX, SMALL_PX = 1024, 32
 GOAL = 10.0
 
 
@@ -41,9 +41,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def drawn_probs() -> Tensor:
+def drawn_probs(side_px: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(MEMBERS, 1, CLASSES, SIDE_PX, SIDE_PX, generator=generator)
+    logits = 3 * torch.randn(MEMBERS, 1, CLASSES, side_px, side_px, generator=generator)
     return torch.softmax(logits, dim=2)
 
 
@@ -53,11 +53,13 @@ def drawn_probs() -> Tensor:
     against="limit; five maps, M=5, C=6, one thread",
     unit="CPU-ms/Mpx",
     goal=1.0,
+    sizes=SIDE_PX,
+    small=SMALL_PX,
 )
-def maps_per_mpx() -> Measured:
-    probs = drawn_probs()
+def maps_per_mpx(side_px: int) -> Measured:
+    probs = drawn_probs(side_px)
     with one_thread():
-        return against_limit(lambda: uncertainty_maps(probs), limit=100.0, scale=1e6 / SIDE_PX**2)
+        return against_limit(lambda: uncertainty_maps(probs), limit=100.0, scale=1e6 / side_px**2)
 
 
 def per_map(probs: Tensor, library: Mapping[str, Callable[[], Map]]) -> Measured:
@@ -84,9 +86,11 @@ def per_map(probs: Tensor, library: Mapping[str, Callable[[], Map]]) -> Measured
     against="baal 2.0.0, per map: entropy, BALD, deviation, certainty; M=5, C=6, one thread",
     unit="ms",
     goal=GOAL,
+    sizes=SIDE_PX,
+    small=SMALL_PX,
 )
-def maps_vs_baal() -> Measured:
-    probs = drawn_probs()
+def maps_vs_baal(side_px: int) -> Measured:
+    probs = drawn_probs(side_px)
     # Contiguous with the members last, as baal's own ensemble stacks its predictions.
     stacked = probs.permute(1, 2, 3, 4, 0).contiguous().numpy()  # [N, C, H, W, M]
     heuristics = {
@@ -111,9 +115,11 @@ def maps_vs_baal() -> Measured:
     against="scikit-activeml 1.0.1, per map: entropy, KL, confidence, votes; M=5, C=6, one thread",
     unit="ms",
     goal=GOAL,
+    sizes=SIDE_PX,
+    small=SMALL_PX,
 )
-def maps_vs_skactiveml() -> Measured:
-    probs = drawn_probs()
+def maps_vs_skactiveml(side_px: int) -> Measured:
+    probs = drawn_probs(side_px)
     # As its committees predict: a pixel is a sample, [M, N * H * W, C].
     members = probs.permute(0, 1, 3, 4, 2).reshape(MEMBERS, -1, CLASSES).contiguous().numpy()
     return per_map(
@@ -129,8 +135,12 @@ def maps_vs_skactiveml() -> Measured:
     )
 
 
-CORRECTED, CORRECTED_PX = 100, 512
-POOL, QUERY, FEATURES = 20_000, 200, 432
+@dataclass(frozen=True)
+class Corrected:
+    """Images that were corrected since the last round."""
+
+    images: int = 100
+    side_px: int = 512
 
 
 @row(
@@ -139,13 +149,15 @@ POOL, QUERY, FEATURES = 20_000, 200, 432
     against="limit; judge 100 corrected images of 512x512 and weigh all arms anew, one thread",
     unit="CPU-s",
     goal=1.0,
+    sizes=Corrected(),
+    small=Corrected(images=3, side_px=128),
 )
-def judge_100() -> Measured:
+def judge_100(corrected: Corrected) -> Measured:
     generator = torch.Generator().manual_seed(0)
-    size = (1, CORRECTED_PX, CORRECTED_PX)
+    size = (1, corrected.side_px, corrected.side_px)
     maps = {name: torch.rand(size, generator=generator) ** 4 for name in MEASURES}
     truth = torch.zeros(size, dtype=torch.uint8)
-    for top in range(20, CORRECTED_PX - 60, 90):  # particles, some of which were not seen
+    for top in range(20, corrected.side_px - 60, 90):  # particles, some of which were not seen
         truth[:, top : top + 40, 30:440] = 1
         truth[:, top : top + 40, 100:140] = 0
     predicted = truth.clone()
@@ -154,7 +166,7 @@ def judge_100() -> Measured:
 
     def update() -> None:
         evidence = []
-        for number in range(CORRECTED):
+        for number in range(corrected.images):
             found = judge(maps, predicted, truth)
             evidence.append(
                 Evidence(number // 10, number // 10, found.rewards, scores, found.error)
@@ -165,24 +177,35 @@ def judge_100() -> Measured:
         return against_limit(update, limit=2.0, scale=1e-3, rounds=5)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """A pool of images with features, and how many of them are asked for."""
+
+    pool: int = 20_000
+    query: int = 200
+    features: int = 432
+
+
 @row(
     "acquisition",
     "select_200",
     against="limit; 200 of 20,000 with noise, classes and diversity, F=432, one thread",
     unit="CPU-s",
     goal=1.0,
+    sizes=Selection(),
+    small=Selection(pool=200, query=20, features=8),
 )
-def select_200() -> Measured:
+def select_200(asked: Selection) -> Measured:
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(POOL, FEATURES, generator=generator)
-    scores = percentiles(torch.rand(POOL, generator=generator))
-    shown = torch.rand(POOL, CLASSES, generator=generator) < 0.2
-    class_scores = torch.rand(POOL, CLASSES, generator=generator) * shown
+    features = torch.randn(asked.pool, asked.features, generator=generator)
+    scores = percentiles(torch.rand(asked.pool, generator=generator))
+    shown = torch.rand(asked.pool, CLASSES, generator=generator) < 0.2
+    class_scores = torch.rand(asked.pool, CLASSES, generator=generator) * shown
 
     def select() -> None:
         drawn = torch.Generator().manual_seed(1)
         rule = replace(RULE, diverse=True)
-        compose(scores, QUERY, rule, drawn, features=features, class_scores=class_scores)
+        compose(scores, asked.query, rule, drawn, features=features, class_scores=class_scores)
 
     with one_thread():
         return against_limit(select, limit=5.0, scale=1e-3, rounds=5)

@@ -20,12 +20,12 @@ def blob_mask(side_px: int, seed: int) -> Mask:
     """A field of cells as people paint them: round with a wavy rim, some of them overlapping.
 
     The cells keep their size in pixels, so a larger image holds more of them: 12 on 512 x 512,
-    48 on 1024 x 1024.
+    48 on 1024 x 1024, at least one.
     """
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:side_px, :side_px]
     mask = np.zeros((side_px, side_px), dtype=bool)
-    for _ in range(12 * (side_px // 512) ** 2):
+    for _ in range(max(1, 12 * side_px**2 // 512**2)):
         center_y, center_x = generator.uniform(0, side_px, size=2)
         radius = generator.uniform(20, 60)
         angle = np.arctan2(y - center_y, x - center_x)
@@ -71,4 +71,6 @@ for _side_px in (512, 1024):
             against=AGAINST,
             unit="ms/mask",
             goal=GOAL,
-        )(lambda measure=_measure, side_px=_side_px: measure(side_px))
+            sizes=_side_px,
+            small=64,
+        )(_measure)

@@ -26,21 +26,41 @@ from training.fitting.fit import Weights, bounded_threads, fit_member
 from training.networks.network import build_network, skeleton
 
 THREADS = 2
-SIDE_PX = 512
-MEMBERS = 5
 
-# An encoder for each, since OpenVINO would run a shared one once. Steps enough that the members
-# know cells from ground.
-CONFIG = TrainConfig(
-    CLASSES, members=MEMBERS, network="lite0", steps=80, thaw=0.5, batch=4, threads=THREADS
-)
+
+@dataclass(frozen=True)
+class Sizes:
+    """A committee and the images that it is asked about.
+
+    Attributes:
+        steps: enough that the members know cells from ground.
+    """
+
+    members: int = 5
+    side_px: int = 512
+    steps: int = 80
+
+    def config(self) -> TrainConfig:
+        # An encoder for each member, since OpenVINO would run a shared one once.
+        return TrainConfig(
+            CLASSES,
+            members=self.members,
+            network="lite0",
+            steps=self.steps,
+            thaw=0.5,
+            batch=4,
+            threads=THREADS,
+        )
+
+
+SMALL = Sizes(members=2, side_px=64, steps=1)
 
 PEAK_LIMIT_MB = 1500.0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Five trained members and drawn fields that they never saw, [1, 3, 512, 512] each."""
+    """Trained members and drawn fields that they never saw, [1, 3, H, W] each."""
 
     weights: list[Weights]
     fast: Committee
@@ -49,15 +69,16 @@ class Trained:
 
 
 @contextmanager
-def trained() -> Iterator[Trained]:
-    drawn = [draw_field(seed) for seed in range(6)]
+def trained(sizes: Sizes) -> Iterator[Trained]:
+    config, size = sizes.config(), (sizes.side_px, sizes.side_px)
+    drawn = [draw_field(seed, size=size) for seed in range(6)]
     examples = [
         make_example(f"field-{seed}", field.image, field.mask, 1024)
         for seed, field in enumerate(drawn)
     ]
-    weights = [fit_member(examples, CONFIG, member)[0] for member in range(MEMBERS)]
-    committee = Committee(weights, CONFIG, threads=THREADS, device=torch.device("cpu"))
-    unseen = [draw_field(100 + n, laboratory).image for n, laboratory in enumerate("AABB")]
+    weights = [fit_member(examples, config, member)[0] for member in range(sizes.members)]
+    committee = Committee(weights, config, threads=THREADS, device=torch.device("cpu"))
+    unseen = [draw_field(100 + n, name, size=size).image for n, name in enumerate("AABB")]
     yield Trained(
         weights,
         committee.in_precision("bf16"),
@@ -67,9 +88,9 @@ def trained() -> Iterator[Trained]:
 
 
 def untrained(config: TrainConfig) -> Committee:
-    """Members with weights of chance, every one its own."""
+    """Members with random weights, every one its own."""
     weights = []
-    for member in range(MEMBERS):
+    for member in range(config.members):
         torch.manual_seed(member)
         weights.append(skeleton(config).state_dict())
     return Committee(weights, config, threads=THREADS, device=torch.device("cpu"))
@@ -98,11 +119,14 @@ def loop(members: list[torch.nn.Module], x: Tensor) -> Callable[[], object]:
     unit="ms",
     goal=15.0,
     setting=trained,
+    sizes=Sizes(),
+    small=SMALL,
 )
-def ensemble_vs_peer_loop(given: Trained) -> Measured:
+def ensemble_vs_peer_loop(sizes: Sizes, given: Trained) -> Measured:
     x = given.fields[0]
     peers: list[torch.nn.Module] = [
-        BasicUNet(2, 3, len(CLASSES), features=(16, 32, 64, 128, 128, 16)) for _ in range(MEMBERS)
+        BasicUNet(2, 3, len(CLASSES), features=(16, 32, 64, 128, 128, 16))
+        for _ in range(sizes.members)
     ]
     return side_by_side(lambda: given.fast.engine(x), loop(peers, x))
 
@@ -114,11 +138,13 @@ def ensemble_vs_peer_loop(given: Trained) -> Measured:
     unit="ms",
     goal=4.5,
     setting=trained,
+    sizes=Sizes(),
+    small=SMALL,
 )
-def ensemble_vs_own_loop(given: Trained) -> Measured:
+def ensemble_vs_own_loop(sizes: Sizes, given: Trained) -> Measured:
     members = []
     for weights in given.weights:
-        member = build_network(CONFIG)
+        member = build_network(sizes.config())
         member.load_state_dict(weights)
         members.append(member)
     x = given.fields[0]
@@ -139,13 +165,15 @@ def both(given: Trained) -> Iterator[tuple[Tensor, Tensor]]:
     unit="share",
     goal=1.0,
     setting=trained,
+    sizes=Sizes(),
+    small=SMALL,
 )
-def ensemble_argmax_apart(given: Trained) -> Measured:
+def ensemble_argmax_apart(sizes: Sizes, given: Trained) -> Measured:
     apart = [
         float((fast.argmax(0) != exact.argmax(0)).float().mean()) for fast, exact in both(given)
     ]
     # No pixel at all would make the ratio infinite; one in a field is the least that shows.
-    return Measured(max(statistics.fmean(apart), 1 / SIDE_PX**2), 0.002, 0.0)
+    return Measured(max(statistics.fmean(apart), 1 / sizes.side_px**2), 0.002, 0.0)
 
 
 @row(
@@ -155,18 +183,21 @@ def ensemble_argmax_apart(given: Trained) -> Measured:
     unit="probability",
     goal=1.0,
     setting=trained,
+    sizes=Sizes(),
+    small=SMALL,
 )
-def ensemble_probs_apart(given: Trained) -> Measured:
+def ensemble_probs_apart(sizes: Sizes, given: Trained) -> Measured:
     apart = [float((fast - exact).abs().mean()) for fast, exact in both(given)]
     return Measured(max(statistics.fmean(apart), 1e-9), 0.01, 0.0)
 
 
-def maps_share(classes: int) -> Measured:
-    """The maps of 1 Mpx beside a third of the fp32 pass that gives their probabilities."""
-    config = replace(CONFIG, classes=("background", *(f"class {c}" for c in range(1, classes))))
+def maps_share(sizes: Sizes, classes: int) -> Measured:
+    """The maps of an image beside a third of the fp32 pass that gives their probabilities."""
+    names = ("background", *(f"class {c}" for c in range(1, classes)))
+    config = replace(sizes.config(), classes=names)
     committee = untrained(config)
     engine = committee.in_precision("f32").engine
-    x = torch.rand(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(1, 3, sizes.side_px, sizes.side_px, generator=torch.Generator().manual_seed(0))
     probs = engine(x)[0].clone()
 
     def maps() -> object:
@@ -183,9 +214,11 @@ def maps_share(classes: int) -> Measured:
     against="a third of the fp32 pass, five members, 3 classes, 1 Mpx",
     unit="ms",
     goal=1.0,
+    sizes=Sizes(side_px=1024),
+    small=SMALL,
 )
-def maps_share_3() -> Measured:
-    return maps_share(3)
+def maps_share_3(sizes: Sizes) -> Measured:
+    return maps_share(sizes, 3)
 
 
 @row(
@@ -194,9 +227,11 @@ def maps_share_3() -> Measured:
     against="a third of the fp32 pass, five members, 9 classes, 1 Mpx",
     unit="ms",
     goal=1.0,
+    sizes=Sizes(side_px=1024),
+    small=SMALL,
 )
-def maps_share_9() -> Measured:
-    return maps_share(9)
+def maps_share_9(sizes: Sizes) -> Measured:
+    return maps_share(sizes, 9)
 
 
 @row(
@@ -205,11 +240,13 @@ def maps_share_9() -> Measured:
     against="limit; peak above idle, 2048x2048, five members, 6 classes",
     unit="MB",
     goal=1.0,
+    sizes=Sizes(side_px=2048),
+    small=SMALL,
 )
-def memory_2048() -> Measured:
+def memory_2048(sizes: Sizes) -> Measured:
     # A process of its own: what was ever used before would count as idle here.
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.memory"],
+        [sys.executable, "-m", "tests.bench.memory", str(sizes.side_px), str(sizes.members)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""What the loop costs: webhooks while a round trains, and publishing beside the bare POST."""
+"""What the loop costs: webhooks without Redis, and publishing beside the bare POST."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,16 +34,33 @@ from tests.bench.rows_brush import blob_mask
 from tests.live.servers import LabelStudio, free_port, start_label_studio
 from tests.live.stack import Stack, TinyProject, make_project, start_stack
 
-SENDERS = 20
-REQUESTS_EACH = 100
-# Some 350 events a second in all, far beyond what annotators make; without a pause the row would
-# measure how senders and web queue for two cores.
-PAUSE_S = 0.05
-TASKS = 10_000
 SIDE_PX = 512
-LABELS = 20
-MASKS = 50
 FEATURES = 432  # what a member on the pretrained encoder gives
+
+
+@dataclass(frozen=True)
+class Senders:
+    """Processes that send webhooks, each over a new connection as Label Studio does.
+
+    Attributes:
+        pause_s: between an answer and the next request. Some 350 events a second in all, far
+            beyond what annotators make; without a pause the row would measure how senders and web
+            queue for two cores.
+    """
+
+    senders: int = 20
+    requests: int = 100
+    pause_s: float = 0.05
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """A publication of so many tasks, with so many different masks, that is made so often."""
+
+    tasks: int = 10_000
+    masks: int = 50
+    repeats: int = 3
+
 
 ARMS = tuple(f"{measure}/{aggregate}" for measure in MEASURES for aggregate in AGGREGATES)
 
@@ -51,13 +69,20 @@ BRUSH = """<View><Image name="image" value="$image"/>
 
 
 @contextmanager
-def label_studio() -> Iterator[LabelStudio]:
+def own_label_studio() -> Iterator[LabelStudio]:
     with TemporaryDirectory(prefix="bench-") as folder:
         server = start_label_studio(Path(folder) / "label-studio")
         try:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def label_studio(sizes: object) -> Iterator[LabelStudio]:
+    # By its name in this module, which the smoke run replaces by the tests' own server.
+    with own_label_studio() as server:
+        yield server
 
 
 def brush_region(seed: int) -> dict[str, Any]:
@@ -75,45 +100,17 @@ def brush_region(seed: int) -> dict[str, Any]:
     }
 
 
-# webhook_p99
-
-
-@row(
-    "live-loop",
-    "webhook_p99",
-    against=f"limit; {SENDERS} concurrent senders while a round trains",
-    unit="ms",
-    goal=1.0,
-    setting=label_studio,
-)
-def webhook_p99(server: LabelStudio) -> Measured:
-    with TemporaryDirectory(prefix="bench-") as folder:
-        stack = start_stack(Path(folder) / "stack", server)
-        try:
-            # So many steps that both workers train throughout, with the network that ships.
-            project = make_project(
-                stack, "bench webhooks", 2 * LABELS, network="lite0", steps=20_000
-            )
-            project.label(*project.few(LABELS))
-            stack.work.ledger.add_event(project.row_id, "RETRAIN")
-            stack.wait(lambda: _training(stack, project), "both members to train")
-            measured = _webhooks(stack, project, Path(folder))
-            if not _training(stack, project):
-                raise RuntimeError("the round did not train to the end of the measurement")
-        finally:
-            stack.stop()
-    return measured
-
-
 @row(
     "nothing-lost",
     "webhook_p99_no_redis",
-    against=f"limit; {SENDERS} concurrent senders, Redis away",
+    against=f"limit; {Senders.senders} concurrent senders, Redis away",
     unit="ms",
     goal=1.0,
+    sizes=Senders(),
+    small=Senders(senders=2, requests=3),
     setting=label_studio,
 )
-def webhook_p99_no_redis(server: LabelStudio) -> Measured:
+def webhook_p99_no_redis(sizes: Senders, server: LabelStudio) -> Measured:
     with TemporaryDirectory(prefix="bench-") as folder:
         stack = start_stack(Path(folder) / "stack", server)
         try:
@@ -122,29 +119,21 @@ def webhook_p99_no_redis(server: LabelStudio) -> Measured:
             stack.wait(
                 lambda: "missed a tick" in stack.worker.tail() or None, "the clock to notice"
             )
-            return _webhooks(stack, project, Path(folder))
+            return webhooks(sizes, stack, project, Path(folder))
         finally:
             stack.stop()
 
 
-def _webhooks(stack: Stack, project: TinyProject, folder: Path) -> Measured:
+def webhooks(sizes: Senders, stack: Stack, project: TinyProject, folder: Path) -> Measured:
     """The p99 of all senders' webhooks, each of which is in the ledger afterwards."""
     before = len(stack.work.ledger.pending_events(project.row_id))
-    waits = send_at_once(stack, webhook_body(stack, project), folder)
+    waits = send_at_once(sizes, stack, webhook_body(stack, project), folder)
     events = len(stack.work.ledger.pending_events(project.row_id)) - before
-    if events != SENDERS * REQUESTS_EACH:
-        raise RuntimeError(f"{events} of {SENDERS * REQUESTS_EACH} events are kept")
+    if events != sizes.senders * sizes.requests:
+        raise RuntimeError(f"{events} of {sizes.senders * sizes.requests} events are kept")
     waits_ms = [[1e3 * wait for wait in of_one] for of_one in waits]
     each = [p99(of_one) for of_one in waits_ms]
     return Measured(p99([wait for of_one in waits_ms for wait in of_one]), 50.0, spread(each))
-
-
-def _training(stack: Stack, project: TinyProject) -> bool:
-    found = stack.last_train(project)
-    if found is None or found["stage"] != "fit":
-        return False
-    parts = stack.work.ledger.parts(found["id"], "fit")
-    return all(part["state"] == "leased" and part["progress"] > 0 for part in parts)
 
 
 def webhook_body(stack: Stack, project: TinyProject) -> bytes:
@@ -165,7 +154,7 @@ def webhook_body(stack: Stack, project: TinyProject) -> bytes:
     return orjson.dumps(body)
 
 
-def send_at_once(stack: Stack, body: bytes, folder: Path) -> list[list[float]]:
+def send_at_once(sizes: Senders, stack: Stack, body: bytes, folder: Path) -> list[list[float]]:
     """Seconds of each request, by sender."""
     address = urlsplit(stack.url)
     token = b64encode(":".join(stack.auth).encode()).decode()
@@ -178,7 +167,7 @@ def send_at_once(stack: Stack, body: bytes, folder: Path) -> list[list[float]]:
     request_file.write_bytes(head.encode() + body)
     command = [
         *(sys.executable, str(Path(__file__).with_name("sender.py"))),
-        *(str(address.hostname), str(address.port), str(REQUESTS_EACH), str(PAUSE_S)),
+        *(str(address.hostname), str(address.port), str(sizes.requests), str(sizes.pause_s)),
         str(request_file),
     ]
     with ExitStack() as running:
@@ -186,7 +175,7 @@ def send_at_once(stack: Stack, body: bytes, folder: Path) -> list[list[float]]:
             running.enter_context(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
-            for _ in range(SENDERS)
+            for _ in range(sizes.senders)
         ]
         for sender in senders:
             assert sender.stdout is not None
@@ -206,31 +195,30 @@ def p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[98]
 
 
-# publish_10000
-
-
 @row(
     "live-loop",
     "publish_10000",
     against="1.2 x the bare POST of the same body",
     unit="s",
     goal=1.0,
+    sizes=Publishing(),
+    small=Publishing(tasks=70, masks=2, repeats=1),
     setting=label_studio,
 )
-def publish_10000(server: LabelStudio) -> Measured:
+def publish_10000(sizes: Publishing, server: LabelStudio) -> Measured:
     """The whole stage publish: shards to rank, ledger, POST, comparison, order and view."""
     with TemporaryDirectory(prefix="bench-") as folder:
-        work = _workplace(Path(folder), server)
+        work = _workplace(sizes, Path(folder), server)
         try:
-            project, task_ids = _large_project(work)
+            publisher = _Publisher(work, sizes)
             ours: list[float] = []
             bare: list[float] = []
             # In turns, the order within a pair alternating: every version makes the database
             # larger for the next.
-            for number in range(3):
-                turns = [(ours, _publish), (bare, _post_bare)]
+            for number in range(sizes.repeats):
+                turns = [(ours, publisher.publish), (bare, publisher.post_bare)]
                 for samples, take in turns if number % 2 == 0 else reversed(turns):
-                    samples.append(take(work, project, task_ids, number))
+                    samples.append(take(number))
         finally:
             work.close()
             work.studio.close()
@@ -239,7 +227,7 @@ def publish_10000(server: LabelStudio) -> Measured:
     )
 
 
-def _workplace(folder: Path, server: LabelStudio) -> Workplace:
+def _workplace(sizes: Publishing, folder: Path, server: LabelStudio) -> Workplace:
     """Ours without web and worker: the stage runs here."""
     settings = load_settings(
         _env_file=None,
@@ -252,100 +240,109 @@ def _workplace(folder: Path, server: LabelStudio) -> Workplace:
         registry_url=str(folder / "registry"),
         basic_auth_user="committee",
         basic_auth_pass="throwaway-3",
-        queue_length=TASKS,
-        candidates=TASKS,
+        queue_length=sizes.tasks,
+        candidates=sizes.tasks,
     )
     upgrade(settings.ledger_url)
     return Workplace(settings)
 
 
-def _large_project(work: Workplace) -> tuple[Row, list[int]]:
-    created = work.studio.create_project(title="bench publish", label_config=BRUSH)
-    images = [{"image": f"/data/none/{number}.png"} for number in range(TASKS)]
-    task_ids = work.studio.import_tasks(created.id, images)
-    project = work.ledger.ensure_project(
-        work.server, created.id, created.created, label_config=BRUSH, extra_params={}
-    )
-    return project, task_ids
+class _Publisher:
+    """A project of tasks without images, whose scoring is made up: drawn masks, random scores."""
 
+    def __init__(self, work: Workplace, sizes: Publishing) -> None:
+        self._work = work
+        self._results = [[brush_region(seed)] for seed in range(sizes.masks)]
+        created = work.studio.create_project(title="bench publish", label_config=BRUSH)
+        images = [{"image": f"/data/none/{number}.png"} for number in range(sizes.tasks)]
+        self._task_ids = work.studio.import_tasks(created.id, images)
+        self._project = work.ledger.ensure_project(
+            work.server, created.id, created.created, label_config=BRUSH, extra_params={}
+        )
 
-def _publish(work: Workplace, project: Row, task_ids: list[int], number: int) -> float:
-    """Seconds of the stage, in a round whose scoring is made up: one measure, drawn masks."""
-    opened = work.ledger.start_round(project["id"], "rank", "bench", "choose", {})
-    assert opened is not None
-    [chosen] = work.ledger.parts(opened["id"])
-    shards = [task_ids[i : i + SHARD_TASKS] for i in range(0, TASKS, SHARD_TASKS)]
-    payloads = [{"version": 1, "tasks": [[task_id, ""] for task_id in shard]} for shard in shards]
-    _finish(work, chosen, {"pool": TASKS, "unlabelled": TASKS}, "score", payloads)
-    generator = np.random.default_rng(number)
-    results = _results()
-    for part in work.ledger.parts(opened["id"], "score"):
-        scored = [
-            {
-                "task": task_id,
-                "arms": dict.fromkeys(ARMS, generator.random()),
-                "features": packed(generator.normal(size=FEATURES).astype(np.float32)),
-                "class_scores": generator.random(3).tolist(),
-                "result": results[task_id % MASKS],
-            }
-            for task_id, _ in part["payload"]["tasks"]
-        ]
-        file = write_shard(work, project["slug"], opened["id"], part["payload"], scored)
-        _finish(work, part, {"file": file, "scored": len(scored), "refused": 0}, "publish", [{}])
-    [part] = work.ledger.parts(opened["id"], "publish")
-    opened = work.ledger.round(opened["id"])
+    def publish(self, number: int) -> float:
+        """Seconds of the stage."""
+        ledger, project = self._work.ledger, self._project
+        opened = ledger.start_round(project["id"], "rank", "bench", "choose", {})
+        assert opened is not None
+        ledger.record_version(
+            project["id"],
+            1,
+            opened["id"],
+            state="promoted",
+            reason="made up",
+            members=5,
+            classes=("background", "Cell"),
+            metrics={},
+        )
+        [chosen] = ledger.parts(opened["id"])
+        tasks = len(self._task_ids)
+        shards = [self._task_ids[i : i + SHARD_TASKS] for i in range(0, tasks, SHARD_TASKS)]
+        payloads = [{"version": 1, "tasks": [[task, ""] for task in shard]} for shard in shards]
+        self._finish(chosen, {"pool": tasks, "unlabelled": tasks}, "score", payloads)
+        generator = np.random.default_rng(number)
+        for part in ledger.parts(opened["id"], "score"):
+            scored = [self._scored(task_id, generator) for task_id, _ in part["payload"]["tasks"]]
+            file = write_shard(self._work, project["slug"], opened["id"], part["payload"], scored)
+            result = {"file": file, "scored": len(scored), "refused": 0}
+            self._finish(part, result, "publish", [{}])
+        [part] = ledger.parts(opened["id"], "publish")
+        opened = ledger.round(opened["id"])
 
-    start = time.perf_counter()
-    outcome = publish(work, opened, part["payload"], lambda progress: None)
-    taken_s = time.perf_counter() - start
+        start = time.perf_counter()
+        outcome = publish(self._work, opened, part["payload"], lambda progress: None)
+        taken_s = time.perf_counter() - start
 
-    if outcome.result["published"] != TASKS or outcome.problems:
-        raise RuntimeError(f"the publication is not whole: {outcome}")
-    _finish(work, part, outcome.result, None, [])
-    return taken_s
+        if outcome.result["published"] != tasks or outcome.problems:
+            raise RuntimeError(f"the publication is not whole: {outcome}")
+        self._finish(part, outcome.result, None, [])
+        return taken_s
 
+    def _scored(self, task_id: int, generator: np.random.Generator) -> dict[str, Any]:
+        return {
+            "task": task_id,
+            "arms": dict.fromkeys(ARMS, generator.random()),
+            "features": packed(generator.normal(size=FEATURES).astype(np.float32)),
+            "class_scores": generator.random(2).tolist(),
+            "result": self._results[task_id % len(self._results)],
+        }
 
-def _finish(
-    work: Workplace,
-    part: Row,
-    result: dict[str, Any],
-    following: str | None,
-    payloads: list[dict[str, Any]],
-) -> None:
-    taken = work.ledger.take_part(part["id"], "bench")
-    assert taken is not None
-    work.ledger.finish_part(
-        part["id"], taken["token"], result, next_stage=following, next_payloads=payloads
-    )
+    def _finish(
+        self,
+        part: Row,
+        result: dict[str, Any],
+        following: str | None,
+        payloads: list[dict[str, Any]],
+    ) -> None:
+        taken = self._work.ledger.take_part(part["id"], "bench")
+        assert taken is not None
+        self._work.ledger.finish_part(
+            part["id"], taken["token"], result, next_stage=following, next_payloads=payloads
+        )
 
-
-def _post_bare(work: Workplace, project: Row, task_ids: list[int], number: int) -> float:
-    """Seconds of the POST alone, its body made before."""
-    results = _results()
-    body = orjson.dumps(
-        [
-            {
-                "task": task_id,
-                "result": results[task_id % MASKS],
-                "score": (place + 0.5) / TASKS,
-                "model_version": f"bare-v1.{number}",
-            }
-            for place, task_id in enumerate(task_ids)
-        ]
-    )
-    url, api_key = work.settings.label_studio()
-    start = time.perf_counter()
-    answer = requests.post(
-        f"{url}/api/projects/{project['studio_id']}/import/predictions",
-        body,
-        headers={"Authorization": f"Token {api_key}", "Content-Type": "application/json"},
-        timeout=900,
-    )
-    taken_s = time.perf_counter() - start
-    if answer.status_code != 201 or answer.json()["created"] != TASKS:
-        raise RuntimeError(f"the bare POST was not stored whole: {answer.text[:300]}")
-    return taken_s
-
-
-def _results() -> list[list[dict[str, Any]]]:
-    return [[brush_region(seed)] for seed in range(MASKS)]
+    def post_bare(self, number: int) -> float:
+        """Seconds of the POST alone, its body made before."""
+        tasks = len(self._task_ids)
+        body = orjson.dumps(
+            [
+                {
+                    "task": task_id,
+                    "result": self._results[task_id % len(self._results)],
+                    "score": (place + 0.5) / tasks,
+                    "model_version": f"bare-v1.{number}",
+                }
+                for place, task_id in enumerate(self._task_ids)
+            ]
+        )
+        url, api_key = self._work.settings.label_studio()
+        start = time.perf_counter()
+        answer = requests.post(
+            f"{url}/api/projects/{self._project['studio_id']}/import/predictions",
+            body,
+            headers={"Authorization": f"Token {api_key}", "Content-Type": "application/json"},
+            timeout=900,
+        )
+        taken_s = time.perf_counter() - start
+        if answer.status_code != 201 or answer.json()["created"] != tasks:
+            raise RuntimeError(f"the bare POST was not stored whole: {answer.text[:300]}")
+        return taken_s

@@ -12,7 +12,8 @@ import sys
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,26 +25,56 @@ from PIL import Image
 from backend.actions.connect import connect_project
 from backend.commands.replay.replay import label_config, strokes
 from tests.bench.harness import Measured, row, spread
-from tests.bench.rows_live import label_studio, p99, webhook_body
+from tests.bench.rows_live import Senders, label_studio, p99, webhook_body, webhooks
 from tests.live.stack import UNKNOWN, Stack, TinyProject, start_stack
 from training.datasets.urine_sediment import CLASSES, draw_field
 
-SECONDS = 60.0
-WEBHOOKS_PER_S = 200
-HEALTH_PER_S = 10
-ANNOTATORS = 10
-# Nobody corrects a mask in less. Evenly spread, so that no look waits for another one in the web
-# that is idle, and whatever waits under load waits for the load.
-OPENS_EVERY_S = 15.0
-IMAGES = 30
-LABELS = 16
-SIDE_PX = 1024
-STEPS_FIRST, STEPS_LONG = 60, 20_000
-WARM_UP_S = 10.0
 ROUND_LIMIT_S = 900.0
+WEBHOOK_LIMIT_MS, HEALTH_LIMIT_MS = 50.0, 100.0
 
 PREDICT_SLOWER = 1.5
 """The limit of predict's p95: so many times that of the idle web."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A laboratory: its images, its committee, and what is sent for so many seconds.
+
+    Attributes:
+        opens_every_s: how often an annotator opens a task; nobody corrects a mask in less.
+            Annotators are evenly spread, so that no prediction waits for another one in the idle
+            web, and whatever waits under load waits for the load.
+        steps: of the first round, and of the one that must outlast the measurement.
+    """
+
+    seconds: float = 60.0
+    warm_up_s: float = 10.0
+    webhooks_per_s: int = 200
+    health_per_s: int = 10
+    annotators: int = 10
+    opens_every_s: float = 15.0
+    images: int = 30
+    labels: int = 16
+    side_px: int = 1024
+    members: int = 5
+    steps: tuple[int, int] = (60, 20_000)
+    senders: Senders = field(default_factory=Senders)
+
+
+FULL = Sizes()
+SMALL = Sizes(
+    seconds=3.0,
+    warm_up_s=1.0,
+    webhooks_per_s=10,
+    annotators=2,
+    opens_every_s=1.0,
+    images=10,
+    labels=6,
+    side_px=96,
+    members=2,
+    steps=(25, 20_000),
+    senders=Senders(senders=2, requests=3),
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +82,10 @@ class Load:
     """What was measured.
 
     Attributes:
-        idle: seconds of each /predict while nothing else was asked and nothing trained.
         waits: seconds of each request under load, by name.
         share: CPU seconds of the senders over wall seconds.
     """
 
-    idle: Sequence[float]
     waits: dict[str, list[float]]
     share: float
 
@@ -65,89 +94,158 @@ class Load:
         return f"the senders took {self.share:.0%} of one of {os.cpu_count()} cores"
 
 
+class Laboratory:
+    """A project whose first version serves, while a second round trains on all workers."""
+
+    def __init__(self, stack: Stack, folder: Path, sizes: Sizes) -> None:
+        self.stack, self.folder, self._sizes = stack, folder, sizes
+        self.project = _project(stack, sizes)
+        for task_id in self.project.tasks[: sizes.labels]:
+            result = strokes(self.project.masks[task_id], CLASSES, UNKNOWN, None)
+            stack.work.studio.annotate(task_id, result)
+        row_id = self.project.row_id
+        stack.work.ledger.add_event(row_id, "RETRAIN")
+        stack.wait(self._serves, "the first version to serve", ROUND_LIMIT_S)
+        self._requests = _requests(stack, self.project, folder, sizes)
+        # Each of the web's processes loads the version at its first prediction.
+        self._send([], sizes.warm_up_s, opens_every_s=2.0)
+        self.idle_s: Sequence[float] = self._send([], sizes.seconds)["waits"]["predict"]
+        connect_project(stack.work, self.project.id, _options(sizes, 1))
+        stack.work.ledger.add_event(row_id, "RETRAIN")
+        stack.wait(self._trains, "all workers to train", ROUND_LIMIT_S)
+
+    @contextmanager
+    def training(self, events: float) -> Iterator[None]:
+        """For the while that something is measured.
+
+        Raises:
+            RuntimeError: the round ended before, or of the ``events`` sent some were lost.
+        """
+        ledger, row_id = self.stack.work.ledger, self.project.row_id
+        before = len(ledger.pending_events(row_id))
+        yield
+        if not self._trains():
+            raise RuntimeError("the round did not train to the end of the measurement")
+        kept = len(ledger.pending_events(row_id)) - before
+        if kept != events:
+            raise RuntimeError(f"{kept} of {events:.0f} events are kept")
+
+    @cached_property
+    def load(self) -> Load:
+        sizes = self._sizes
+        streams = [
+            _stream("webhook", sizes.webhooks_per_s, self._requests["webhook"]),
+            _stream("health", sizes.health_per_s, self._requests["health"]),
+        ]
+        with self.training(events=sizes.webhooks_per_s * sizes.seconds):
+            busy = self._send(streams, sizes.seconds)
+        return Load(busy["waits"], busy["cpu_s"] / busy["wall_s"])
+
+    def _serves(self) -> bool:
+        found = self.stack.last_train(self.project)
+        if found is None or found["state"] == "active":
+            return False
+        if self.project.serving() is None:
+            raise RuntimeError(f"the first round brought no version: {found['error']}")
+        return True
+
+    def _trains(self) -> bool:
+        found = self.stack.last_train(self.project)
+        if found is None or found["state"] != "active":
+            return False
+        parts = self.stack.work.ledger.parts(found["id"], "fit")
+        under_way = [p for p in parts if p["state"] == "leased" and p["progress"] > 0]
+        return len(under_way) == self.stack.settings.workers
+
+    def _send(
+        self, streams: list[dict[str, Any]], seconds: float, opens_every_s: float | None = None
+    ) -> dict[str, Any]:
+        """What load.py found of these streams, with the annotators beside them."""
+        address = urlsplit(self.stack.url)
+        file = self.folder / "plan.json"
+        plan = {
+            "host": address.hostname,
+            "port": address.port,
+            "seconds": seconds,
+            "streams": streams,
+            "visits": self._visits(opens_every_s or self._sizes.opens_every_s),
+        }
+        file.write_text(json.dumps(plan))
+        command = [sys.executable, str(Path(__file__).with_name("load.py")), str(file)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as sender:
+            assert sender.stdout is not None
+            sender.stdout.readline()
+            answer, _ = sender.communicate("go\n", timeout=4 * seconds + 120)
+        found: dict[str, Any] = json.loads(answer)
+        if found["refused"]:
+            raise RuntimeError(f"not all were answered well: {found['refused']}")
+        return found
+
+    def _visits(self, every_s: float) -> list[dict[str, Any]]:
+        """Annotators, evenly spread; each opens a task of their own by Label Studio's calls."""
+        requests, annotators = self._requests, self._sizes.annotators
+        return [
+            {
+                "name": "predict",
+                "first_s": number * every_s / annotators,
+                "every_s": every_s,
+                "files": [
+                    *requests["health"],
+                    *requests["setup"],
+                    requests["predict"][number % len(requests["predict"])],
+                ],
+            }
+            for number in range(annotators)
+        ]
+
+
 @contextmanager
-def under_load() -> Iterator[Load]:
-    with label_studio() as server, TemporaryDirectory(prefix="bench-") as folder:
-        stack = start_stack(Path(folder) / "stack", server, members=5)
+def laboratory(sizes: Sizes) -> Iterator[Laboratory]:
+    with label_studio(sizes) as server, TemporaryDirectory(prefix="bench-") as folder:
+        stack = start_stack(Path(folder) / "stack", server, members=sizes.members)
         try:
-            yield _measure(stack, Path(folder))
+            yield Laboratory(stack, Path(folder), sizes)
         finally:
             stack.stop()
 
 
-def _measure(stack: Stack, folder: Path) -> Load:
-    project = _project(stack, STEPS_FIRST)
-    for task_id in project.tasks[:LABELS]:
-        result = strokes(project.masks[task_id], CLASSES, UNKNOWN, None)
-        stack.work.studio.annotate(task_id, result)
-    stack.work.ledger.add_event(project.row_id, "RETRAIN")
-    stack.wait(
-        lambda: project.serving() and not stack.work.ledger.active_round(project.row_id),
-        "the first version to serve",
-        ROUND_LIMIT_S,
-    )
-    requests = _requests(stack, project, folder)
-    # Each of the web's processes loads the version at its first look.
-    _send(stack, folder, {"seconds": WARM_UP_S, "streams": [], "visits": _visits(requests, 2.0)})
-    idle = _send(stack, folder, {"streams": [], "visits": _visits(requests)})
-    connect_project(stack.work, project.id, _options(STEPS_LONG))
-    stack.work.ledger.add_event(project.row_id, "RETRAIN")
-    stack.wait(lambda: _trains(stack, project), "two members to train", ROUND_LIMIT_S)
-    events_before = len(stack.work.ledger.pending_events(project.row_id))
-    streams = [
-        _stream("webhook", WEBHOOKS_PER_S, requests["webhook"]),
-        _stream("health", HEALTH_PER_S, requests["health"]),
-    ]
-    busy = _send(stack, folder, {"streams": streams, "visits": _visits(requests)})
-    if not _trains(stack, project):
-        raise RuntimeError("the round did not train to the end of the measurement")
-    events = len(stack.work.ledger.pending_events(project.row_id)) - events_before
-    if events != WEBHOOKS_PER_S * SECONDS:
-        raise RuntimeError(f"{events} of {WEBHOOKS_PER_S * SECONDS:.0f} events are kept")
-    return Load(idle["waits"]["predict"], busy["waits"], busy["cpu_s"] / busy["wall_s"])
-
-
-def _trains(stack: Stack, project: TinyProject) -> bool:
-    found = stack.last_train(project)
-    if found is None or found["state"] != "active":
-        return False
-    parts = stack.work.ledger.parts(found["id"], "fit")
-    under_way = [p for p in parts if p["state"] == "leased" and p["progress"] > 0]
-    return len(under_way) == stack.settings.workers
-
-
-def _options(steps: int) -> dict[str, Any]:
+def _options(sizes: Sizes, round_: int) -> dict[str, Any]:
     """What ships, but for the steps; no audit, so that every label teaches."""
-    return {"steps": steps, "unknown_label": UNKNOWN, "audit_fraction": 0}
+    return {"steps": sizes.steps[round_], "unknown_label": UNKNOWN, "audit_fraction": 0}
 
 
-def _project(stack: Stack, steps: int) -> TinyProject:
+def _project(stack: Stack, sizes: Sizes) -> TinyProject:
     studio = stack.work.studio
     created = studio.create_project(title="bench load", label_config=label_config(CLASSES, UNKNOWN))
-    fields = [draw_field(seed, size=(SIDE_PX, SIDE_PX)) for seed in range(IMAGES)]
+    size = (sizes.side_px, sizes.side_px)
+    drawn = [draw_field(seed, size=size) for seed in range(sizes.images)]
     files = []
-    for number, field in enumerate(fields):
+    for number, one in enumerate(drawn):
         file = io.BytesIO()
-        Image.fromarray(field.image).save(file, "PNG")
+        Image.fromarray(one.image).save(file, "PNG")
         files.append((f"field-{number}.png", file.getvalue()))
     tasks = tuple(studio.upload(created.id, files))
-    connected = connect_project(stack.work, created.id, _options(steps))
-    masks = {task_id: field.mask for task_id, field in zip(tasks, fields, strict=True)}
+    connected = connect_project(stack.work, created.id, _options(sizes, 0))
+    masks = {task_id: one.mask for task_id, one in zip(tasks, drawn, strict=True)}
     return TinyProject(stack, created.id, connected.project["id"], tasks, masks)
 
 
-def _requests(stack: Stack, project: TinyProject, folder: Path) -> dict[str, list[str]]:
+def _requests(
+    stack: Stack, project: TinyProject, folder: Path, sizes: Sizes
+) -> dict[str, list[str]]:
     """Files of whole requests, by what they ask; of ``open`` one list for each unlabelled task."""
     settings = stack.work.studio.project(project.id)
     key = f"{settings.id}.{settings.created}"
-    setup = {"project": key, "schema": settings.label_config, "extra_params": _options(STEPS_LONG)}
+    setup = {"project": key, "schema": settings.label_config, "extra_params": _options(sizes, 1)}
     files = {
         "webhook": [_file(stack, folder, "POST", "/webhook", webhook_body(stack, project))],
         "health": [_file(stack, folder, "GET", "/health", b"")],
         "setup": [_file(stack, folder, "POST", "/setup", orjson.dumps(setup))],
         "predict": [],
     }
-    for task in stack.work.studio.tasks(project.id, ids=project.tasks[LABELS:]):
+    for task in stack.work.studio.tasks(project.id, ids=project.tasks[sizes.labels :]):
         body = {
             "tasks": [{"id": task.id, "data": task.data}],
             "project": key,
@@ -175,41 +273,6 @@ def _stream(name: str, per_s: int, files: Sequence[str]) -> dict[str, Any]:
     return {"name": name, "every_s": 1 / per_s, "file": files[0]}
 
 
-def _visits(requests: dict[str, list[str]], every_s: float = OPENS_EVERY_S) -> list[dict[str, Any]]:
-    """Annotators, evenly spread; each opens a task of their own as Label Studio has us asked."""
-    return [
-        {
-            "name": "predict",
-            "first_s": number * every_s / ANNOTATORS,
-            "every_s": every_s,
-            "files": [
-                *requests["health"],
-                *requests["setup"],
-                requests["predict"][number % len(requests["predict"])],
-            ],
-        }
-        for number in range(ANNOTATORS)
-    ]
-
-
-def _send(stack: Stack, folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    address = urlsplit(stack.url)
-    file = folder / "plan.json"
-    plan = {"host": address.hostname, "port": address.port, "seconds": SECONDS, **plan}
-    file.write_text(json.dumps(plan))
-    command = [sys.executable, str(Path(__file__).with_name("load.py")), str(file)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as sender:
-        assert sender.stdout is not None
-        sender.stdout.readline()
-        answer, _ = sender.communicate("go\n", timeout=4 * plan["seconds"] + 120)
-    found: dict[str, Any] = json.loads(answer)
-    if found["refused"]:
-        raise RuntimeError(f"not all were answered well: {found['refused']}")
-    return found
-
-
 def p95(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=20, method="inclusive")[18]
 
@@ -221,9 +284,24 @@ def _spread_of_tenths(values: Sequence[float]) -> float:
 
 
 AGAINST = (
-    f"{WEBHOOKS_PER_S} webhooks/s for {SECONDS:.0f} s while a round trains and "
-    f"{ANNOTATORS} annotators open tasks"
+    f"{FULL.webhooks_per_s} webhooks/s for {FULL.seconds:.0f} s while a round trains and "
+    f"{FULL.annotators} annotators open tasks"
 )
+
+
+@row(
+    "live-loop",
+    "webhook_p99",
+    against=f"limit; {FULL.senders.senders} concurrent senders while a round trains",
+    unit="ms",
+    goal=1.0,
+    sizes=FULL,
+    small=SMALL,
+    setting=laboratory,
+)
+def webhook_p99(sizes: Sizes, given: Laboratory) -> Measured:
+    with given.training(events=sizes.senders.senders * sizes.senders.requests):
+        return webhooks(sizes.senders, given.stack, given.project, given.folder)
 
 
 @row(
@@ -232,11 +310,13 @@ AGAINST = (
     against=f"limit; {AGAINST}",
     unit="ms",
     goal=1.0,
-    setting=under_load,
+    sizes=FULL,
+    small=SMALL,
+    setting=laboratory,
 )
-def webhook_p99_load(load: Load) -> Measured:
-    waits_ms = [1e3 * wait for wait in load.waits["webhook"]]
-    return Measured(p99(waits_ms), 50.0, _spread_of_tenths(waits_ms), load.note)
+def webhook_p99_load(sizes: Sizes, given: Laboratory) -> Measured:
+    waits_ms = [1e3 * wait for wait in given.load.waits["webhook"]]
+    return Measured(p99(waits_ms), WEBHOOK_LIMIT_MS, _spread_of_tenths(waits_ms), given.load.note)
 
 
 @row(
@@ -245,21 +325,25 @@ def webhook_p99_load(load: Load) -> Measured:
     against=f"limit; {AGAINST}",
     unit="ms",
     goal=1.0,
-    setting=under_load,
+    sizes=FULL,
+    small=SMALL,
+    setting=laboratory,
 )
-def health_p99_load(load: Load) -> Measured:
-    waits_ms = [1e3 * wait for wait in load.waits["health"]]
-    return Measured(p99(waits_ms), 100.0, _spread_of_tenths(waits_ms), load.note)
+def health_p99_load(sizes: Sizes, given: Laboratory) -> Measured:
+    waits_ms = [1e3 * wait for wait in given.load.waits["health"]]
+    return Measured(p99(waits_ms), HEALTH_LIMIT_MS, _spread_of_tenths(waits_ms), given.load.note)
 
 
 @row(
     "nothing-lost",
     "predict_p95_while_training",
-    against=f"{PREDICT_SLOWER} x idle, {SIDE_PX} px; {AGAINST}",
+    against=f"{PREDICT_SLOWER} x idle, {FULL.side_px} px; {AGAINST}",
     unit="s",
     goal=1.0,
-    setting=under_load,
+    sizes=FULL,
+    small=SMALL,
+    setting=laboratory,
 )
-def predict_p95_while_training(load: Load) -> Measured:
-    waits = load.waits["predict"]
-    return Measured(p95(waits), PREDICT_SLOWER * p95(load.idle), spread(waits), load.note)
+def predict_p95_while_training(sizes: Sizes, given: Laboratory) -> Measured:
+    waits, limit = given.load.waits["predict"], PREDICT_SLOWER * p95(given.idle_s)
+    return Measured(p95(waits), limit, spread(waits), given.load.note)

@@ -24,8 +24,19 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, harness.Row]:
     return rows
 
 
+NOTHING = {"against": "nothing", "unit": "ms", "sizes": "full", "small": "tiny"}
+
+
 def add_row(name: str, measured: Measured, *, goal: float = 1.0) -> None:
-    row("live-loop", name, against="nothing", unit="ms", goal=goal)(lambda: measured)
+    row("live-loop", name, goal=goal, **NOTHING)(lambda sizes: measured)
+
+
+def broken(sizes: str, *given: object) -> Measured:
+    raise RuntimeError("no server")
+
+
+def written(folder: Path) -> list[dict[str, object]]:
+    return json.loads((folder / "bench.json").read_text())
 
 
 def test_a_run_writes_what_the_issue_asks_for(
@@ -41,47 +52,75 @@ def test_a_run_writes_what_the_issue_asks_for(
     ]
 
 
-def test_rows_measured_before_one_fails_are_kept(
+def test_a_row_that_fails_is_written_with_its_error_and_the_others_are_measured(
     registry: dict[str, harness.Row], tmp_path: Path
 ) -> None:
-    def broken() -> Measured:
-        raise RuntimeError("no server")
-
     add_row("first", Measured(1.0, 1.0, 0.0))
-    row("live-loop", "second", against="nothing", unit="ms", goal=1.0)(broken)
-    with pytest.raises(RuntimeError, match="no server"):
-        run(choose([]), tmp_path / "bench.json")
-    assert [one["name"] for one in json.loads((tmp_path / "bench.json").read_text())] == ["first"]
+    row("live-loop", "second", goal=1.0, **NOTHING)(broken)
+    row("live-loop", "third", goal=1.0, **NOTHING)(lambda sizes: Measured(0.0, 1.0, 0.0))
+    add_row("last", Measured(1.0, 1.0, 0.0))
+    run(choose([]), tmp_path / "bench.json")
+    first, second, third, last = written(tmp_path)
+    assert first["met"]
+    assert last["met"]
+    assert second["error"] == "RuntimeError: no server"
+    assert third["error"] == "ZeroDivisionError: float division by zero"
+    for failed in (second, third):
+        assert not failed["met"]
+        assert failed["ratio"] is failed["ours"] is failed["peer"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
 
 def test_rows_share_their_setting_which_ends_even_when_one_fails(
     registry: dict[str, harness.Row], tmp_path: Path
 ) -> None:
-    told: list[str] = []
+    events: list[str] = []
 
     @contextmanager
-    def servers() -> Iterator[str]:
-        told.append("up")
+    def servers(sizes: str) -> Iterator[str]:
+        events.append(f"up, {sizes}")
         try:
             yield "http://127.0.0.1"
         finally:
-            told.append("down")
+            events.append("down")
 
-    @row("live-loop", "one", against="nothing", unit="ms", goal=1.0, setting=servers)
-    def one(url: str) -> Measured:
-        told.append(f"one at {url}")
+    @row("live-loop", "one", goal=1.0, setting=servers, **NOTHING)
+    def one(sizes: str, url: str) -> Measured:
+        events.append(f"one at {url}")
         return Measured(1.0, 1.0, 0.0)
 
     add_row("without", Measured(1.0, 1.0, 0.0))
+    row("live-loop", "two", goal=1.0, setting=servers, **NOTHING)(broken)
+    run(choose([]), tmp_path / "bench.json")
+    assert events == ["up, full", "one at http://127.0.0.1", "down"]
+    assert [one["name"] for one in written(tmp_path)] == ["without", "one", "two"]
 
-    @row("live-loop", "two", against="nothing", unit="ms", goal=1.0, setting=servers)
-    def two(url: str) -> Measured:
-        raise RuntimeError("two fails")
 
-    with pytest.raises(RuntimeError, match="two fails"):
-        run(choose([]), tmp_path / "bench.json")
-    assert told == ["up", "one at http://127.0.0.1", "down"]
+def test_a_setting_that_does_not_start_fails_its_rows_alone_and_is_tried_once(
+    registry: dict[str, harness.Row], tmp_path: Path
+) -> None:
+    started: list[str] = []
+
+    @contextmanager
+    def servers(sizes: str) -> Iterator[str]:
+        started.append(sizes)
+        raise OSError("no port")
+        yield ""
+
+    @contextmanager
+    def others(sizes: str) -> Iterator[str]:
+        yield "up"
+        raise OSError("does not stop")
+
+    for name, setting in (("a", servers), ("b", servers), ("c", others)):
+        row("live-loop", name, goal=1.0, setting=setting, **NOTHING)(
+            lambda sizes, given: Measured(1.0, 1.0, 0.0)
+        )
+    run(choose([]), tmp_path / "bench.json", small=True)
+    a, b, c = written(tmp_path)
+    assert a["error"] == b["error"] == "OSError: no port"
+    assert c["met"]
+    assert started == ["tiny"]
 
 
 def test_rows_are_chosen_by_name_once_each(registry: dict[str, harness.Row]) -> None:
@@ -105,7 +144,7 @@ def test_a_second_row_of_a_name_and_an_unknown_issue_are_refused(
     with pytest.raises(ValueError, match="a row 'a' already"):
         add_row("a", Measured(1.0, 1.0, 0.0))
     with pytest.raises(ValueError, match="got 'speed'"):
-        row("speed", "b", against="nothing", unit="ms", goal=1.0)
+        row("speed", "b", goal=1.0, **NOTHING)
 
 
 def test_ours_and_the_peer_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

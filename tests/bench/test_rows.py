@@ -1,0 +1,21 @@
+"""Every row of `make bench` runs: the rows without servers here, the others in tests/live."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.bench import harness
+
+
+@pytest.mark.filterwarnings("ignore:`structlog.threadlocal` is deprecated")  # baal's import
+def test_each_row_without_servers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.load_rows()
+    rows = [one for one in harness.choose([]) if not one.live]
+    monkeypatch.setattr(harness, "SAMPLE_S", 0.0)  # one call a sample
+    harness.run(rows, tmp_path / "bench.json", small=True)
+    entries = json.loads((tmp_path / "bench.json").read_text())
+    assert [one["name"] for one in entries] == [one.name for one in rows]
+    assert [one for one in entries if "error" in one] == []
