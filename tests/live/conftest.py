@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.label_studio.client import Project, Studio
+from tests.live.local_worker import short_waits
 from tests.live.servers import (
     LABEL_STUDIO_VERSION,
     LabelStudio,
@@ -20,6 +21,7 @@ from tests.live.servers import (
     start_valkey,
     why_no_label_studio,
 )
+from tests.live.stack import Stack, start_stack
 
 BRUSH = """<View>
   <Image name="image" value="$image"/>
@@ -107,3 +109,23 @@ def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
     server = start_valkey(tmp_path)
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def one_stack(
+    label_studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def stack(one_stack: Stack) -> Iterator[Stack]:
+    """The running system, the same one for the whole session; a module's projects go with it.
+
+    The test itself does the jobs, while it waits for what they bring about.
+    """
+    with short_waits():
+        yield one_stack
+        one_stack.release()

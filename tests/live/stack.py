@@ -1,11 +1,15 @@
-"""Our own web and worker as processes of their own, against real servers, and tiny projects."""
+"""A running system against real servers, and tiny projects of drawn images.
+
+The web is a process of its own; the worker is one too, or the test does its jobs by itself.
+"""
 
 from __future__ import annotations
 
 import io
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +21,12 @@ from PIL import Image
 
 from backend.actions.connect import connect_project
 from backend.commands.replay.replay import label_config, strokes
+from backend.errors import StudioRefused
+from backend.jobs import jobs
 from backend.ledger.ledger import Row
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
+from tests.live.local_worker import LocalWorker
 from tests.live.servers import (
     ROOT,
     LabelStudio,
@@ -39,12 +46,13 @@ CLASSES = ("background", "dark cell", "bright cell")
 UNKNOWN = "Unknown"
 SIDE_PX = 96
 
-# Twenty-five steps of the small network see the discs with a Dice of some 0.6: enough for the
-# gate that lets nothing serve that is worse than seeing background only.
+NETWORK = "tests.live.tiny_network:network"
+
+# Thirty-two steps of it see the discs with a Dice of some 0.7: the gate lets nothing serve that is
+# worse than seeing background only.
 TINY: Mapping[str, Any] = {
     "members": 2,
-    "network": "unet",
-    "steps": 25,
+    "steps": 32,
     "unknown_label": UNKNOWN,
     "audit_fraction": 0,
 }
@@ -52,21 +60,28 @@ TINY: Mapping[str, Any] = {
 
 START_LIMIT_S = 120.0
 ROUND_LIMIT_S = 240.0
-"""A tiny round takes some 30 s on two idle cores; others may be using them."""
+"""A tiny round takes some 5 s here and 30 s in a worker process; others may use the cores."""
 
 
 @dataclass
 class Stack:
-    """A running system. ``work`` is the test's own door to its ledger and Label Studio."""
+    """A running system.
+
+    Attributes:
+        work: the test's own door to its ledger and Label Studio.
+        worker: a process, or the test itself: then nothing is done but during ``wait``.
+        projects: those that were made here.
+    """
 
     settings: Settings
     work: Workplace
     label_studio: LabelStudio
     valkey: ValkeyServer
     web: Process
-    worker: Process
+    worker: Process | LocalWorker
     folder: Path
     environment: Mapping[str, str]
+    projects: list[TinyProject] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -78,7 +93,7 @@ class Stack:
 
     def start_again(self, role: str) -> Process:
         """ "serve" or "worker", on the same data and port as the one that ended."""
-        process = _start(role, self.folder, self.environment)
+        process = start_role(role, self.folder, self.environment)
         if role == "serve":
             self.web = process
         else:
@@ -97,14 +112,43 @@ class Stack:
     def wait(
         self, condition: Callable[[], T | None], what: str, limit_s: float = ROUND_LIMIT_S
     ) -> T:
-        """``wait_until``, with the ends of our logs where it was in vain."""
+        """``wait_until``, with the ends of our logs where it was in vain.
+
+        A local worker does one job between two looks at the condition.
+        """
+
+        def met() -> T | None:
+            found = condition()
+            while not found and isinstance(self.worker, LocalWorker) and self.worker.turn():
+                found = condition()
+            return found
+
         try:
-            found = wait_until(condition, limit_s, what, every_s=0.25)
+            found = wait_until(met, limit_s, what)
         except TimeoutError as error:
-            logs = f"web:\n{self.web.tail()}\nworker:\n{self.worker.tail()}"
-            raise TimeoutError(f"{error}\n{logs}") from None
+            logs = [f"web:\n{self.web.tail()}"]
+            if isinstance(self.worker, Process):
+                logs.append(f"worker:\n{self.worker.tail()}")
+            raise TimeoutError("\n".join([str(error), *logs])) from None
         assert found is not None  # wait_until gives what is truthy
         return found
+
+    def check(self, project: TinyProject) -> None:
+        """The job that looks at Label Studio, here and now."""
+        assert isinstance(self.worker, LocalWorker)
+        with self.worker.environment():
+            jobs.check(project.row_id)
+
+    def release(self) -> None:
+        """Let go of all projects that were made here: nobody looks at them any more."""
+        for project in self.projects:
+            active = self.work.ledger.active_round(project.row_id)
+            if active is not None:
+                self.work.ledger.cancel_round(active["id"], "The test has ended.")
+            self.work.ledger.update_project(project.row_id, connected=False)
+            with suppress(StudioRefused):
+                self.work.studio.delete_project(project.id)
+        self.projects.clear()
 
     def post(self, path: str, body: object) -> requests.Response:
         """POST to our web over a connection of its own, as Label Studio does."""
@@ -174,11 +218,17 @@ class TinyProject:
 
 
 def start_stack(
-    folder: Path, label_studio: LabelStudio, *, keep_jobs: bool = False, **settings: Any
+    folder: Path,
+    label_studio: LabelStudio,
+    *,
+    worker_process: bool = False,
+    keep_jobs: bool = False,
+    **settings: Any,
 ) -> Stack:
     """Start Valkey, web and worker on free ports, all state in ``folder``; wait until healthy.
 
     Args:
+        worker_process: the worker is `python -m backend worker`, and not the test itself.
         keep_jobs: Valkey keeps its jobs on the disk too.
 
     Raises:
@@ -199,6 +249,7 @@ def start_stack(
         "basic_auth_user": "committee",
         "basic_auth_pass": "throwaway-3",
         "allowed_image_hosts": "",
+        "network": NETWORK,
         "members": 2,
         "workers": 2,
         "retrain_every": 1000,
@@ -206,26 +257,28 @@ def start_stack(
     }
     environment = {name.upper(): str(value) for name, value in given.items()}
     loaded = load_settings(_env_file=None, **given)
+    work = Workplace(loaded)
     processes: list[Process] = []
     try:
-        processes += (_start(role, folder, environment) for role in ("serve", "worker"))
-        web, worker = processes
-        stack = Stack(
-            loaded, Workplace(loaded), label_studio, valkey, web, worker, folder, environment
-        )
-        wait_until(lambda: _healthy(stack), START_LIMIT_S, "web and worker to be healthy")
+        roles = ("serve", "worker") if worker_process else ("serve",)
+        processes += (start_role(role, folder, environment) for role in roles)
+        web, *workers = processes
+        wait_until(lambda: _healthy(web, loaded), START_LIMIT_S, "the web to be healthy")
+        wait_until(lambda: _all_tick(workers, work), START_LIMIT_S, "the worker to be at work")
+        worker = workers[0] if workers else LocalWorker(work, environment)
     except BaseException as error:
         tails = "\n".join(process.tail() for process in processes)
         for process in processes:
             process.stop()
+        work.close()
         valkey.stop()
         if isinstance(error, TimeoutError):
             raise ServerFailed(f"{error}\n{tails}") from error
         raise
-    return stack
+    return Stack(loaded, work, label_studio, valkey, web, worker, folder, environment)
 
 
-def _start(role: str, folder: Path, environment: Mapping[str, str]) -> Process:
+def start_role(role: str, folder: Path, environment: Mapping[str, str]) -> Process:
     command = [sys.executable, "-m", "backend", role]
     return Process(command, folder / f"{role}.log", environment, cwd=ROOT)
 
@@ -235,18 +288,24 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _healthy(stack: Stack) -> bool:
-    for process in (stack.web, stack.worker):
-        if not process.alive():
-            raise ServerFailed(f"{process.log.stem} ended while starting:\n{process.tail()}")
+def _healthy(web: Process, settings: Settings) -> bool:
+    _must_live(web)
     try:
-        answer = requests.get(f"{stack.url}/health", timeout=5)
+        answer = requests.get(f"{settings.backend_url}/health", timeout=5)
     except (requests.ConnectionError, requests.Timeout):
         return False
-    if answer.status_code != 200 or not stack.settings.ledger_path.exists():
-        return False
-    roles = {row["role"] for row in stack.work.ledger.processes()}
-    return roles == {"web", "worker"}
+    return answer.status_code == 200 and settings.ledger_path.exists()
+
+
+def _all_tick(workers: list[Process], work: Workplace) -> bool:
+    for worker in workers:
+        _must_live(worker)
+    return not workers or "worker" in {row["role"] for row in work.ledger.processes()}
+
+
+def _must_live(process: Process) -> None:
+    if not process.alive():
+        raise ServerFailed(f"{process.log.stem} ended while starting:\n{process.tail()}")
 
 
 def make_project(stack: Stack, title: str, images: int, **options: Any) -> TinyProject:
@@ -260,7 +319,9 @@ def make_project(stack: Stack, title: str, images: int, **options: Any) -> TinyP
     tasks = tuple(studio.upload(created.id, files))
     connected = connect_project(stack.work, created.id, {**TINY, **options})
     masks = {task_id: mask for task_id, (_, mask) in zip(tasks, fields, strict=True)}
-    return TinyProject(stack, created.id, connected.project["id"], tasks, masks)
+    project = TinyProject(stack, created.id, connected.project["id"], tasks, masks)
+    stack.projects.append(project)
+    return project
 
 
 def draw_field(seed: int) -> tuple[bytes, Mask]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from backend.actions.connect import connect_project, disconnect_project
@@ -11,19 +9,11 @@ from backend.actions.versions import roll_back
 from backend.errors import BadRequest
 from backend.label_studio.client import Studio
 from backend.rounds.schedule import check_project
-from tests.live.servers import LabelStudio
-from tests.live.stack import TINY, Stack, TinyProject, make_project, start_stack
+from tests.live.stack import TINY, Stack, TinyProject, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
 QUEUE = 3
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Stack]:
-    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from backend.actions.connect import connect_project
 from backend.label_studio.client import Studio
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask, to_regions
-from tests.live.servers import ROOT, LabelStudio, Process, free_port, wait_until
-from tests.live.stack import CLASSES, TINY, Stack, TinyProject, draw_field, start_stack
+from tests.live.servers import ROOT, Process, free_port, wait_until
+from tests.live.stack import CLASSES, TINY, Stack, TinyProject, draw_field
 from training.fitting.fit import fold
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
@@ -54,13 +54,6 @@ FORMS: dict[str, Callable[[Pixels], bytes]] = {
     "small.png": lambda pixels: file_of(pixels[:64, :64], "PNG"),
     "wide.png": lambda pixels: file_of(np.tile(pixels, (1, 43, 1))[:, :4096], "PNG"),
 }
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Stack]:
-    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
-    yield started
-    started.stop()
 
 
 def config_of(control: str) -> str:

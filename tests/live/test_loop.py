@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,11 @@ from backend.label_studio.client import Studio
 from backend.ledger.ledger import Row
 from backend.rounds.schedule import check_project
 from tests.live.servers import LabelStudio
-from tests.live.stack import Stack, TinyProject, make_project, start_stack
+from tests.live.stack import Stack, TinyProject, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
 INITIAL = 6
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Stack]:
-    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")

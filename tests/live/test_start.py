@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from backend.label_studio.client import Studio
 from backend.label_studio.connection import BY_RANK
 from backend.ledger.ledger import Row
 from backend.rounds.schedule import check_project
-from tests.live.servers import LabelStudio
-from tests.live.stack import Stack, TinyProject, make_project, start_stack
+from tests.live.stack import Stack, TinyProject, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
 TASKS, LABELS = 14, 6
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Stack]:
-    started = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")
@@ -102,4 +92,5 @@ def test_the_second_round_judges_what_the_first_version_had_not_seen(
     assert {row["task_id"]: row["chosen_for"] for row in evidence} == {
         task_id: whys[task_id] for task_id in new
     }
-    assert all(row["judged"] > 0 and row["wrong"] > 0 for row in evidence)
+    assert all(row["judged"] > 0 for row in evidence)
+    assert any(row["wrong"] > 0 for row in evidence)
