@@ -84,7 +84,9 @@ class LocalWorker:
 
     def turn(self) -> bool:
         """One tick of the clock and one job; False if no job waits."""
-        with self.environment():
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self._environment.items():
+                patch.setenv(name, value)
             self._clock.tick()
             try:
                 if not self._work.redis.exists(self._worker.key):  # Redis was emptied
@@ -96,14 +98,6 @@ class LocalWorker:
                 return False
             self._worker.execute_job(*found)
             return True
-
-    @contextmanager
-    def environment(self) -> Iterator[None]:
-        """While what is called here reads its settings as our processes do."""
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self._environment.items():
-                patch.setenv(name, value)
-            yield
 
     def stop(self) -> None:
         self._ended.set()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import psutil
+import pytest
 import requests
 from PIL import Image
 
@@ -70,7 +71,7 @@ class Stack:
     Attributes:
         work: the test's own door to its ledger and Label Studio.
         worker: a process, or the test itself: then nothing is done but during ``wait``.
-        projects: those that were made here.
+        projects: those that were made here and are still looked at.
     """
 
     settings: Settings
@@ -135,20 +136,25 @@ class Stack:
 
     def check(self, project: TinyProject) -> None:
         """The job that looks at Label Studio, here and now."""
-        assert isinstance(self.worker, LocalWorker)
-        with self.worker.environment():
+        with pytest.MonkeyPatch.context() as patch:
+            self.set_environment(patch)
             jobs.check(project.row_id)
 
-    def release(self) -> None:
-        """Let go of all projects that were made here: nobody looks at them any more."""
-        for project in self.projects:
+    def set_environment(self, patch: pytest.MonkeyPatch) -> None:
+        """What is called here reads its settings as our processes do, until ``patch`` ends."""
+        for name, value in self.environment.items():
+            patch.setenv(name, value)
+
+    def release(self, *projects: TinyProject) -> None:
+        """Let go of these projects, or of all: nobody looks at them any more."""
+        for project in projects or tuple(self.projects):
             active = self.work.ledger.active_round(project.row_id)
             if active is not None:
                 self.work.ledger.cancel_round(active["id"], "The test has ended.")
             self.work.ledger.update_project(project.row_id, connected=False)
             with suppress(StudioRefused):
                 self.work.studio.delete_project(project.id)
-        self.projects.clear()
+            self.projects.remove(project)
 
     def post(self, path: str, body: object) -> requests.Response:
         """POST to our web over a connection of its own, as Label Studio does."""
@@ -177,7 +183,7 @@ class Stack:
         return self.wait(ended, f"training round {number} of project {project.id} to end")
 
 
-@dataclass
+@dataclass(eq=False)
 class TinyProject:
     """A connected project of drawn images. ``masks`` by task id, ``tasks`` in upload order."""
 
