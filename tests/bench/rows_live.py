@@ -112,7 +112,7 @@ def brush_region(seed: int) -> dict[str, Any]:
 )
 def webhook_p99_no_redis(sizes: Senders, server: LabelStudio) -> Measured:
     with TemporaryDirectory(prefix="bench-") as folder:
-        stack = start_stack(Path(folder) / "stack", server)
+        stack = start_stack(Path(folder) / "stack", server, worker_process=True, network="shared")
         try:
             project = make_project(stack, "bench no redis", 1)
             stack.valkey.stop()

@@ -204,7 +204,13 @@ class Laboratory:
 @contextmanager
 def laboratory(sizes: Sizes) -> Iterator[Laboratory]:
     with label_studio(sizes) as server, TemporaryDirectory(prefix="bench-") as folder:
-        stack = start_stack(Path(folder) / "stack", server, members=sizes.members)
+        stack = start_stack(
+            Path(folder) / "stack",
+            server,
+            worker_process=True,
+            network="shared",
+            members=sizes.members,
+        )
         try:
             yield Laboratory(stack, Path(folder), sizes)
         finally:
