@@ -1,6 +1,6 @@
 # Every target sets itself up; what is there already is not made again (backend/installation.py).
 
-.PHONY: help run test soak check audit bench runtime development label-studio
+.PHONY: help run test soak check audit lock bench runtime development label-studio
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
@@ -8,8 +8,10 @@
 # The oldest that fits: compiled packages appear last for the newest Python.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 ENSURE = @"$(or $(PYTHON),python3)" backend/installation.py
-AUDITED = requirements.txt requirements-nodeps.txt
-RUNTIME = .venv requirements.txt --no-deps requirements-nodeps.txt
+AUDITED = constraints.txt requirements-nodeps.txt
+# Which version of everything else that the requirements bring: made by `make lock`.
+LOCKED = --constraints constraints.txt
+RUNTIME = .venv requirements.txt --no-deps requirements-nodeps.txt $(LOCKED)
 
 help:
 	@echo 'make run                  start everything: the backend, and a local Label Studio with a'
@@ -20,6 +22,7 @@ help:
 	@echo '                          print what it took to recover'
 	@echo 'make check                lint, format, security lint, types, import direction'
 	@echo 'make audit                known weaknesses of what is installed (needs the network)'
+	@echo 'make lock                 choose the version of every package anew (needs the network)'
 	@echo 'make bench                measure, print the table, write bench.json'
 
 runtime:
@@ -27,10 +30,11 @@ runtime:
 
 # Our own pins come first: what development adds is resolved together with them.
 development: runtime
-	$(ENSURE) .venv requirements.txt requirements-dev.txt --no-deps requirements-dev-nodeps.txt
+	$(ENSURE) .venv requirements.txt requirements-dev.txt --no-deps requirements-dev-nodeps.txt $(LOCKED)
 
 label-studio:
-	$(ENSURE) .venv-label-studio requirements-label-studio.txt
+	$(ENSURE) .venv-label-studio requirements-label-studio.txt \
+		--constraints constraints-label-studio.txt
 
 # exec: signals reach the supervisor itself, and no shell is left to complain after Ctrl-C.
 run: runtime
@@ -56,6 +60,16 @@ check: development
 audit:
 	$(ENSURE) .venv-audit requirements-audit.txt
 	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip $(AUDITED:%=-r %)
+
+# After a change of a requirements file. Versions stay as they are where they fit; ARGS=--upgrade
+# takes the newest. It asks the package index.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(ARGS)
+
+lock:
+	$(ENSURE) .venv-lock requirements-lock.txt
+	$(COMPILE) requirements.txt requirements-dev.txt --output-file constraints.txt
+	$(COMPILE) requirements-label-studio.txt --output-file constraints-label-studio.txt
 
 bench: development label-studio
 	@exec .venv/bin/python -m tests.bench $(ARGS)

@@ -1,6 +1,7 @@
 """Make a virtual environment and fill it from requirement files, once.
 
-``python3 backend/installation.py FOLDER REQUIREMENTS... [--no-deps REQUIREMENTS]``
+``python3 backend/installation.py FOLDER REQUIREMENTS... [--no-deps REQUIREMENTS]
+[--constraints FILE]``
 
 Run by make with the machine's own Python before anything is installed, so it imports the
 standard library alone. A stamp inside the environment holds the checksum of what was installed:
@@ -36,6 +37,7 @@ def ensure_environment(
     requirements: Sequence[Path],
     no_deps: Sequence[Path] = (),
     *,
+    constraints: Sequence[Path] = (),
     python: str = sys.executable,
     announce: str = "",
     progress: Callable[[float, str], None] | None = None,
@@ -45,6 +47,7 @@ def ensure_environment(
     Args:
         requirements: installed together, so that pip sees all pins at once.
         no_deps: installed after them without what they ask for.
+        constraints: files that say which version of whatever else is asked for is taken.
         python: the interpreter to build it with.
         announce: printed before a build, not when all is there.
         progress: called about twice a second with the seconds so far and what is going on.
@@ -55,7 +58,7 @@ def ensure_environment(
     Raises:
         EnvironmentFailed: no venv module, no network, no matching package, a full disk.
     """
-    wanted = _checksum([*requirements, *no_deps])
+    wanted = _checksum([*requirements, *no_deps, *constraints])
     stamp = folder / f".committee-{requirements[-1].stem}"
     if _stamped(stamp, wanted):
         return False
@@ -81,6 +84,7 @@ def ensure_environment(
                 _remove(folder / left)
             run(f"making {folder.name}", [python, "-m", "venv", str(folder)])
         install = [*pip, "install", "--progress-bar", "off", "--no-input"]
+        install += _each("-c", constraints)
         run("installing", [*install, *_each("-r", requirements)])
         if no_deps:
             run("installing", [*install, "--no-deps", *_each("-r", no_deps)])
@@ -198,11 +202,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("requirements", type=Path, nargs="+")
     parser.add_argument("--no-deps", type=Path, action="append", default=[])
+    parser.add_argument("--constraints", type=Path, action="append", default=[])
     given = parser.parse_args(arguments)
     names = ", ".join(path.name for path in [*given.requirements, *given.no_deps])
     announce = f"Installing {names} into {given.folder} (only the first time; some minutes)."
     try:
-        ensure_environment(given.folder, given.requirements, given.no_deps, announce=announce)
+        ensure_environment(
+            given.folder,
+            given.requirements,
+            given.no_deps,
+            constraints=given.constraints,
+            announce=announce,
+        )
     except EnvironmentFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

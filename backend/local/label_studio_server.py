@@ -37,6 +37,7 @@ def install_label_studio(progress: ProgressReporter) -> None:
         ensure_environment(
             LABEL_STUDIO_ENV,
             [ROOT / "requirements-label-studio.txt"],
+            constraints=[ROOT / "constraints-label-studio.txt"],
             progress=lambda _seconds, doing: report(
                 f"Installing Label Studio, once (1 GB, some minutes): {doing}"
             ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,38 @@ def test_an_environment_is_made_once_and_again_when_a_pin_changes(
     assert ensure_environment(environment, [package])
 
 
+def test_a_constraint_is_obeyed_and_a_changed_one_installs_again(
+    package: Path, environment: Path, tmp_path: Path
+) -> None:
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("tiny-package==1.0\n")
+    assert ensure_environment(environment, [package], constraints=[constraints])
+    assert not ensure_environment(environment, [package], constraints=[constraints])
+    constraints.write_text("tiny-package==2.0\n")
+    with pytest.raises(EnvironmentFailed, match=r"tiny[-_]package"):
+        ensure_environment(environment, [package], constraints=[constraints])
+
+
+@pytest.mark.parametrize(
+    ("constraints", "requirements"),
+    [
+        ("constraints.txt", ("requirements.txt", "requirements-dev.txt")),
+        ("constraints-label-studio.txt", ("requirements-label-studio.txt",)),
+    ],
+)
+def test_the_constraints_hold_every_pin(constraints: str, requirements: tuple[str, ...]) -> None:
+    locked = set(pins(constraints))
+    asked = {pin for name in requirements for pin in pins(name)}
+    assert asked - locked == set(), "run `make lock`"
+
+
+def pins(name: str) -> Iterator[str]:
+    for line in (ROOT / name).read_text().splitlines():
+        if line and not line.startswith("#"):
+            package, _, version = line.partition(";")[0].strip().partition("==")
+            yield f"{re.sub('[-_.]+', '-', package.lower())}=={version}"
+
+
 def test_a_half_made_environment_is_completed(package: Path, environment: Path) -> None:
     ensure_environment(environment, [package])
     (environment / "bin" / "python").unlink()
@@ -99,6 +133,6 @@ def test_no_module_beside_it_hides_one_of_the_standard_library() -> None:
 def test_make_help_names_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("run", "test", "check", "bench"):
+    for target in ("run", "test", "soak", "check", "audit", "lock", "bench"):
         assert f"\n{target}:" in makefile
         assert f"make {target} " in told
