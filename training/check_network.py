@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from training.committee.engine import NoEngine
 from training.committee.inference import Committee
 from training.committee.version import load_weights, save_weights
+from training.compute import bounded_threads
 from training.config import BadConfig, TrainConfig
 from training.errors import TrainingError
 from training.examples import Example
-from training.fitting.fit import bounded_threads, fit_member, segmentation_loss
-from training.networks.network import logits_and_features, skeleton
+from training.fitting.fit import fit_member
+from training.fitting.loss import segmentation_loss
+from training.networks.build import skeleton
+from training.networks.forward import logits_and_features
 from training.networks.own_network import start_from, weights_digest
 
 SIZES = ((1, 1), (33, 20), (96, 64), (70, 131))

@@ -30,7 +30,7 @@ from backend.workplace import Workplace
 from tests.backend.label_studio.test_images import Host, status
 from tests.live.servers import ROOT, ValkeyServer, start_valkey
 from training.config import TrainConfig
-from training.networks.network import build_network
+from training.networks.build import build_network
 
 WORDS = {
     "api key": "tattle-api-key-0123456789abcdef01234567",

@@ -19,11 +19,12 @@ from torch import Tensor
 from acquisition.uncertainty import uncertainty_maps
 from tests.bench.harness import Measured, row, side_by_side
 from training.committee.inference import Committee
+from training.compute import bounded_threads
 from training.config import TrainConfig
 from training.datasets.urine_sediment import CLASSES, draw_field
 from training.examples import make_example
-from training.fitting.fit import Weights, bounded_threads, fit_member
-from training.networks.network import build_network, skeleton
+from training.fitting.fit import fit_member
+from training.networks.build import Weights, build_network, skeleton
 
 THREADS = 2
 

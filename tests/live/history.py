@@ -24,7 +24,7 @@ from backend.settings import load_settings
 from backend.web.model import record_event
 from backend.workplace import Workplace
 from tests.live.stack import CLASSES, TINY, UNKNOWN, Mask, draw_field
-from training.fitting.fit import fold
+from training.fitting.folds import fold
 
 TASKS = 8
 STEPS = 30

@@ -38,7 +38,7 @@ from tests.live.servers import (
     start_valkey,
     wait_until,
 )
-from training.fitting.fit import fold
+from training.fitting.folds import fold
 
 T = TypeVar("T")
 Mask = npt.NDArray[np.uint8]

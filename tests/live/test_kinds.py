@@ -21,7 +21,7 @@ from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask, to_regions
 from tests.live.servers import ROOT, Process, free_port, wait_until
 from tests.live.stack import CLASSES, TINY, Stack, TinyProject, draw_field
-from training.fitting.fit import fold
+from training.fitting.folds import fold
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 

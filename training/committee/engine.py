@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from training.compute import bounded_threads
 from training.errors import TrainingError
-from training.fitting.fit import bounded_threads
-from training.networks.network import ask, logits_and_features, pad_to_stride, stride_of
+from training.networks.forward import forward_padded, logits_and_features, pad_to_stride, stride_of
 
 
 class NoEngine(TrainingError):
@@ -71,7 +71,7 @@ class Members(nn.Module):
 
     def answer(self, member: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """One member's probabilities [B, C, h, w] and features [B, F]."""
-        run = logits_and_features if self.pads else ask
+        run = logits_and_features if self.pads else forward_padded
         logits, features = run(self.members[member], images)
         probs = (logits.float() / self.temperature).softmax(dim=1)
         if features is None:

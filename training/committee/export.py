@@ -13,7 +13,7 @@ import torch
 from training.committee.engine import NoEngine, to_openvino
 from training.committee.inference import Committee
 from training.files import write_durably
-from training.networks.network import STRIDE
+from training.networks.forward import STRIDE
 
 FORMATS = ("openvino", "onnx")
 

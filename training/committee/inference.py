@@ -36,18 +36,14 @@ from training.committee.engine import (
 )
 from training.committee.tiles import strips
 from training.committee.version import VERSION_FILE, DamagedVersion, read_version
+from training.compute import bounded_threads, default_device
 from training.config import NETWORKS, TrainConfig
 from training.examples import Example
 from training.files import read_plain_file, write_atomically
-from training.fitting.fit import Weights, bounded_threads, default_device, fold
+from training.fitting.folds import fold
 from training.images import Image8, network_size, shrink
-from training.networks.network import (
-    STRIDE,
-    check_allowed,
-    logits_and_features,
-    skeleton,
-    stride_of,
-)
+from training.networks.build import Weights, check_allowed, skeleton
+from training.networks.forward import STRIDE, logits_and_features, stride_of
 
 log = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from training.config import TrainConfig
 from training.errors import TrainingError
 from training.examples import Example
 from training.files import read_plain_file, remove_folder, write_atomically
-from training.fitting.fit import Weights
+from training.networks.build import Weights
 
 KEEP_LOADED = 2
 """Versions that a process holds: the serving one and the next."""

@@ -25,7 +25,7 @@ from training.committee.checksums import read_checked
 from training.committee.checksums import read_checksums as read_checksums
 from training.config import TrainConfig
 from training.files import write_folder
-from training.fitting.fit import Weights
+from training.networks.build import Weights
 
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"

@@ -50,7 +50,9 @@ from training.experiments.probe import (
 )
 from training.experiments.strategy import Candidates, Strategy, choose, strategy_of
 from training.files import write_atomically
-from training.fitting.fit import Weights, fit_member, training_keys
+from training.fitting.fit import fit_member
+from training.fitting.folds import training_keys
+from training.networks.build import Weights
 from training.process_pool import process_pool
 from training.quality.assessment import assess
 from training.quality.distance import UncertaintyByDistance, uncertainty_by_distance

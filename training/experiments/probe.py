@@ -25,11 +25,13 @@ from acquisition.aggregate import aggregate, class_means
 from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import uncertainty_maps
 from training.committee.inference import Prediction, winners
+from training.compute import bounded_threads
 from training.errors import TrainingError
 from training.examples import Example
 from training.files import write_atomically
-from training.fitting.fit import bounded_threads, fold
-from training.networks.network import coarse_means, pad_to_stride, pretrained_encoder
+from training.fitting.folds import fold
+from training.networks.encoder import coarse_means, pretrained_encoder
+from training.networks.forward import pad_to_stride
 from training.process_pool import process_pool
 
 STRIDE = 4

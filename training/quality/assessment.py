@@ -17,8 +17,8 @@ from training.committee.inference import BF16_AGREEMENT, Committee
 from training.config import TrainConfig
 from training.examples import Example
 from training.figures.contact_sheet import Seen, contact_sheet, worst_median_best
-from training.fitting.fit import Weights
 from training.images import nearest
+from training.networks.build import Weights
 from training.quality.calibrate import expected_calibration_error, fit_temperature, reliability
 from training.quality.metrics import Overlap, PairedDifference, overlap, paired_bootstrap
 from training.quality.quality import draw_known

@@ -17,7 +17,7 @@ from training.committee.registry import load_weights
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.examples import Example, images_showing
-from training.networks.network import check_allowed
+from training.networks.build import check_allowed
 from training.quality.assessment import Assessment, Verdict, assess, compare
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from backend.workplace import Workplace
 from training.config import TrainConfig
 from training.examples import make_example
 from training.fitting.budget import budget_key, steps_within
-from training.fitting.fit import training_keys
+from training.fitting.folds import training_keys
 from training.networks.own_network import weights_digest
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from training.committee.registry import save_weights
 from training.config import TrainConfig
 from training.examples import Example
 from training.fitting.fit import fit_member
-from training.networks.network import check_allowed
+from training.networks.build import check_allowed
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from backend.rounds.stages.choose import mode_of
 from backend.rounds.stages.outcome import Outcome, Progress
 from backend.rounds.stages.shards import Scored, read_shards
 from backend.workplace import Workplace
-from training.fitting.fit import bounded_threads
+from training.compute import bounded_threads
 
 log = logging.getLogger(__name__)
 

@@ -91,8 +91,8 @@ def _first_results(
     work: Workplace, options: ProjectOptions, images: Iterator[NDArray[np.uint8]]
 ) -> Iterator[dict[str, Any]]:
     """What is seen in each image before there is a version: no more than what it resembles."""
-    from training.committee.first_features import first_features
+    from training.networks.pretrained_features import pretrained_features
 
     side_px = min(options.max_side_px, FIRST_SIDE_PX)
-    for features in first_features(images, side_px, work.registry.threads):
+    for features in pretrained_features(images, side_px, work.registry.threads):
         yield {"arms": {}, "features": packed(features), "result": []}

@@ -24,7 +24,7 @@ from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.training.discs import CLASSES, disc_example
 from training.config import TrainConfig
-from training.networks.network import build_network
+from training.networks.build import build_network
 
 OWN = "tests.training.laboratory:small"
 UNKNOWN = "Unknown"

@@ -26,7 +26,7 @@ from backend.workplace import Workplace
 from tests.live.servers import ValkeyServer, start_valkey
 from training.committee.registry import Registry, UnknownVersion
 from training.config import TrainConfig
-from training.networks.network import build_network
+from training.networks.build import build_network
 
 HERE, THERE = "http://studio-a.test", "http://studio-b.test"
 CREATED = 1795468845

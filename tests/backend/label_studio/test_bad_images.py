@@ -39,12 +39,12 @@ from tests.backend.odd_images import (
 from tests.backend.small_studio import CREATED, CREATED_S, SmallStudio
 from tests.training.discs import CLASSES, disc_example
 from training.augment import CropSource
-from training.committee.first_features import first_features
 from training.committee.inference import Committee
 from training.config import TrainConfig
 from training.examples import make_example
 from training.images import UnreadableImage, decode_image, encode_png
-from training.networks.network import build_network
+from training.networks.build import build_network
+from training.networks.pretrained_features import pretrained_features
 
 TOKEN = "f" * 40
 OWN = "tests.training.laboratory:small"
@@ -217,7 +217,7 @@ def test_the_smallest_and_the_longest_images_are_learnt_from_and_looked_at(
         assert np.isfinite(crop).all()
         assert set(np.unique(mask)) <= {0, 1, 2, 255}
 
-    (features,) = first_features([image], 512, threads=1)
+    (features,) = pretrained_features([image], 512, threads=1)
     prediction = committee.predict(image)
     assert np.isfinite(features).all()
     assert np.isfinite(prediction.features).all()

@@ -22,7 +22,7 @@ from tests.training.discs import CLASSES, disc_examples
 from training.committee import registry
 from training.config import TrainConfig
 from training.examples import Example
-from training.networks.network import build_network
+from training.networks.build import build_network
 
 TINY = TrainConfig(CLASSES, members=2, network="unet", crop_px=64, batch=4, steps=30)
 

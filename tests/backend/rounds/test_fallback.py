@@ -19,7 +19,7 @@ from backend.workplace import Workplace
 from tests.training.discs import CLASSES
 from training.committee.checksums import DamagedVersion, UnknownVersion
 from training.config import TrainConfig
-from training.networks.network import build_network
+from training.networks.build import build_network
 
 LABEL_CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image"><Label value="dark"/><Label value="bright"/></BrushLabels>

@@ -31,7 +31,7 @@ from backend.rounds.stages.shards import packed, write_shard
 from backend.settings import Settings
 from backend.web.model import predict_tasks
 from backend.workplace import Workplace
-from training.networks.network import DamagedWeights
+from training.networks.encoder import DamagedWeights
 
 SERVER = "http://studio.invalid"
 BRUSH = """<View>
@@ -251,7 +251,7 @@ class TestAStartRound:
             for number, _image in enumerate(images):
                 yield np.array([number, np.nan if number == 3 else 1.0], np.float32)
 
-        monkeypatch.setattr("training.committee.first_features.first_features", odd)
+        monkeypatch.setattr("training.networks.pretrained_features.pretrained_features", odd)
         place = make()
         ended = place.start()
         assert ended["state"] == "succeeded"
@@ -498,7 +498,7 @@ class TestWhenItStarts:
         def broken(*_: Any) -> Iterator[Any]:
             raise DamagedWeights("the ImageNet weights are not installed")
 
-        monkeypatch.setattr("training.committee.first_features.first_features", broken)
+        monkeypatch.setattr("training.networks.pretrained_features.pretrained_features", broken)
         place = make()
         round_ = place.check()
         assert round_ is not None

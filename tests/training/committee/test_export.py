@@ -14,7 +14,7 @@ from training.committee.export import export
 from training.committee.inference import Committee
 from training.committee.version import write_version
 from training.config import TrainConfig
-from training.networks.network import build_network
+from training.networks.build import build_network
 
 CPU = torch.device("cpu")
 OWN = TrainConfig(CLASSES, members=2, network="tests.training.laboratory:small")

@@ -27,7 +27,7 @@ from training.committee.registry import LinkInRegistry, Registry, UnknownExample
 from training.committee.version import read_version, write_version
 from training.config import BadConfig, TrainConfig
 from training.files import MAX_JSON_BYTES
-from training.networks.network import ForeignNetwork, build_network
+from training.networks.build import ForeignNetwork, build_network
 
 ROOT = Path(__file__).parents[3]
 CONFIG = TrainConfig(CLASSES, members=1, network="unet")

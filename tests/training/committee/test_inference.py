@@ -22,7 +22,8 @@ from training.committee.inference import (
 from training.committee.version import DamagedVersion, write_version
 from training.config import TrainConfig
 from training.fitting.fit import fit_member
-from training.networks.network import ForeignNetwork, build_network, logits_and_features
+from training.networks.build import ForeignNetwork, build_network
+from training.networks.forward import logits_and_features
 
 CPU = torch.device("cpu")
 TINY = TrainConfig(CLASSES, members=2, crop_px=64, batch=4, steps=40, network="unet")

@@ -23,7 +23,7 @@ from training.committee.registry import (
 )
 from training.committee.version import read_version
 from training.config import TrainConfig
-from training.networks.network import build_network
+from training.networks.build import build_network
 
 CONFIG = TrainConfig(CLASSES, members=2, network="unet")
 MANIFEST = {"entries": [{"task": 1, "digest": "abc"}]}

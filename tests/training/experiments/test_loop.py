@@ -40,7 +40,7 @@ from training.experiments.loop import (
     train_config,
 )
 from training.experiments.strategy import NAMED, UnknownStrategy
-from training.fitting.fit import fold
+from training.fitting.folds import fold
 from training.images import encode_png
 
 SMALL = {

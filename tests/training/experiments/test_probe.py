@@ -16,7 +16,7 @@ from training.experiments.probe import (
     keep_features,
     load_features,
 )
-from training.fitting.fit import fold
+from training.fitting.folds import fold
 from training.quality.metrics import overlap
 
 EXAMPLES = {each.key: each for each in disc_examples(10)}

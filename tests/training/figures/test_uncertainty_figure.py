@@ -26,7 +26,7 @@ from training.figures.uncertainty_figure import (
     uncertainty_figure,
 )
 from training.images import shrink
-from training.networks.network import build_network
+from training.networks.build import build_network
 
 OWN = "tests.training.laboratory:small"
 CONFIG = TrainConfig(CLASSES, members=3, network=OWN, max_side_px=64)

@@ -5,7 +5,7 @@ import pytest
 from training.config import TrainConfig
 from training.fitting import budget
 from training.fitting.budget import budget_key, steps_within
-from training.fitting.fit import thaw_step
+from training.fitting.schedule import thaw_step
 
 CONFIG = TrainConfig(("background", "a"), network="unet", crop_px=64, batch=2)
 

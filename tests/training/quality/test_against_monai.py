@@ -8,7 +8,7 @@ from monai.losses import DiceLoss
 from monai.metrics import compute_dice, compute_iou
 from torch.nn import functional as F
 
-from training.fitting.fit import segmentation_loss
+from training.fitting.loss import segmentation_loss
 from training.quality.metrics import overlap
 
 C = 4

@@ -10,7 +10,7 @@ from training.committee.inference import Committee
 from training.config import TrainConfig
 from training.examples import Example
 from training.fitting.fit import fit_member
-from training.networks.network import build_network
+from training.networks.build import build_network
 from training.quality.assessment import assess, compare
 from training.quality.metrics import overlap
 

@@ -17,7 +17,7 @@ from backend.workplace import Workplace
 from tests.training.discs import CLASSES, disc_examples
 from training.config import TrainConfig
 from training.examples import Example
-from training.networks.network import ForeignNetwork
+from training.networks.build import ForeignNetwork
 
 SLUG = "server-1-2"
 OWN = "tests.training.laboratory:small"

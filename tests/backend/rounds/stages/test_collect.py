@@ -15,7 +15,7 @@ from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.training.discs import CLASSES
 from training.config import TrainConfig
-from training.fitting.fit import fold
+from training.fitting.folds import fold
 from training.networks.own_network import BadNetwork
 
 SLUG = "server-1-2"

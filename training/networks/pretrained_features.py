@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.fitting.fit import bounded_threads
+from training.compute import bounded_threads
 from training.images import Image8, shrink
-from training.networks.network import coarse_means, pad_to_stride, pretrained_encoder
+from training.networks.encoder import coarse_means, pretrained_encoder
+from training.networks.forward import pad_to_stride
 
 
-def first_features(
+def pretrained_features(
     images: Iterable[Image8], max_side_px: int, threads: int
 ) -> Iterator[NDArray[np.float32]]:
     """The features that a member on the untouched encoder would give, image by image.
