@@ -1,1 +1,1 @@
-"""The commands of `python -m backend`; only cli may import it."""
+"""The commands of `python -m backend`, one module each: parse, call, print; only cli imports it."""

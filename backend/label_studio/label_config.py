@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 from xml.etree.ElementTree import Element, ParseError
+from xml.sax.saxutils import quoteattr
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
@@ -19,6 +20,10 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Pre-annotations are masks: these can carry one, and the first present is written.
 OUTPUT_KINDS: tuple[Kind, ...] = ("brushlabels", "bitmasklabels", "polygonlabels")
+
+# Of the configurations that we build: the control's name, and the image's, which is also the key
+# of the image's address in a task's data.
+CONTROL_NAME, IMAGE_NAME = "tag", "image"
 
 # A mask is uint8; 0 is background and 255 unknown.
 MAX_LABELS = 254
@@ -70,6 +75,25 @@ class LabelConfig:
         """
         ranked = (tag for kind in OUTPUT_KINDS for tag in self.inputs if tag.kind == kind)
         return next((tag for tag in (self.output, *ranked) if label in tag.labels), None)
+
+
+def build_label_config(labels: Iterable[tuple[str, str]], control: str = CONTROL_NAME) -> str:
+    """A labeling configuration: one image, and brush labels to paint it with.
+
+    Args:
+        labels: (name, colour as ``#RRGGBB``), in the order of the classes.
+        control: the name of the BrushLabels tag.
+    """
+    lines = "\n".join(
+        f"    <Label value={quoteattr(name)} background={quoteattr(colour)}/>"
+        for name, colour in labels
+    )
+    return (
+        "<View>\n"
+        f'  <Image name="{IMAGE_NAME}" value="${IMAGE_NAME}" zoom="true" zoomControl="true"/>\n'
+        f'  <BrushLabels name="{control}" toName="{IMAGE_NAME}">\n{lines}\n  </BrushLabels>\n'
+        "</View>\n"
+    )
 
 
 def is_background(label: str) -> bool:

@@ -23,7 +23,7 @@ import orjson
 from PIL import Image
 
 from backend.actions.connect import connect_project
-from backend.commands.replay.replay import label_config, strokes
+from backend.commands.replay.strokes import label_config, strokes
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_live import Senders, label_studio, p99, webhook_body, webhooks
 from tests.live.stack import UNKNOWN, Stack, TinyProject, start_stack

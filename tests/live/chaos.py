@@ -23,7 +23,7 @@ import psutil
 import redis
 import requests
 
-from backend.commands.replay.replay import strokes
+from backend.commands.replay.strokes import strokes
 from backend.errors import StudioUnreachable
 from backend.ledger.ledger import START, Row
 from backend.rounds.schedule import STAGES

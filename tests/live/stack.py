@@ -21,7 +21,7 @@ import requests
 from PIL import Image
 
 from backend.actions.connect import connect_project
-from backend.commands.replay.replay import label_config, strokes
+from backend.commands.replay.strokes import label_config, strokes
 from backend.errors import StudioRefused
 from backend.jobs import jobs
 from backend.ledger.ledger import Row

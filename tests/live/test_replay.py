@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.commands.replay.replay import ReplayPlan, replay
+from backend.commands.replay.plan import ReplayPlan
+from backend.commands.replay.play import replay
 from backend.label_studio.client import Studio
 from tests.live.stack import CLASSES, TINY, Stack, write_folder
 
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 def test_a_folder_is_played_in_both_orders_and_purged(
     stack: Stack, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.commands.replay.replay.POLL_S", 0.05)
+    monkeypatch.setattr("backend.commands.replay.play.POLL_S", 0.05)
     plan = ReplayPlan(
         write_folder(tmp_path / "fields", 17),
         rounds=2,

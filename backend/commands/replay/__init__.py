@@ -1,1 +1,1 @@
-"""`replay`: a labelled folder played through the live system; only cli may import it."""
+"""`replay`: a labelled folder played through the live system; only cli imports it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.colours import CLASS_COLOURS
+from backend.label_studio.label_config import build_label_config, parse_label_config
+from training.colours import class_colour
 
 FIELDS = 120
 ANNOTATED = 12
@@ -28,13 +29,9 @@ def label_config() -> str:
     """An image and the five labels of drawn sediment, as brushes."""
     from training.datasets.urine_sediment import CLASSES
 
-    labels = "".join(
-        f'    <Label value="{name}" background="{colour}"/>\n'
-        for name, colour in zip(CLASSES[1:], CLASS_COLOURS, strict=False)
-    )
-    return (
-        '<View>\n  <Image name="image" value="$image" zoom="true" zoomControl="true"/>\n'
-        f'  <BrushLabels name="label" toName="image">\n{labels}  </BrushLabels>\n</View>\n'
+    return build_label_config(
+        ((name, class_colour(index)) for index, name in enumerate(CLASSES[1:], start=1)),
+        control="label",
     )
 
 
@@ -77,7 +74,6 @@ def regions_of(field: DrawnField) -> list[dict[str, object]]:
     import cv2
     import numpy as np
 
-    from backend.label_studio.label_config import parse_label_config
     from backend.label_studio.regions import to_regions
     from training.datasets.urine_sediment import CLASSES
 

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from backend.label_studio.browser_image import BrowserImage, browser_image
 from backend.label_studio.client import Project, Studio
 from backend.local.demo.drawn import (
     ANNOTATED,
@@ -24,7 +25,7 @@ from backend.local.demo.drawn import (
     label_config,
     regions_of,
 )
-from backend.local.demo.folder import UploadFile, browser_file, image_files, unique_name
+from backend.local.demo.folder import image_files, unique_name
 from backend.local.demo.record import recorded, remember_demo, source_of, still_exists
 from backend.local.errors import NoImages
 from backend.local.progress import ProgressReporter
@@ -131,7 +132,7 @@ def _fill_with_files(
     problems: list[str] = []
     done = len(wanted) - len(missing)
     with progress.step("Your images") as report:
-        for batch in _batches(_map_in_processes(_browser_file, missing), BATCH):
+        for batch in _batches(_map_in_processes(_browser_image, missing), BATCH):
             ready = [(file.name, file.data) for file in batch if not file.problem]
             problems += [file.problem for file in batch if file.problem]
             if ready:
@@ -149,8 +150,8 @@ def _fill_with_files(
     )
 
 
-def _browser_file(item: tuple[Path, str]) -> UploadFile:
-    return browser_file(*item)
+def _browser_image(item: tuple[Path, str]) -> BrowserImage:
+    return browser_image(*item)
 
 
 def _use_one_thread() -> None:

@@ -10,19 +10,17 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from backend.commands.replay.replay import (
+from backend.commands.replay.annotator import order_fault
+from backend.commands.replay.command import replay_command
+from backend.commands.replay.plan import (
     ReplayPlan,
-    judge,
-    label_config,
-    order_fault,
     project_options,
     project_title,
-    read_options,
-    replay,
-    replay_command,
-    strokes,
     unknown_label,
 )
+from backend.commands.replay.play import judge, replay
+from backend.commands.replay.strokes import label_config, strokes
+from backend.commands.shared import parse_options_object
 from backend.errors import BadOptions, BadRequest
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask
@@ -219,11 +217,11 @@ class TestWhatIsRefused:
 )
 def test_options_that_are_no_object_are_refused(text: str, says: str) -> None:
     with pytest.raises(BadRequest, match=says):
-        read_options(text)
+        parse_options_object(text)
 
 
 def test_no_options_are_none() -> None:
-    assert read_options(None) == {}
+    assert parse_options_object(None) is None
 
 
 def test_every_option_of_the_command_has_a_help_text() -> None:

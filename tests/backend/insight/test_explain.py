@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
-from backend import cli as cli_module
+from backend.cli import cli
+from backend.commands import shared
 from backend.errors import BadRequest, UnknownProject
 from backend.insight.explain import WHYS, describe, explain
 from backend.label_studio.client import Task
@@ -342,15 +343,15 @@ def test_the_command_prints_words_or_json_and_fails_with_a_sentence(
 ) -> None:
     judged(work, project)
     serve(work, project)
-    monkeypatch.setattr(cli_module, "load_settings", lambda: work.settings)
-    monkeypatch.setattr(cli_module, "Workplace", lambda _settings: work)
+    monkeypatch.setattr(shared, "load_settings", lambda: work.settings)
+    monkeypatch.setattr(shared, "Workplace", lambda _settings: work)
     run = CliRunner().invoke
-    words = run(cli_module.cli, ["explain", "--project", "7", "--task", "16"])
+    words = run(cli, ["explain", "--project", "7", "--task", "16"])
     assert words.exit_code == 0
     assert "Task 16 stands at place 1 of 5" in words.output
-    as_json = run(cli_module.cli, ["explain", "--project", "7", "--json"])
+    as_json = run(cli, ["explain", "--project", "7", "--json"])
     assert json.loads(as_json.output)["leader"]["round"] == 3
     for args in (["--project", "7", "--task", "99"], ["--project", "8"]):
-        failed = run(cli_module.cli, ["explain", *args])
+        failed = run(cli, ["explain", *args])
         assert failed.exit_code == 1
         assert failed.output.count("\n") == 1

@@ -14,8 +14,9 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from backend import cli as command_line
-from backend.commands.replay.replay import label_config, strokes
+from backend.cli import cli
+from backend.commands import shared
+from backend.commands.replay.strokes import label_config, strokes
 from backend.errors import BadRequest, ImageRefused, StudioRefused, UnknownProject
 from backend.insight.task_map import find_task, write_task_map
 from backend.label_studio.client import Json, Project, Studio, Task
@@ -209,14 +210,14 @@ def test_another_refusal_of_label_studio_is_not_taken_for_a_missing_task(
 def test_the_command_prints_files_and_scores(
     work: Workplace, project: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_line, "load_settings", lambda: work.settings)
-    monkeypatch.setattr(command_line, "Workplace", lambda settings: work)
+    monkeypatch.setattr(shared, "load_settings", lambda: work.settings)
+    monkeypatch.setattr(shared, "Workplace", lambda settings: work)
     arguments = ["map", "--output", str(tmp_path), "--task"]
-    done = CliRunner().invoke(command_line.cli, [*arguments, "41"])
+    done = CliRunner().invoke(cli, [*arguments, "41"])
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     assert lines[:2] == [str(tmp_path / f"task-41-map.{kind}") for kind in ("png", "npz")]
     assert lines[-1].startswith("least_confidence, probability")
-    done = CliRunner().invoke(command_line.cli, [*arguments, "99"])
+    done = CliRunner().invoke(cli, [*arguments, "99"])
     assert done.exit_code == 1
     assert "has no task 99" in done.output

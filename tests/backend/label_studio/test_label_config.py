@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 from label_studio_sdk._extensions.label_studio_tools.core.label_config import parse_config
 
 from backend.errors import BadLabelConfig
-from backend.label_studio.label_config import LabelConfig, Tag, parse_label_config
+from backend.label_studio.label_config import (
+    LabelConfig,
+    Tag,
+    build_label_config,
+    parse_label_config,
+)
 
 IMAGE = '<Image name="image" value="$image"/>'
 
@@ -18,6 +23,12 @@ def view(*tags: str) -> str:
 def control(kind: str, *labels: str, name: str = "tag", to: str = "image") -> str:
     inner = "".join(f'<Label value="{label}"/>' for label in labels)
     return f'<{kind} name="{name}" toName="{to}">{inner}</{kind}>'
+
+
+def test_a_configuration_that_we_build_is_read_back_whatever_the_labels_hold() -> None:
+    config = parse_label_config(build_label_config([("Cell", "#FF0000"), ("<\"&'>", "#0000FF")]))
+    tag = Tag("tag", "image", "brushlabels", ("Cell", "<\"&'>"))
+    assert config == LabelConfig("image", "image", tag, (tag,), tag.labels)
 
 
 def test_the_captured_configuration_is_read() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask
@@ -21,12 +19,11 @@ from backend.local.demo.drawn import (
     label_config,
     regions_of,
 )
-from backend.local.demo.folder import browser_file, image_files, unique_name
+from backend.local.demo.folder import image_files, unique_name
 from backend.local.demo.record import DemoRecord, recorded, remember_demo
 from backend.local.errors import NoImages
 from training.colours import CLASS_COLOURS
 from training.datasets.urine_sediment import CLASSES
-from training.images import decode_image
 
 
 def field(name: str, *classes: str) -> DrawnField:
@@ -83,44 +80,6 @@ def test_an_annotation_of_the_demo_is_the_exact_mask() -> None:
 
 def test_the_same_number_draws_the_same_field() -> None:
     assert draw(5) == draw(5)
-
-
-def saved(path: Path, image: np.ndarray, **options: object) -> Path:
-    Image.fromarray(image).save(path, **options)  # type: ignore[arg-type]
-    return path
-
-
-@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
-def test_what_browsers_show_stays_as_it_is(kind: str, tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    path = saved(tmp_path / f"x.{kind}", image)
-    shown = browser_file(path, "name")
-    assert (shown.name, shown.problem) == (f"name.{kind}", "")
-    assert shown.data == path.read_bytes()
-
-
-@pytest.mark.parametrize("kind", ["tif", "png"])
-@pytest.mark.parametrize("deep", [False, True])
-def test_tiff_and_deep_images_become_what_we_would_decode(
-    kind: str, deep: bool, tmp_path: Path
-) -> None:
-    values = np.random.default_rng(1).integers(900, 3000, (20, 30))
-    path = saved(tmp_path / f"x.{kind}", values.astype(np.uint16 if deep else np.uint8))
-    shown = browser_file(path, "name")
-    assert shown.name == "name.png"
-    with Image.open(io.BytesIO(shown.data)) as opened:
-        assert opened.mode in ("RGB", "L")
-        assert opened.format == "PNG"
-    expected = decode_image(path.read_bytes(), max_pixels=10_000)
-    np.testing.assert_array_equal(decode_image(shown.data, max_pixels=10_000), expected)
-
-
-def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "broken.png"
-    path.write_bytes(b"no image")
-    shown = browser_file(path, "broken")
-    assert shown.data == b""
-    assert shown.problem.startswith(f"{path}: ")
 
 
 def test_a_folder_is_searched_in_depth_for_images_only(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""`pause`: no rounds for a while."""
+
+from __future__ import annotations
+
+import click
+
+from backend.commands.shared import PROJECT, open_workplace
+
+
+@click.command()
+@PROJECT
+def pause(studio_id: int) -> None:
+    """Start no rounds by itself; START_TRAINING and `retrain` still do."""
+    from backend.actions.rounds import pause as pause_rounds
+
+    with open_workplace() as work:
+        pause_rounds(work, studio_id)
+    click.echo(f"Project {studio_id} is paused.")

@@ -1,0 +1,64 @@
+"""What several commands take and print."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from backend.errors import BadRequest
+from backend.settings import load_settings
+from backend.workplace import Workplace
+
+PROJECT = click.option(
+    "--project", "studio_id", type=int, required=True, help="Label Studio's project number."
+)
+ANY_PROJECT = click.option(
+    "--project", "studio_id", type=int, default=None, help="One project only (default: all)."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@contextmanager
+def open_workplace() -> Iterator[Workplace]:
+    """The workplace of a command, with a ledger of this release's schema."""
+    work = Workplace(load_settings())
+    try:
+        work.ledger.check_schema()
+        yield work
+    finally:
+        work.close()
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def parse_options_object(text: str | None) -> dict[str, Any] | None:
+    """The value of ``--options``; None if it was not given.
+
+    Raises:
+        BadRequest: it is no JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise BadRequest(f"--options must be a JSON object: {error}.") from error
+    if not isinstance(value, dict):
+        raise BadRequest(f"--options must be a JSON object, got a {type(value).__name__}.")
+    return value
+
+
+def log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
+    )

@@ -1,0 +1,51 @@
+"""Image files as browsers show them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.label_studio.browser_image import browser_image
+from training.images import decode_image
+
+
+def saved(path: Path, image: np.ndarray, **options: object) -> Path:
+    Image.fromarray(image).save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_what_browsers_show_stays_as_it_is(kind: str, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    path = saved(tmp_path / f"x.{kind}", image)
+    shown = browser_image(path, "name")
+    assert (shown.name, shown.problem) == (f"name.{kind}", "")
+    assert shown.data == path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["tif", "png"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_tiff_and_deep_images_become_what_we_would_decode(
+    kind: str, deep: bool, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(1).integers(900, 3000, (20, 30))
+    path = saved(tmp_path / f"x.{kind}", values.astype(np.uint16 if deep else np.uint8))
+    shown = browser_image(path, "name")
+    assert shown.name == "name.png"
+    with Image.open(io.BytesIO(shown.data)) as opened:
+        assert opened.mode in ("RGB", "L")
+        assert opened.format == "PNG"
+    expected = decode_image(path.read_bytes(), max_pixels=10_000)
+    np.testing.assert_array_equal(decode_image(shown.data, max_pixels=10_000), expected)
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"no image")
+    shown = browser_image(path, "broken")
+    assert shown.data == b""
+    assert shown.problem.startswith(f"{path}: ")
