@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backend.data_dir import load_secrets
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.ledger.ledger import Ledger
 from backend.options import ProjectOptions, parse_options

@@ -37,7 +37,8 @@ from backend.insight.installation_checks import (
     check_web,
     check_workers,
 )
-from backend.label_studio.client import Json, Project, Stamp, Studio, Task
+from backend.label_studio.bulk import Project, Stamp, Studio, Task
+from backend.label_studio.client import Json
 from backend.label_studio.connection import (
     BY_RANK,
     ORDERING,

@@ -21,7 +21,8 @@ from backend.errors import BadSettings, LedgerUnavailable, StudioRefused, Studio
 from backend.insight.finding import Finding
 from backend.insight.status import SILENT_AFTER_S
 from backend.jobs.jobs import open_queue
-from backend.label_studio.client import Studio, no_auth
+from backend.label_studio.bulk import Studio
+from backend.label_studio.client import no_auth
 from backend.settings import Settings
 from backend.workplace import Workplace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.errors import BadRequest, StudioRefused, UnknownProject
-from backend.label_studio.client import Task
+from backend.label_studio.bulk import Task
 from backend.ledger.ledger import Row
 from backend.predict import image_url, label_config_of, read_image
 from backend.workplace import Workplace

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from backend.errors import BackendError, BadRequest, StudioRefused
-from backend.label_studio.client import Json, Project, Studio
+from backend.label_studio.bulk import Project, Studio
+from backend.label_studio.client import Json
 
 TITLE = "Committee"
 VIEW_TITLE = "Committee queue"

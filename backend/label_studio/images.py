@@ -17,7 +17,8 @@ import requests
 import urllib3
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
-from backend.label_studio.client import AWAY, CONNECT_TIMEOUT_S, Studio
+from backend.label_studio.bulk import Studio
+from backend.label_studio.client import AWAY, CONNECT_TIMEOUT_S
 from backend.label_studio.ssrf import DEFAULT_PORTS, open_checked, spelled, spelled_with_port
 from backend.shorten import short
 

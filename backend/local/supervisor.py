@@ -21,7 +21,7 @@ from rich.console import Console
 from backend.data_dir import load_secrets, remember, remembered
 from backend.errors import BackendError
 from backend.installation import EnvironmentFailed
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.local.child import Child
 from backend.local.demo.record import (
     address_checksum,

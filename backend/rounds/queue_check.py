@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from backend.label_studio.client import Project
+from backend.label_studio.bulk import Project
 from backend.label_studio.connection import TITLE, VERSION_PREFIX, set_order
 from backend.ledger.ledger import Row
 from backend.workplace import Workplace

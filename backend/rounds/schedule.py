@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import StudioRefused
-from backend.label_studio.client import Project, Stamp
+from backend.label_studio.bulk import Project, Stamp
 from backend.ledger.ledger import LONGEST_WAIT_S, NO_VERSION, START, Ledger, Row
 from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.rounds.queue_check import keep_queue

@@ -21,7 +21,7 @@ from redis import Redis
 from backend.errors import BadSettings, StudioRefused
 from backend.jobs import jobs
 from backend.jobs.jobs import Clock
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.ledger.ledger import upgrade
 from backend.local.valkey import embedded_valkey
 from backend.settings import Settings, load_settings

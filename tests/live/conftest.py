@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.label_studio.client import Project, Studio
+from backend.label_studio.bulk import Project, Studio
 from tests.live.local_worker import short_waits
 from tests.live.servers import (
     LABEL_STUDIO_VERSION,

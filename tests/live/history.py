@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from backend.commands.replay.strokes import label_config, strokes
-from backend.label_studio.client import Project, Studio
+from backend.label_studio.bulk import Project, Studio
 from backend.ledger.ledger import upgrade
 from backend.rounds.schedule import check_project
 from backend.rounds.stages import RUN

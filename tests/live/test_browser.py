@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import Page, Response, expect, sync_playwright
 
 from backend.label_studio import brush
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from tests.live.servers import ROOT, LabelStudio, wait_until
 from tests.live.stack import TinyProject, make_project, start_stack
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backend.errors import StudioRefused
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.connection import (
     BY_RANK,
     ORDERING,
@@ -469,7 +469,7 @@ def test_the_data_manager_view_lists_the_same_order_unranked_last(
     publish(studio, made.id, "committee-v1.2", ids[:6])
     backend.answers["/setup"] = {"model_version": "committee-v1.2"}
     studio.ml_backends(made.id)
-    rows = studio._get(
+    rows = studio.get(
         "/api/tasks/", {"view": connection.view_id, "project": made.id, "include": "id"}
     )["tasks"]
     listed = [row["id"] for row in rows]

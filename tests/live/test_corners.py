@@ -7,7 +7,7 @@ import pytest
 from backend.actions.connect import connect_project, disconnect_project
 from backend.actions.versions import roll_back
 from backend.errors import BadRequest
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.rounds.schedule import check_project
 from tests.live.stack import TINY, Stack, TinyProject, make_project
 

@@ -19,7 +19,7 @@ from backend.cli import cli
 from backend.insight import doctor
 from backend.insight.finding import Finding
 from backend.insight.installation_checks import check_redis
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.connection import (
     BY_RANK,
     TITLE,

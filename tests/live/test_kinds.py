@@ -16,7 +16,7 @@ import requests
 from PIL import Image
 
 from backend.actions.connect import connect_project
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask, to_regions
 from tests.live.servers import ROOT, Process, free_port, wait_until

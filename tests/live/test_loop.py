@@ -14,7 +14,7 @@ import requests
 from click.testing import CliRunner
 
 from backend.cli import cli
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.ledger.ledger import Row
 from backend.rounds.schedule import check_project
 from tests.live.servers import LabelStudio

@@ -7,7 +7,7 @@ import pytest
 
 from backend.commands.replay.plan import ReplayPlan
 from backend.commands.replay.play import replay
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from tests.live.stack import CLASSES, TINY, Stack, write_folder
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from backend.data_dir import remembered
 from backend.errors import StudioRefused
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.local.demo import project as demo
 from backend.local.demo.record import recorded, still_exists
 from backend.local.progress import ProgressReporter

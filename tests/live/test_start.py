@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.connection import BY_RANK
 from backend.ledger.ledger import Row
 from backend.rounds.schedule import check_project

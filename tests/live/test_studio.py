@@ -13,7 +13,7 @@ import requests
 from PIL import Image
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
-from backend.label_studio.client import Stamp, Studio
+from backend.label_studio.bulk import Stamp, Studio
 from backend.label_studio.images import ImageFetcher
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.servers import LabelStudio, free_port, log_in, start_label_studio
@@ -70,7 +70,7 @@ def test_a_changed_project_keeps_what_was_not_named(project: MakeProject, studio
 def test_projects_lists_more_than_a_page(
     project: MakeProject, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("backend.label_studio.client.PROJECTS_PAGE", 2)
+    monkeypatch.setattr("backend.label_studio.bulk.PROJECTS_PAGE", 2)
     made = [project(title=f"project {i}").id for i in range(5)]
     listed = [p.id for p in studio.projects()]
     assert listed == sorted(listed)
@@ -146,7 +146,7 @@ def test_images_come_from_uploads_and_local_files(
     folder.mkdir(exist_ok=True)
     (folder / "well ü.png").write_bytes(png(level=2))
     storage = {"project": made.id, "path": str(folder), "use_blob_urls": True}
-    studio._send("POST", "/api/storages/localfiles", storage)
+    studio.send("POST", "/api/storages/localfiles", storage)
     studio.import_tasks(made.id, [{"image": "/data/local-files/?d=plate%201/well%20ü.png"}])
     uploaded, local = [task.data["image"] for task in studio.tasks(made.id)]
     with Studio(label_studio.url, access_token) as second:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backend.label_studio.browser_image import BrowserImage, browser_image
-from backend.label_studio.client import Project, Studio
+from backend.label_studio.bulk import Project, Studio
 from backend.local.demo.drawn import (
     ANNOTATED,
     FIELDS,

@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.data_dir import read_json_object, write_json_object
 from backend.errors import StudioRefused
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.settings import Settings
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from backend.errors import BadRequest, NotEnoughLabels
-from backend.label_studio.client import Task
+from backend.label_studio.bulk import Task
 from backend.label_studio.label_config import LabelConfig
 from backend.ledger.ledger import NO_VERSION, START, Row
 from backend.options import FALLBACK, ProjectOptions

@@ -12,7 +12,7 @@ import orjson
 
 from acquisition.masks import UNKNOWN
 from backend.errors import BadRequest, ImageRefused, NotEnoughLabels
-from backend.label_studio.client import Stamp
+from backend.label_studio.bulk import Stamp
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.regions import merge_masks, to_mask
 from backend.ledger.ledger import Row

@@ -18,7 +18,7 @@ from backend.cli import cli
 from backend.commands import shared
 from backend.errors import BadRequest, UnknownProject
 from backend.insight.explain import WHYS, describe, explain
-from backend.label_studio.client import Task
+from backend.label_studio.bulk import Task
 from backend.ledger.ledger import Row, upgrade
 from backend.rounds.ranking import Candidate, arm_quantiles
 from backend.settings import Settings

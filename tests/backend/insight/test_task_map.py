@@ -19,7 +19,8 @@ from backend.commands import shared
 from backend.commands.replay.strokes import label_config, strokes
 from backend.errors import BadRequest, ImageRefused, StudioRefused, UnknownProject
 from backend.insight.task_map import find_task, write_task_map
-from backend.label_studio.client import Json, Project, Studio, Task
+from backend.label_studio.bulk import Project, Studio, Task
+from backend.label_studio.client import Json
 from backend.ledger.ledger import Row, upgrade
 from backend.settings import load_settings
 from backend.workplace import Workplace

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from backend.errors import ImageRefused
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask

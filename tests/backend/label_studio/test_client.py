@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import StudioRefused, StudioUnreachable
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from tests.served import Served
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"

@@ -7,7 +7,8 @@ import base64
 import pytest
 
 from backend.errors import BadRequest, StudioRefused
-from backend.label_studio.client import Json, Project, Studio
+from backend.label_studio.bulk import Project, Studio
+from backend.label_studio.client import Json
 from backend.label_studio.connection import (
     BY_RANK,
     DEFAULT_SAMPLING,

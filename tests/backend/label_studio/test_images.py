@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from tests.served import Served
 

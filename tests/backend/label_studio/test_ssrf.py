@@ -20,7 +20,7 @@ import requests
 import trustme
 
 from backend.errors import ImageRefused
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.label_studio.ssrf import PinnedAdapter, forbidden, spelled, spelled_with_port
 from tests.backend.label_studio.test_images import PIXELS, TOKEN, Host, body, redirect

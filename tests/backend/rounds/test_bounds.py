@@ -21,7 +21,7 @@ from backend.actions.versions import roll_back
 from backend.errors import BadRequest, LedgerUnavailable
 from backend.insight.versions import describe_versions, versions_of
 from backend.jobs.jobs import LOCK_TTL_S, QUIET_BEFORE_DELETE_S, clean, next_stage
-from backend.label_studio.client import Studio
+from backend.label_studio.bulk import Studio
 from backend.ledger import ledger as ledger_module
 from backend.ledger.ledger import Ledger, Row, upgrade
 from backend.local import child as child_module

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backend.label_studio.client import Stamp
+from backend.label_studio.bulk import Stamp
 from backend.ledger.ledger import LONGEST_WAIT_S
 from backend.rounds.schedule import (
     PATIENCE_S,

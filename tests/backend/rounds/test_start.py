@@ -21,7 +21,8 @@ from acquisition.uncertainty import MEASURES
 from backend.insight.status import describe, status
 from backend.jobs import jobs
 from backend.jobs.jobs import Clock, next_stage
-from backend.label_studio.client import Json, Project, Stamp, Task
+from backend.label_studio.bulk import Project, Stamp, Task
+from backend.label_studio.client import Json
 from backend.ledger.ledger import Row, upgrade
 from backend.rounds import schedule as rounds
 from backend.rounds.schedule import STAGES, check_project

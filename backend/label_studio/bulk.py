@@ -1,0 +1,444 @@
+"""The calls of the web and of a round's jobs, and whatever carries masks: JSON as it is.
+
+They do not go through label-studio-sdk, which ``control`` uses for the rest, because of what it
+costs there. Measured with label-studio-sdk 2.1.2 on two cores, our own CPU time in seconds:
+
+- loading it: 1.0 s and 50 MB in a fresh process (its ``LabelStudio`` class, which brings pandas:
+  1.9 s and 120 MB). A worker forks a process for each job, and the web holds two processes.
+- 1,000 predictions of 12,000 run lengths each, stored in one POST: 17.3, here 0.08. The SDK
+  rebuilds every list in Python before it writes it. An annotation of a noisy 1024 px mask
+  (950,000 run lengths): 2.0, here 0.06.
+- the stamps of 300 annotated tasks among 1,000: 0.94 and all masks over the wire, here 0.004: the
+  SDK's listing cannot leave out an annotation's regions.
+
+Two calls the SDK lacks: the next task of the queue, and files uploaded as tasks. Projects and
+views are here because a round reads and orders them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, cast
+
+from backend.errors import StudioRefused
+from backend.label_studio.client import Json, StudioHttp
+
+# One POST of 10,000 masks took Label Studio 14 s on an idle machine, and deleting a version of
+# as many rows 47 s (SQLite): leave room for a busy server.
+LONG_TIMEOUT_S = 900.0
+# `next` may make Label Studio ask the backend first, which it gives 100 s.
+PREDICT_TIMEOUT_S = 120.0
+# Rows per page. More is hardly faster (500 tasks: 290 ms in one page, 5 x 71 ms in five) and
+# costs Label Studio memory, because it loads the bodies even where we ask for ids only.
+PAGE = 500
+# Label Studio counts every task of every project it lists.
+PROJECTS_PAGE = 100
+# Bodies of masks are large (a 4096 px stroke mask is megabytes of JSON).
+BODIES_PAGE = 25
+# Django refuses more files than this in one form (DATA_UPLOAD_MAX_NUMBER_FILES).
+FILES_PER_UPLOAD = 100
+# They go into the URL, of which proxies take 8 kB and Label Studio's own server 64 kB.
+IDS_PER_QUERY = 400
+# Label Studio refuses a request above 250 MB.
+BYTES_PER_UPLOAD = 100_000_000
+
+_ANNOTATION_FIELDS = (
+    "id",
+    "result",
+    "was_cancelled",
+    "completed_by",
+    "created_at",
+    "updated_at",
+    "parent_prediction",
+    "ground_truth",
+    "lead_time",
+)
+
+
+class Stamp(NamedTuple):
+    """What tells one state of an annotation from another.
+
+    ``updated_at`` is Label Studio's own ISO 8601 text: states are told apart by it as it is.
+    """
+
+    annotation_id: int
+    updated_at: str
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task without its annotations' bodies.
+
+    Attributes:
+        annotations: how many are submitted, the skipped ones not counted.
+        skipped: how many are skipped.
+    """
+
+    id: int
+    data: Json
+    annotations: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project.
+
+    Attributes:
+        created: whole unix seconds, as /setup and /predict name projects.
+        settings: Label Studio's whole answer, for the fields that have no name here.
+    """
+
+    id: int
+    title: str
+    created: int
+    label_config: str
+    sampling: str
+    model_version: str
+    maximum_annotations: int
+    task_number: int
+    settings: Json
+
+    @property
+    def key(self) -> str:
+        """``<id>.<created>``: tells a project from a later one that got the same number."""
+        return f"{self.id}.{self.created}"
+
+
+class Studio(StudioHttp):
+    """A client of one Label Studio, as one user; arguments and errors as ``StudioHttp``."""
+
+    def whoami(self) -> Json:
+        """The user whose token we hold: ``id``, ``email``, ``active_organization`` and more."""
+        return cast(Json, self.get("/api/current-user/whoami"))
+
+    # Projects
+
+    def project(self, project_id: int) -> Project:
+        return _project(self.get(f"/api/projects/{project_id}/"))
+
+    def update_project(self, project_id: int, **fields: object) -> Project:
+        return _project(self.send("PATCH", f"/api/projects/{project_id}/", fields))
+
+    # Tasks
+
+    def tasks(self, project_id: int, ids: Iterable[int] | None = None) -> Iterator[Task]:
+        """Every task of the project, or those of ``ids`` that exist, by rising id.
+
+        Cloud storage links in ``data`` come as links through Label Studio. Does not make Label
+        Studio ask the backend for predictions (as long as evaluate_predictions_automatically is
+        off, which ``connect`` sees to).
+        """
+        fields = "id,data,total_annotations,cancelled_annotations"
+        for some in [None] if ids is None else _chunks(sorted(set(ids)), IDS_PER_QUERY):
+            for row in self._list_tasks(project_id, PAGE, some, include=fields):
+                yield _task(row)
+
+    def next_task(self, project_id: int) -> Json | None:
+        """The task that Label Studio serves our user next, and locks for them; None: no more."""
+        try:
+            row = self.get(f"/api/projects/{project_id}/next/", timeout_s=PREDICT_TIMEOUT_S)
+        except StudioRefused as error:
+            # An unknown project answers 404 too, and that does not mean an empty queue.
+            if error.studio_status == 404:
+                self.project(project_id)
+                return None
+            raise
+        return cast(Json, row)
+
+    def upload(self, project_id: int, files: Sequence[tuple[str, bytes]]) -> list[int]:
+        """Upload image files, one task each; the ids of their tasks, in the order of ``files``."""
+        task_ids: list[int] = []
+        for part in _parts(files):
+            answer = self.call(
+                "POST",
+                f"/api/projects/{project_id}/import?return_task_ids=true",
+                # Label Studio silently keeps only the last of several files that share a field
+                # name.
+                files={f"file-{i}": file for i, file in enumerate(part)},
+                timeout_s=LONG_TIMEOUT_S,
+            )
+            if len(answer["task_ids"]) != len(part):
+                raise StudioRefused(
+                    f"Label Studio made {len(answer['task_ids'])} tasks of {len(part)} files "
+                    f"({part[0][0]} to {part[-1][0]}): upload image files only.",
+                    201,
+                )
+            task_ids += answer["task_ids"]
+        return task_ids
+
+    # Annotations
+
+    def stamps(self, project_id: int) -> dict[int, tuple[Stamp, ...]]:
+        """The state of every annotated or skipped task: {task id: its annotations' stamps}.
+
+        The cheapest complete listing that 1.23 has: the annotations are expanded but only
+        three of their fields sent. 500 tasks of 512x512 masks among 2,000: 0.3 s and 0.05 MB,
+        against 1.4 s and 11 MB with ``fields=all`` alone and 26 s one by one; the export
+        needs 0.6 s and leaves a file of all of it on the server each time.
+        """
+        rows = self._list_tasks(
+            project_id,
+            PAGE,
+            annotated=True,
+            fields="all",
+            expand="annotations",
+            include="id,annotations.id,annotations.updated_at,annotations.was_cancelled",
+            resolve_uri="false",
+        )
+        return {row["id"]: tuple(sorted(_stamp(a) for a in row["annotations"])) for row in rows}
+
+    def annotations(self, task_id: int) -> list[Json]:
+        """A task's annotations with their regions, the skipped ones among them."""
+        return cast(list[Json], self.get(f"/api/tasks/{task_id}/annotations/"))
+
+    def annotations_of(
+        self, project_id: int, task_ids: Iterable[int]
+    ) -> Iterator[tuple[int, list[Json]]]:
+        """(task id, its annotations) for many tasks, far cheaper than one call each.
+
+        A task without annotations comes with an empty list; a deleted one does not come.
+        """
+        wanted = sorted(set(task_ids))
+        for some in _chunks(wanted, BODIES_PAGE):
+            rows = self._list_tasks(
+                project_id,
+                BODIES_PAGE,
+                some,
+                fields="all",
+                expand="annotations",
+                include="id," + ",".join(f"annotations.{name}" for name in _ANNOTATION_FIELDS),
+                resolve_uri="false",
+            )
+            for row in rows:
+                yield row["id"], row["annotations"]
+
+    def annotate(self, task_id: int, result: Sequence[Json], **fields: object) -> Json:
+        """Submit an annotation; ``fields`` such as ``was_cancelled`` or ``parent_prediction``."""
+        body = {"result": result, **fields}
+        return cast(Json, self.send("POST", f"/api/tasks/{task_id}/annotations/", body))
+
+    # Predictions
+
+    def import_predictions(self, project_id: int, rows: Sequence[Json]) -> int:
+        """Store predictions in one POST: ``{task, result, score, model_version}`` each.
+
+        Returns:
+            How many were created. Compare it with ``len(rows)``: Label Studio drops an
+            invalid row and answers 201 all the same.
+        """
+        path = f"/api/projects/{project_id}/import/predictions"
+        return int(self.send("POST", path, rows, timeout_s=LONG_TIMEOUT_S)["created"])
+
+    def predictions(self, task_id: int) -> list[Json]:
+        """A task's predictions with their regions, of every version."""
+        return cast(list[Json], self.get("/api/predictions/", {"task": task_id}))
+
+    def model_versions(self, project_id: int) -> dict[str, int]:
+        """{model version: how many predictions it has}."""
+        answer = self.get(f"/api/projects/{project_id}/model-versions/")
+        return {str(name): int(count) for name, count in answer.items()}
+
+    def delete_model_version(self, project_id: int, name: str) -> None:
+        """Delete a version's predictions; the project's model_version too if it is this one.
+
+        Slow (36-47 s for 10,000 rows), and whoever has one of them open cannot submit.
+        """
+        path = f"/api/projects/{project_id}/model-versions/"
+        self.send("DELETE", path, {"model_version": name}, timeout_s=LONG_TIMEOUT_S)
+
+    # Data Manager views
+
+    def views(self, project_id: int) -> list[Json]:
+        return cast(list[Json], self.get("/api/dm/views/", {"project": project_id}))
+
+    def create_view(self, project_id: int, data: Json) -> Json:
+        """Add a tab of the Data Manager, which everybody sees."""
+        body = {"project": project_id, "data": data}
+        return cast(Json, self.send("POST", "/api/dm/views/", body))
+
+    def update_view(self, view_id: int, project_id: int, data: Json) -> Json:
+        body = {"project": project_id, "data": data}
+        return cast(Json, self.send("PATCH", f"/api/dm/views/{view_id}/", body))
+
+    # The control plane, until its callers use the SDK
+
+    def version(self) -> str:
+        """Label Studio's release, such as ``1.23.2``."""
+        return str(self.get("/api/version")["release"])
+
+    def projects(self) -> list[Project]:
+        """Every project that our user may see, oldest first."""
+        rows: list[Json] = []
+        page = 1
+        while True:
+            answer = self.get(
+                "/api/projects/", {"page": page, "page_size": PROJECTS_PAGE, "ordering": "id"}
+            )
+            rows += answer["results"]
+            if not answer["next"]:
+                return [_project(row) for row in rows]
+            page += 1
+
+    def create_project(self, **fields: object) -> Project:
+        return _project(self.send("POST", "/api/projects/", fields))
+
+    def delete_project(self, project_id: int) -> None:
+        self.send("DELETE", f"/api/projects/{project_id}/", timeout_s=LONG_TIMEOUT_S)
+
+    def task(self, task_id: int) -> Task:
+        """One task. If it has no prediction, Label Studio asks the backend for one first."""
+        return _task(self.get(f"/api/tasks/{task_id}/", timeout_s=PREDICT_TIMEOUT_S))
+
+    def delete_task(self, task_id: int) -> None:
+        self.send("DELETE", f"/api/tasks/{task_id}/")
+
+    def import_tasks(self, project_id: int, rows: Sequence[Json]) -> list[int]:
+        """Add tasks (``{"image": url}`` or ``{"data": {...}, ...}``); their ids, in order."""
+        answer = self.send(
+            "POST",
+            f"/api/projects/{project_id}/import?return_task_ids=true",
+            rows,
+            timeout_s=LONG_TIMEOUT_S,
+        )
+        return [int(task_id) for task_id in answer["task_ids"]]
+
+    def update_annotation(self, annotation_id: int, **fields: object) -> Json:
+        return cast(Json, self.send("PATCH", f"/api/annotations/{annotation_id}/", fields))
+
+    def delete_annotation(self, annotation_id: int) -> None:
+        self.send("DELETE", f"/api/annotations/{annotation_id}/")
+
+    def ml_backends(self, project_id: int) -> list[Json]:
+        """The project's backend connections. Label Studio calls each one's /health and /setup."""
+        return cast(list[Json], self.get("/api/ml/", {"project": project_id}))
+
+    def create_ml_backend(self, **fields: object) -> Json:
+        """Connect a backend (``project``, ``url``, ``title``...); it must answer within 3 s."""
+        return cast(Json, self.send("POST", "/api/ml/", fields))
+
+    def update_ml_backend(self, backend_id: int, **fields: object) -> Json:
+        """Change a connection; ``url`` and ``project`` are needed each time (else 500)."""
+        return cast(Json, self.send("PATCH", f"/api/ml/{backend_id}", fields))
+
+    def delete_ml_backend(self, backend_id: int) -> None:
+        self.send("DELETE", f"/api/ml/{backend_id}")
+
+    def webhooks(self, project_id: int) -> list[Json]:
+        return cast(list[Json], self.get("/api/webhooks/", {"project": project_id}))
+
+    def create_webhook(self, **fields: object) -> Json:
+        return cast(Json, self.send("POST", "/api/webhooks/", fields))
+
+    def update_webhook(self, webhook_id: int, **fields: object) -> Json:
+        """Change a webhook; ``url`` is needed each time."""
+        return cast(Json, self.send("PATCH", f"/api/webhooks/{webhook_id}/", fields))
+
+    def delete_webhook(self, webhook_id: int) -> None:
+        self.send("DELETE", f"/api/webhooks/{webhook_id}/")
+
+    def delete_view(self, view_id: int) -> None:
+        self.send("DELETE", f"/api/dm/views/{view_id}/")
+
+    def _list_tasks(
+        self,
+        project_id: int,
+        page_size: int,
+        ids: Iterable[int] | None = None,
+        *,
+        annotated: bool = False,
+        **parameters: str,
+    ) -> Iterator[Json]:
+        """Rows of the task listing by rising id, however many.
+
+        Each page asks for the ids after the last one that came: by page number, a task that is
+        deleted meanwhile would move another one to an earlier page, and it would be missed. The
+        listing ends where the server counts no more rows: its own limit for pages may be lower
+        than ours (TASK_API_PAGE_SIZE_MAX), so a short page proves nothing.
+        """
+        last = 0
+        while True:
+            query: Json = {"ordering": ["tasks:id"], "filters": _filters(last, annotated)}
+            if ids is not None:
+                ids = [task_id for task_id in ids if task_id > last]
+                if not ids:
+                    return
+                query["selectedItems"] = {"all": False, "included": ids}
+            page: dict[str, str | int] = {
+                "project": project_id,
+                "page_size": page_size,
+                "query": json.dumps(query, separators=(",", ":")),
+            }
+            answer = self.get("/api/tasks/", {**page, **parameters})
+            rows = answer["tasks"]
+            yield from rows
+            if len(rows) >= answer["total"]:
+                return
+            last = rows[-1]["id"]
+
+
+def _filters(last: int, annotated: bool) -> Json:
+    items: list[Json] = [
+        {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
+    ]
+    if annotated:
+        # By the annotations themselves, not by the task's counters. The ids are text to the
+        # Data Manager's own UI, but as a String this filter is a 500 in an empty project.
+        items.append(
+            {
+                "filter": "filter:tasks:annotations_ids",
+                "operator": "empty",
+                "type": "Number",
+                "value": False,
+            }
+        )
+    return {"conjunction": "and", "items": items}
+
+
+def _parts(files: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    part: list[tuple[str, bytes]] = []
+    size = 0
+    for name, content in files:
+        if part and (len(part) == FILES_PER_UPLOAD or size + len(content) > BYTES_PER_UPLOAD):
+            yield part
+            part, size = [], 0
+        part.append((name, content))
+        size += len(content)
+    if part:
+        yield part
+
+
+def _chunks(values: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(values), most):
+        yield values[start : start + most]
+
+
+def _project(row: Json) -> Project:
+    return Project(
+        id=int(row["id"]),
+        title=row["title"],
+        created=int(datetime.fromisoformat(row["created_at"]).timestamp()),
+        label_config=row["label_config"] or "",
+        sampling=row["sampling"] or "",
+        model_version=row["model_version"] or "",
+        maximum_annotations=int(row["maximum_annotations"]),
+        task_number=int(row["task_number"] or 0),
+        settings=row,
+    )
+
+
+def _task(row: Json) -> Task:
+    return Task(
+        id=int(row["id"]),
+        data=row["data"],
+        annotations=int(row["total_annotations"] or 0),
+        skipped=int(row["cancelled_annotations"] or 0),
+    )
+
+
+def _stamp(row: Json) -> Stamp:
+    return Stamp(int(row["id"]), row["updated_at"], bool(row["was_cancelled"]))
