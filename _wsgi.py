@@ -1,7 +1,7 @@
 """Read the environment, build the app, say that this process lives; nothing else.
 
-gunicorn serves ``_wsgi:app``. ``label-studio-ml start .`` runs this file instead, with the
-options of its own server: Flask's then serves the same app, for development only.
+``label-studio-ml start .`` runs this file with the options of its own server: Flask's then serves
+the app, for development only. ``python -m backend serve`` builds the same app by itself.
 """
 
 import argparse

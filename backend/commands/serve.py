@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
+from backend.commands.shared import log_to_stderr
 from backend.settings import load_settings
 
 
 @click.command()
 def serve() -> None:
-    """Serve Label Studio's protocol (gunicorn, at HOST and PORT)."""
+    """Serve Label Studio's protocol at HOST and PORT."""
     from backend.ledger.ledger import upgrade
-    from backend.web.serve import web_command
+    from backend.web.serve import serve as serve_web
 
+    log_to_stderr()
     settings = load_settings()
     upgrade(settings.ledger_url)
-    command = web_command(settings)
-    os.execv(command[0], command)  # noqa: S606 - our own interpreter, no shell
+    serve_web(settings)

@@ -201,7 +201,7 @@ def _speed(url: str, slowest_s: float) -> Finding:
             "web-slow",
             f"{measured}; Label Studio waits {HEALTH_LIMIT_S:g} s, then shows Disconnected and "
             "asks for no predictions.",
-            "Give the web more CPU or more gunicorn workers, or start fewer WORKERS beside it.",
+            "Give the web more CPU, or start fewer WORKERS beside it.",
         )
     if slowest_s > HEALTH_LIMIT_S / 2:
         mend = "Start fewer WORKERS beside it, before it becomes too slow."

@@ -43,7 +43,6 @@ from backend.local.valkey import embedded_url, embedded_valkey
 from backend.process_group import launcher
 from backend.setting_values import reachable
 from backend.settings import DEFAULT_PORT, ROOT, Settings, load_settings
-from backend.web.serve import web_command
 
 # Everything ends within 10 s of Ctrl-C; most of that goes to the web's open requests (5 s).
 STOP_S = 6.5
@@ -248,7 +247,7 @@ class Supervisor:
     def _web(self) -> Child:
         url = f"http://{reachable(self._settings.host)}:{self._settings.port}/health"
         log = self._data_dir / "logs" / "web.log"
-        command = web_command(self._settings)
+        command = [sys.executable, "-m", "backend", "serve"]
         return Child("web", command, log, self._environment, lambda _child: answers_http(url))
 
     def _worker(self) -> Child:

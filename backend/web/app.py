@@ -16,19 +16,16 @@ from __future__ import annotations
 
 import codecs
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from flask import Flask, Response, request
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
-from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import (
-    ClientDisconnected,
     HTTPException,
     MethodNotAllowed,
     NotFound,
     RequestEntityTooLarge,
-    RequestTimeout,
     UnsupportedMediaType,
 )
 
@@ -54,12 +51,21 @@ MAX_SETUP = 4 * 1024 * 1024
 """Bytes of a /setup: a labeling configuration."""
 
 
+_BODY_LIMITS = {"/setup": MAX_SETUP, "/predict": MAX_BODY, "/webhook": MAX_EVENT}
+
+
+def body_limit(settings: Settings) -> Callable[[str, str], int]:
+    """``limit(path, authorization)``: how many bytes of a body the server may read for the app."""
+    login = Login.of(settings)
+    return lambda path, sent: _BODY_LIMITS.get(path, 0) if login.accepts(sent) else 0
+
+
 def build_app(settings: Settings) -> Flask:
     """The WSGI application of one web process."""
     app = Flask("committee", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # nothing here is for a page of another site
     app.url_map.merge_slashes = False
-    login = Login(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
+    login = Login.of(settings)
     wrong_logins = WrongLogins()
     work = Workplace(settings, busy_s=WEB_BUSY_S)
     model = CommitteeModel.bind(work)
@@ -67,7 +73,7 @@ def build_app(settings: Settings) -> Flask:
 
     @app.before_request
     def _ask_for_password() -> Response | None:
-        if request.path == "/health" or login.passes(_login_sent()):
+        if request.path == "/health" or login.accepts(request.headers.get("Authorization", "")):
             return None
         if "Authorization" in request.headers:  # without it nothing was guessed
             address = request.remote_addr or ""
@@ -172,14 +178,6 @@ def _said(error: HTTPException) -> str:
     return error.description or error.name
 
 
-def _login_sent() -> Authorization | None:
-    """What the request logs in with; None if it has nothing, or nothing that can be read."""
-    try:
-        return request.authorization
-    except ValueError:  # werkzeug has no word of its own for base64 with other than ASCII in it
-        return None
-
-
 def _body(limit: int) -> dict[str, Any]:
     """The request's JSON object, of at most so many bytes, whatever type it says to be of."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
@@ -191,13 +189,6 @@ def _body(limit: int) -> dict[str, Any]:
         raise RequestEntityTooLarge(
             f"The body of {request.path} must be at most {limit // 2**20} MB."
         ) from error
-    except ClientDisconnected as error:
-        # What the stream raised is behind what werkzeug makes of it.
-        if isinstance(error.__context__, TimeoutError):
-            raise RequestTimeout("The body did not arrive in time.") from error
-        raise BadRequest("The body broke off before its end.") from error
-    except ParseException as error:
-        raise BadRequest("The chunks of the body are malformed.") from error
     try:
         body = orjson.loads(sent.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:

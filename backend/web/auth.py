@@ -7,7 +7,7 @@ a guesser who is ready to read 429 for no; it bounds what guesses write into the
 honest client with an old password to slow down. What stops a guesser is the password: the one
 made up here has 192 bits, and settings.py asks for a long one beyond the loopback.
 
-Every process counts for itself, so with gunicorn's two a client has up to twice the guesses.
+Every process counts for itself, so with two of them a client has up to twice the guesses.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from collections import OrderedDict
 from hashlib import sha256
 
 from werkzeug.datastructures import Authorization
+
+from backend.settings import Settings
 
 GUESSES = 10
 """Wrong logins of one address at once; Label Studio tries an old password once per event."""
@@ -40,6 +42,17 @@ class Login:
         self._key = secrets.token_bytes(32)
         self._user = self._digest(user)
         self._password = self._digest(password)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Login:
+        return cls(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
+
+    def accepts(self, header: str) -> bool:
+        """Whether an Authorization header holds them; one that cannot be read does not."""
+        try:
+            return self.passes(Authorization.from_header(header))
+        except ValueError:  # werkzeug lets it through for base64 of other than ASCII
+            return False
 
     def passes(self, given: Authorization | None) -> bool:
         if given is None or given.type != "basic":

@@ -17,7 +17,7 @@ The protocol of Label Studio's ML backends, and what each answer means here.
 
 Every path but /health asks for HTTP Basic; without it every path and method answers 401, and 429
 after ten wrong logins. Beyond that an unknown path answers 404 and a known one 405 to another
-method. What is not HTTP is refused before any path with 400, 408, 414, 417, 431 or 501. Every
+method. What is not HTTP is refused before any path with 400, 408, 413, 431 or 501. Every
 refusal is `{"error": "a sentence"}`.
 """
 

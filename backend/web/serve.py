@@ -1,52 +1,113 @@
-"""gunicorn's command line for the web: the same for `make run`, the image and the tests."""
+"""The web as processes: two that serve, and a parent that holds their socket and replaces them."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import os
+import signal
+import socket
 import sys
+import time
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
 
+from backend.errors import BackendError
+from backend.process_group import die_with_parent
 from backend.settings import Settings
 
-CONNECTIONS = 400
-"""Of one process at once, idle ones too; with its files they stay below the usual 1,024."""
+log = logging.getLogger(__name__)
 
-WEB_WORKERS = 2
-"""Two, so that a look of one (seconds) never holds up /health and /setup of the other."""
+PROCESSES = 2
+"""So that a prediction in one (seconds) never delays /health and /setup in the other."""
 
-THREADS = 8
-"""Enough for webhooks and /setup to pass while one thread looks."""
+STOP_S = 6.0
+"""waitress gives open requests 5 s."""
+
+BIND_WITHIN_S = 5.0
+"""The processes of a parent that was killed may hold the port for a moment."""
+
+SHORT_LIFE_S = 10.0
+"""A process that ends by itself so soon would end so again: the parent ends as well."""
 
 
-def web_command(settings: Settings) -> list[str]:
-    """argv that serves ``_wsgi:app`` at HOST:PORT."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "--bind",
-        f"{host}:{settings.port}",
-        "--workers",
-        str(WEB_WORKERS),
-        "--worker-class",
-        "backend.web.web_worker.WebWorker",
-        "--threads",
-        str(THREADS),
-        "--worker-connections",
-        str(CONNECTIONS),
-        # Label Studio waits 100 s for /predict; ours ends at 80 s.
-        "--timeout",
-        "120",
-        "--graceful-timeout",
-        "5",
-        "--keep-alive",
-        "5",
-        # The heartbeat file of gunicorn's workers: on a disk it can stall them.
-        "--worker-tmp-dir",
-        "/dev/shm" if sys.platform == "linux" else "/tmp",  # noqa: S108 - holds no data
-        # Nobody's headers may say by which path, scheme or address a request came.
-        "--forwarded-allow-ips",
-        "",
-        # All gunicorns of one user would share one.
-        "--no-control-socket",
-        "_wsgi:app",
-    ]
+def serve(settings: Settings) -> None:
+    """Serve Label Studio's protocol at HOST:PORT until SIGTERM or SIGINT.
+
+    Raises:
+        BackendError: the port is taken, or the processes cannot start.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    children: dict[BaseProcess, float] = {}
+    with _listener(settings.host, settings.port) as listener:
+        try:
+            for _ in range(PROCESSES):
+                children[_start(settings, listener)] = time.monotonic()
+            log.info("serving at %s:%d", settings.host, settings.port)
+            while True:
+                wait([child.sentinel for child in children])
+                for child in [child for child in children if not child.is_alive()]:
+                    _report(child, time.monotonic() - children.pop(child))
+                    children[_start(settings, listener)] = time.monotonic()
+        finally:
+            _stop(list(children))
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    deadline = time.monotonic() + BIND_WITHIN_S
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise BackendError(
+                    f"The web cannot listen on PORT {port} of HOST {host} ({error.strerror}): stop "
+                    "the program that does, or set others."
+                ) from error
+            time.sleep(0.2)
+
+
+def _start(settings: Settings, listener: socket.socket) -> BaseProcess:
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=_serve_in_child, args=(settings, listener, os.getpid()))
+    child.start()
+    return child
+
+
+def _serve_in_child(settings: Settings, listener: socket.socket, parent_pid: int) -> None:
+    die_with_parent(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent sends SIGTERM
+    # Imported here, so that the parent stays small and starts as fast as it can.
+    from backend.ledger.heartbeat import Heartbeat
+    from backend.ledger.ledger import Ledger
+    from backend.web.app import body_limit, build_app
+    from backend.web.server import Server
+
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is ordinary
+    app = build_app(settings)
+    Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url).in_background()
+    Server(app, listener, body_limit(settings)).run()
+
+
+def _report(child: BaseProcess, lived_s: float) -> None:
+    code = child.exitcode or 0
+    log.warning("a process of the web ended with %d after %.0f s", code, lived_s)
+    if code >= 0 and lived_s < SHORT_LIFE_S:  # below 0 somebody killed it
+        raise BackendError("The web cannot start; the lines above say why.")
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit()
+
+
+def _stop(children: list[BaseProcess]) -> None:
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + STOP_S
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
+        child.kill()

@@ -62,8 +62,8 @@ MOVE_LIMIT_S = 150.0
 """For a round to go on after a blow; how long it may take is the test's to say."""
 
 GONE_LIMIT_S = 60.0
-"""For the children of a killed parent to end by themselves: gunicorn's look once a second, and a
-Python that ends frees its memory first."""
+"""For the children of a killed parent to end by themselves: a Python that is told to end
+frees its memory first."""
 
 MORE_IMAGES = 12
 
@@ -335,14 +335,14 @@ class Chaos:
         return "the workers' parent", family
 
     def _kill_web(self) -> tuple[str, list[psutil.Process]]:
-        master, *workers = self.stack.web.family()
+        parent, *serving = self.stack.web.family()
         self._counts["web"] += 1
-        if self._counts["web"] % 2 and workers:
-            one = self.random.choice(workers)
+        if self._counts["web"] % 2 and serving:
+            one = self.random.choice(serving)
             one.kill()
-            return "one of gunicorn's workers", [one]
+            return "one of the web's processes", [one]
         self.stack.web.kill()
-        return "gunicorn's master", [master, *workers]
+        return "the web's parent", [parent, *serving]
 
     def _kill_valkey(self) -> tuple[str, list[psutil.Process]]:
         self.stack.valkey.process.kill()

@@ -103,7 +103,7 @@ def test_every_stage_was_hit_by_every_blow_while_it_was_at_work(outcome: Outcome
     assert {cell for cell in IN_TURN if not hits[cell]} == set()
     how = Counter(blow.how for blow in outcome.chaos.blows if blow.held)
     assert {"Valkey, empty afterwards", "Valkey, its jobs kept"} <= how.keys()
-    assert {"gunicorn's master", "one of gunicorn's workers"} <= how.keys()
+    assert {"the web's parent", "one of the web's processes"} <= how.keys()
     by_chance = [blow for blow in outcome.chaos.blows if blow.phase == "at random"]
     assert {blow.victim for blow in by_chance} <= set(VICTIMS)
     assert by_chance

@@ -1,0 +1,155 @@
+"""The web's processes: killed, stopped, unable to start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backend.web.serve import PROCESSES
+from tests.backend.web.web_process import EVENT, PATIENCE_S, Web, answer_of
+from tests.live.servers import ROOT, Process, free_port, wait_until
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Web]:
+    started = Web(tmp_path)
+    yield started
+    started.process.stop()
+
+
+def serving(web: Web) -> list[psutil.Process]:
+    return psutil.Process(web.process.pid).children()
+
+
+def ended(processes: list[psutil.Process]) -> bool:
+    return not any(
+        process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes
+    )
+
+
+def can_be_bound(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def test_a_killed_process_is_replaced_and_the_other_serves_meanwhile(web: Web) -> None:
+    before = serving(web)
+    assert len(before) == PROCESSES
+    for victim in before:
+        victim.kill()
+        assert web.post("/webhook", EVENT).status_code == 201
+        wait_until(lambda: len(serving(web)) == PROCESSES, PATIENCE_S, "another process")
+    assert not {child.pid for child in serving(web)} & {child.pid for child in before}
+
+
+def test_all_processes_killed_at_once_are_replaced(web: Web) -> None:
+    for victim in serving(web):
+        victim.kill()
+    assert web.healthy()  # it waits in the parent's socket
+    assert web.post("/webhook", EVENT).status_code == 201
+
+
+def test_nothing_outlives_a_killed_parent_and_its_port_is_free(web: Web) -> None:
+    children = serving(web)
+    web.process.kill()
+    wait_until(lambda: ended(children), PATIENCE_S, "the end of the processes")
+    wait_until(lambda: can_be_bound(web.port), PATIENCE_S, "the port")
+
+
+SLOW_WEB = """
+import threading
+from backend.settings import load_settings
+from backend.web import app, serve
+
+def slow(environ, start_response):
+    print("at work", flush=True)
+    threading.Event().wait(1)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+
+app.build_app = lambda settings: slow
+serve.serve(load_settings())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_once_open_requests_are_answered(tmp_path: Path, number: int) -> None:
+    port = free_port()
+    environment = settings_of(port, tmp_path)
+    web = Process([sys.executable, "-c", SLOW_WEB], tmp_path / "web.log", environment, cwd=ROOT)
+    try:
+        link = wait_until(lambda: connected(port), PATIENCE_S, "the web")
+        with link:
+            link.sendall(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+            wait_until(lambda: "at work" in web.tail(), PATIENCE_S, "the request to be worked on")
+            children = psutil.Process(web.pid).children()
+            os.kill(web.pid, number)
+            assert answer_of(link)[2] == b"done"
+        assert web.popen.wait(PATIENCE_S) == 0
+        assert ended(children)
+        assert can_be_bound(port)
+    finally:
+        web.stop()
+
+
+def connected(port: int) -> socket.socket | None:
+    try:
+        return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    except ConnectionRefusedError:
+        return None
+
+
+def settings_of(port: int, data_dir: Path) -> dict[str, str]:
+    return {
+        "DATA_DIR": str(data_dir),
+        "PORT": str(port),
+        "LABEL_STUDIO_URL": "http://studio.test",
+        "LABEL_STUDIO_API_KEY": "0" * 40,
+    }
+
+
+def run(*arguments: str, port: int, data_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments and the settings of a web, to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **settings_of(port, data_dir)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def test_a_taken_port_is_named_and_what_to_do(web: Web, tmp_path: Path) -> None:
+    done = run("-m", "backend", "serve", port=web.port, data_dir=tmp_path / "other")
+    assert done.returncode == 1
+    assert f"cannot listen on PORT {web.port} of HOST 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert web.healthy()
+
+
+def test_an_app_that_cannot_be_built_ends_the_web_instead_of_a_loop(tmp_path: Path) -> None:
+    code = (
+        "from backend.settings import load_settings\n"
+        "from backend.web import app, serve\n"
+        "app.build_app = lambda settings: 1 / 0\n"
+        "serve.serve(load_settings())\n"
+    )
+    done = run("-c", code, port=free_port(), data_dir=tmp_path)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "The web cannot start; the lines above say why." in done.stderr
