@@ -7,8 +7,8 @@ the app, for development only. ``python -m backend serve`` builds the same app b
 import argparse
 
 from backend.errors import BadSettings
+from backend.ledger import Ledger
 from backend.ledger.heartbeat import Heartbeat
-from backend.ledger.ledger import Ledger
 from backend.setting_values import is_loopback
 from backend.settings import check_reach, load_settings
 from backend.web.app import build_app

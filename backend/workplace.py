@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from backend.data_dir import load_secrets
 from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
-from backend.ledger.ledger import Ledger
+from backend.ledger import Ledger
 from backend.options import ProjectOptions, parse_options
 from backend.settings import Settings
 from training.config import NETWORKS
@@ -21,7 +21,7 @@ from training.config import NETWORKS
 if TYPE_CHECKING:
     from redis import Redis
 
-    from backend.ledger.ledger import Row
+    from backend.ledger import Project
     from training.committee.registry import Registry
 
 WEB_BUSY_S = 0.7
@@ -76,9 +76,9 @@ class Workplace:
 
         return Redis.from_url(self.settings.redis(), socket_timeout=30, socket_connect_timeout=5)
 
-    def options(self, project: Row) -> ProjectOptions:
+    def options(self, project: Project) -> ProjectOptions:
         """The project's options, the environment's defaults filled in."""
-        options = parse_options(project["extra_params"])
+        options = parse_options(project.extra_params)
         defaults = {
             name: getattr(self.settings, name)
             for name in ("retrain_every", "members", "candidates", "queue_length")

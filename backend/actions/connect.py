@@ -10,7 +10,7 @@ from typing import Any
 from backend.errors import BadRequest
 from backend.label_studio.connection import Connection, connect, disconnect
 from backend.label_studio.label_config import parse_label_config
-from backend.ledger.ledger import Row
+from backend.ledger import Project
 from backend.options import check_labels, parse_options
 from backend.rounds.schedule import CONNECTED, count_changes, label_states
 from backend.workplace import Workplace
@@ -25,7 +25,7 @@ class Connected:
         round_asked: a round was asked for, because some of them taught nothing yet.
     """
 
-    project: Row
+    project: Project
     labelled: int
     round_asked: bool
 
@@ -44,18 +44,18 @@ def connect_project(
     """
     settings, ledger, studio = work.settings, work.ledger, work.studio
     project = studio.project(studio_id)
-    known = ledger.ensure_project(
+    known = ledger.projects.ensure(
         work.server,
         studio_id,
         project.created,
         title=project.title,
         label_config=project.label_config,
     )
-    wanted = dict(known["extra_params"] if options is None else options)
+    wanted = dict(known.extra_params if options is None else options)
     parsed = parse_options(wanted)
     check_labels(parsed, parse_label_config(project.label_config, image=parsed.image).labels)
-    previous = known["connection"]
-    serving = ledger.serving(known["id"])
+    previous = known.connection
+    serving = ledger.publications.serving(known.id)
     connection = connect(
         studio,
         studio_id,
@@ -63,29 +63,27 @@ def connect_project(
         user=settings.basic_auth_user,
         password=settings.basic_auth_pass.get_secret_value(),
         options=wanted,
-        model_version=None if serving is None else serving["name"],
+        model_version=None if serving is None else serving.name,
         previous=None if previous is None else Connection.from_json(previous),
     )
-    row = ledger.ensure_project(work.server, studio_id, project.created, extra_params=wanted)
-    ledger.update_project(
-        row["id"], connection=connection.to_json(), connected=True, last_error=None
-    )
+    row = ledger.projects.ensure(work.server, studio_id, project.created, extra_params=wanted)
+    ledger.projects.update(row.id, connection=connection.to_json(), connected=True, last_error=None)
     states = label_states(studio.stamps(studio_id))
-    changed = count_changes(states, ledger.last_manifest(row["id"]))
+    changed = count_changes(states, ledger.rounds.last_manifest(row.id))
     if changed and states:
-        ledger.add_event(row["id"], CONNECTED)
-    return Connected(ledger.project(row["id"]), len(states), bool(changed and states))
+        ledger.events.add(row.id, CONNECTED)
+    return Connected(ledger.projects.get(row.id), len(states), bool(changed and states))
 
 
-def connected_project(work: Workplace, studio_id: int) -> Row:
+def connected_project(work: Workplace, studio_id: int) -> Project:
     """The project of that Label Studio number, which must be connected now.
 
     Raises:
         UnknownProject: it was never connected.
         BadRequest: it is disconnected.
     """
-    row = work.ledger.project_of_studio(work.server, studio_id)
-    if not row["connected"]:
+    row = work.ledger.projects.of_studio(work.server, studio_id)
+    if not row.connected:
         raise BadRequest(
             f"Project {studio_id} is not connected: "
             f"run `python -m backend connect --project {studio_id}` first."
@@ -93,19 +91,19 @@ def connected_project(work: Workplace, studio_id: int) -> Row:
     return row
 
 
-def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Row:
+def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Project:
     """Give a project back as it was; annotations stay, versions too unless purged."""
-    row = work.ledger.project_of_studio(work.server, studio_id)
-    if row["connection"] is not None:
-        disconnect(work.studio, Connection.from_json(row["connection"]))
-    active = work.ledger.active_round(row["id"])
+    row = work.ledger.projects.of_studio(work.server, studio_id)
+    if row.connection is not None:
+        disconnect(work.studio, Connection.from_json(row.connection))
+    active = work.ledger.rounds.active(row.id)
     if active is not None:
-        work.ledger.fail_round(active["id"], "The project was disconnected.")
-    work.ledger.update_project(
-        row["id"], connected=False, connection=None, last_error=None, failures=0
+        work.ledger.rounds.fail(active.id, "The project was disconnected.")
+    work.ledger.projects.update(
+        row.id, connected=False, connection=None, last_error=None, failures=0
     )
     if purge:
-        folder = work.settings.registry_path / row["slug"]
+        folder = work.settings.registry_path / row.slug
         shutil.rmtree(folder, ignore_errors=True)
-        work.ledger.forget_project(row["id"])
+        work.ledger.projects.forget(row.id)
     return row

@@ -28,10 +28,10 @@ def retrain(work: Workplace, studio_id: int) -> RoundAsked:
         UnknownProject, BadRequest: the project is not connected.
     """
     project = connected_project(work, studio_id)
-    work.ledger.add_event(project["id"], "RETRAIN")
-    active = work.ledger.active_round(project["id"])
-    workers = [process for process in work.ledger.processes() if process["role"] == "worker"]
-    return RoundAsked(None if active is None else active["id"], len(workers))
+    work.ledger.events.add(project.id, "RETRAIN")
+    active = work.ledger.rounds.active(project.id)
+    workers = [process for process in work.ledger.processes.all() if process.role == "worker"]
+    return RoundAsked(None if active is None else active.id, len(workers))
 
 
 def pause(work: Workplace, studio_id: int) -> None:
@@ -40,8 +40,8 @@ def pause(work: Workplace, studio_id: int) -> None:
     Raises:
         UnknownProject: the project was never connected.
     """
-    project = work.ledger.project_of_studio(work.server, studio_id)
-    work.ledger.update_project(project["id"], paused=True)
+    project = work.ledger.projects.of_studio(work.server, studio_id)
+    work.ledger.projects.update(project.id, paused=True)
 
 
 def resume(work: Workplace, studio_id: int) -> None:
@@ -50,6 +50,6 @@ def resume(work: Workplace, studio_id: int) -> None:
     Raises:
         UnknownProject: the project was never connected.
     """
-    project = work.ledger.project_of_studio(work.server, studio_id)
-    work.ledger.update_project(project["id"], paused=False, failures=0, not_before=0.0)
-    work.ledger.add_event(project["id"], "RESUMED")
+    project = work.ledger.projects.of_studio(work.server, studio_id)
+    work.ledger.projects.update(project.id, paused=False, failures=0, not_before=0.0)
+    work.ledger.events.add(project.id, "RESUMED")

@@ -35,8 +35,8 @@ def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> Rol
             or a round is under way.
     """
     project = connected_project(work, studio_id)
-    all_versions = work.ledger.versions(project["id"])
-    promoted = [v["number"] for v in all_versions if v["state"] == "promoted"]
+    all_versions = work.ledger.versions.all(project.id)
+    promoted = [v.number for v in all_versions if v.state == "promoted"]
     if number is None:
         if len(promoted) < 2:
             raise BadRequest(
@@ -44,26 +44,26 @@ def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> Rol
                 f"(promoted: {promoted or 'none'}); name one by --to."
             )
         number = promoted[1]
-    if number not in [v["number"] for v in all_versions]:
-        known = ", ".join(str(v["number"]) for v in all_versions) or "none"
+    if number not in [v.number for v in all_versions]:
+        known = ", ".join(str(v.number) for v in all_versions) or "none"
         raise BadRequest(f"Project {studio_id} has no version {number} (it has: {known}).")
-    kept = work.registry.versions(project["slug"])
+    kept = work.registry.versions(project.slug)
     if number not in kept:
         raise BadRequest(
             f"The files of version {number} of project {studio_id} are not there any more: the "
             f"newest {KEEP_VERSIONS} versions are kept, and the {KEEP_EARLIER} promoted before the "
             f"one that serves. Go back to one of {', '.join(map(str, kept)) or 'none'}."
         )
-    active = work.ledger.active_round(project["id"])
+    active = work.ledger.rounds.active(project.id)
     if active is not None:
         raise BadRequest(
-            f"Round {active['id']} is under way: try again when it has ended, or it would "
+            f"Round {active.id} is under way: try again when it has ended, or it would "
             "publish the version that you leave."
         )
     reason = f"rolled back to version {number}"
     withdrawn = tuple(later for later in promoted if later > number)
     for later in withdrawn:
-        work.ledger.set_version_state(project["id"], later, "withdrawn", reason)
-    work.ledger.set_version_state(project["id"], number, "promoted", "chosen by hand")
-    work.ledger.start_round(project["id"], "rank", reason, "choose", {})
+        work.ledger.versions.set_state(project.id, later, "withdrawn", reason)
+    work.ledger.versions.set_state(project.id, number, "promoted", "chosen by hand")
+    work.ledger.rounds.start(project.id, "rank", reason, "choose", {})
     return RolledBack(number, withdrawn)

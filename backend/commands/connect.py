@@ -30,7 +30,7 @@ def connect(studio_id: int, options_json: str | None, as_json: bool) -> None:
             {"project": studio_id, "labelled": done.labelled, "round_asked": done.round_asked}
         )
         return
-    click.echo(f"Project {studio_id}, {done.project['title']!r}, is connected.")
+    click.echo(f"Project {studio_id}, {done.project.title!r}, is connected.")
     if done.round_asked:
         click.echo(f"{done.labelled} tasks are labelled: a round starts now.")
     else:

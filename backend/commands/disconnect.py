@@ -17,6 +17,6 @@ def disconnect(studio_id: int, purge: bool) -> None:
     with open_workplace() as work:
         project = disconnect_project(work, studio_id, purge=purge)
     click.echo(
-        f"Project {studio_id}, {project['title']!r}, is disconnected and has its former settings."
+        f"Project {studio_id}, {project.title!r}, is disconnected and has its former settings."
         + (" Its versions, caches and history are removed." if purge else " Its versions stay.")
     )

@@ -10,6 +10,6 @@ from backend.settings import load_settings
 @click.command()
 def migrate() -> None:
     """Bring the ledger to this release's schema; safe to repeat."""
-    from backend.ledger.ledger import upgrade
+    from backend.ledger import upgrade
 
     upgrade(load_settings().ledger_url)

@@ -11,7 +11,7 @@ from backend.settings import load_settings
 @click.command()
 def serve() -> None:
     """Serve Label Studio's protocol at HOST and PORT."""
-    from backend.ledger.ledger import upgrade
+    from backend.ledger import upgrade
     from backend.web.serve import serve as serve_web
 
     log_to_stderr()

@@ -14,7 +14,7 @@ from backend.settings import load_settings
 def worker(workers: int | None, name: str | None) -> None:
     """Run rounds: RQ workers and the clock that hands out their jobs."""
     from backend.jobs.worker import WorkerParent, run_single
-    from backend.ledger.ledger import upgrade
+    from backend.ledger import upgrade
 
     log_to_stderr()
     settings = load_settings()

@@ -37,7 +37,8 @@ from backend.insight.installation_checks import (
     check_web,
     check_workers,
 )
-from backend.label_studio.bulk import Project, Stamp, Studio, Task
+from backend.label_studio.bulk import Project as StudioProject
+from backend.label_studio.bulk import Stamp, Studio, Task
 from backend.label_studio.client import Json
 from backend.label_studio.connection import (
     BY_RANK,
@@ -49,7 +50,7 @@ from backend.label_studio.connection import (
     set_order,
 )
 from backend.label_studio.label_config import LabelConfig, parse_label_config
-from backend.ledger.ledger import Row, upgrade
+from backend.ledger import Project, Publication, upgrade
 from backend.options import ProjectOptions, parse_options
 from backend.predict import image_url
 from backend.rounds.fallback import damage_of, describe_damage, whole_version
@@ -119,8 +120,8 @@ def examine(work: Workplace, project_ids: Sequence[int] | None = None) -> list[F
 def _chosen(work: Workplace, ledger_sound: bool) -> list[int]:
     if not ledger_sound:
         return []
-    rows = work.ledger.projects(connected_only=True)
-    return sorted({row["studio_id"] for row in rows if row["server"] == work.server})
+    rows = work.ledger.projects.all(connected_only=True)
+    return sorted({row.studio_id for row in rows if row.server == work.server})
 
 
 @dataclass
@@ -132,8 +133,8 @@ class _Case:
     """
 
     work: Workplace
-    project: Project
-    row: Row | None
+    project: StudioProject
+    row: Project | None
 
     @property
     def id(self) -> int:
@@ -156,19 +157,19 @@ class _Case:
 
     @cached_property
     def remembered(self) -> Connection | None:
-        text = None if self.row is None else self.row["connection"]
+        text = None if self.row is None else self.row.connection
         return None if text is None else Connection.from_json(text)
 
     @cached_property
-    def serving(self) -> Row | None:
-        return None if self.row is None else self.work.ledger.serving(self.row["id"])
+    def serving(self) -> Publication | None:
+        return None if self.row is None else self.work.ledger.publications.serving(self.row.id)
 
     @cached_property
     def stored(self) -> int:
         """Predictions of the serving publication that Label Studio holds now."""
         if self.serving is None:
             return 0
-        return self.studio.model_versions(self.id).get(self.serving["name"], 0)
+        return self.studio.model_versions(self.id).get(self.serving.name, 0)
 
     @cached_property
     def stamps(self) -> dict[int, tuple[Stamp, ...]]:
@@ -227,13 +228,13 @@ def _examine_project(work: Workplace, studio_id: int, ledger_sound: bool) -> lis
     return findings
 
 
-def _row(work: Workplace, project: Project) -> Row | None:
+def _row(work: Workplace, project: StudioProject) -> Project | None:
     """The ledger's row of this very project, not of an older one that had its number."""
     try:
-        row = work.ledger.project_of_studio(work.server, project.id)
+        row = work.ledger.projects.of_studio(work.server, project.id)
     except UnknownProject:
         return None
-    return row if row["created"] == project.created else None
+    return row if row.created == project.created else None
 
 
 # Can they reach each other?
@@ -246,7 +247,7 @@ def check_connection(case: _Case) -> Iterator[Finding]:
         yield _no_connection(case, connect_it)
         return
     first = case.ours[0]
-    if case.row is None or not case.row["connected"]:
+    if case.row is None or not case.row.connected:
         what = "Label Studio is connected to us, but our ledger does not know the project."
         yield case.error("not-connected", what, connect_it, fixable=True)
     if len(case.ours) > 1:
@@ -405,7 +406,7 @@ def check_events(case: _Case) -> Iterator[Finding]:
     """Labels that no webhook told us of."""
     if case.row is None:
         return
-    heard = case.work.ledger.last_event_at(case.row["id"])
+    heard = case.work.ledger.events.last_at(case.row.id)
     times = [
         datetime.fromisoformat(stamp.updated_at).timestamp()
         for stamps in case.stamps.values()
@@ -448,24 +449,24 @@ def check_order(case: _Case) -> Iterator[Finding]:
             by_hand,
             fixable=case.stored > 0,
         )
-    if project.model_version != serving["name"] and not _being_published(case):
+    if project.model_version != serving.name and not _being_published(case):
         yield case.error(
             "order-random",
-            f"The project's model_version is {project.model_version!r} but {serving['name']} "
+            f"The project's model_version is {project.model_version!r} but {serving.name} "
             "serves: Label Studio finds no scores and serves tasks at random, silently.",
             by_hand,
             fixable=case.stored > 0,
         )
-    if project.sampling == BY_RANK and project.model_version == serving["name"]:
-        yield case.ok("order", f"Label Studio serves the ranking of {serving['name']}.")
+    if project.sampling == BY_RANK and project.model_version == serving.name:
+        yield case.ok("order", f"Label Studio serves the ranking of {serving.name}.")
 
 
 def _being_published(case: _Case) -> bool:
     """A publication that Label Studio serves already and our ledger will in a moment."""
     assert case.row is not None  # its caller looked
     return any(
-        p["name"] == case.project.model_version and p["state"] == "prepared"
-        for p in case.work.ledger.publications(case.row["id"])
+        p.name == case.project.model_version and p.state == "prepared"
+        for p in case.work.ledger.publications.all(case.row.id)
     )
 
 
@@ -474,11 +475,11 @@ def check_predictions(case: _Case) -> Iterator[Finding]:
     serving = case.serving
     if serving is None:
         return
-    length, at_first = int(serving["length"]), serving["stored"]
+    length, at_first = int(serving.length), serving.stored
     if case.stored == 0 and length > 0:
         yield case.error(
             "predictions-gone",
-            f"Label Studio holds no prediction of {serving['name']} any more: nothing is ranked "
+            f"Label Studio holds no prediction of {serving.name} any more: nothing is ranked "
             "and nothing pre-annotated.",
             "Run `python -m backend doctor --fix`: it has the pool ranked anew.",
             fixable=True,
@@ -486,7 +487,7 @@ def check_predictions(case: _Case) -> Iterator[Finding]:
     elif at_first is not None and at_first < length:
         yield case.error(
             "predictions-dropped",
-            f"Label Studio stored {at_first} of {length} predictions of {serving['name']} and "
+            f"Label Studio stored {at_first} of {length} predictions of {serving.name} and "
             "dropped the rest without a word.",
             "Usual causes are labels renamed while a round ran, and tasks deleted: "
             f"`python -m backend retrain --project {case.id}` publishes anew.",
@@ -495,14 +496,14 @@ def check_predictions(case: _Case) -> Iterator[Finding]:
         yield from _lost_since(case, serving)
 
 
-def _lost_since(case: _Case, serving: Row) -> Iterator[Finding]:
+def _lost_since(case: _Case, serving: Publication) -> Iterator[Finding]:
     """Predictions of deleted tasks went with them, and are no loss."""
-    ranked = [row["task_id"] for row in case.work.ledger.ranking(serving["id"])]
+    ranked = [row.task_id for row in case.work.ledger.publications.ranking(serving.id)]
     there = sum(1 for _ in case.studio.tasks(case.id, ranked))
     if case.stored < there:
         yield case.error(
             "predictions-dropped",
-            f"Label Studio holds {case.stored} predictions of {serving['name']} for {there} "
+            f"Label Studio holds {case.stored} predictions of {serving.name} for {there} "
             "ranked tasks: somebody deleted some.",
             f"`python -m backend retrain --project {case.id}` publishes anew.",
         )
@@ -511,10 +512,10 @@ def _lost_since(case: _Case, serving: Row) -> Iterator[Finding]:
 def check_version(case: _Case) -> Iterator[Finding]:
     """Whether the version that ranks is what was saved."""
     row = case.row
-    promoted = None if row is None else case.work.ledger.promoted_version(row["id"])
+    promoted = None if row is None else case.work.ledger.versions.promoted(row.id)
     if row is None or promoted is None:
         return
-    number = int(promoted["number"])
+    number = int(promoted.number)
     damage = damage_of(case.work, row, number)
     if damage is None:
         yield case.ok("version", f"The files of version {number} are what was saved.")
@@ -546,12 +547,12 @@ def check_locks(case: _Case) -> Iterator[Finding]:
     )
     if case.serving is None:
         return
-    ranked = case.work.ledger.ranking(case.serving["id"])
-    labelled = [row["position"] for row in ranked if row["task_id"] in case.stamps]
+    ranked = case.work.ledger.publications.ranking(case.serving.id)
+    labelled = [row.position for row in ranked if row.task_id in case.stamps]
     if len(labelled) < PASSED_OVER:
         return
     middle = median(labelled)
-    passed = sum(r["position"] < middle and r["task_id"] not in case.stamps for r in ranked)
+    passed = sum(r.position < middle and r.task_id not in case.stamps for r in ranked)
     if passed > PASSED_OVER:
         yield case.warning(
             "passed-over",
@@ -695,25 +696,25 @@ def check_rounds(case: _Case) -> Iterator[Finding]:
     row = case.row
     if row is None:
         return
-    if row["paused"]:
+    if row.paused:
         what = "Rounds are paused: labels are counted, nothing trains."
         yield case.warning("paused", what, f"`python -m backend resume --project {case.id}`.")
-    if row["last_error"] and row["failures"] > 1:
+    if row.last_error and row.failures > 1:
         yield case.error(
             "round-failing",
-            f"Rounds failed {row['failures']} times in a row; the last said: {row['last_error']}",
+            f"Rounds failed {row.failures} times in a row; the last said: {row.last_error}",
             f"Mend what it says, then `python -m backend retrain --project {case.id}`.",
         )
-    elif row["last_error"]:
+    elif row.last_error:
         yield case.warning(
-            "last-error", str(row["last_error"]), "It is tried again by itself; watch `status`."
+            "last-error", str(row.last_error), "It is tried again by itself; watch `status`."
         )
-    last = case.work.ledger.last_round(row["id"])
-    if last is not None and last["problems"]:
-        more = len(last["problems"]) - 1
+    last = case.work.ledger.rounds.last(row.id)
+    if last is not None and last.problems:
+        more = len(last.problems) - 1
         yield case.warning(
             "round-problems",
-            f"The last round left something out: {last['problems'][0]}"
+            f"The last round left something out: {last.problems[0]}"
             + (f" (and {more} more)" if more else ""),
             "`python -m backend status --json` lists all of it.",
         )
@@ -771,9 +772,9 @@ def _connect(work: Workplace, project: int) -> str:
 
 
 def _order(work: Workplace, project: int) -> str:
-    row = work.ledger.project_of_studio(work.server, project)
-    serving = work.ledger.serving(row["id"])
-    name = None if serving is None else str(serving["name"])
+    row = work.ledger.projects.of_studio(work.server, project)
+    serving = work.ledger.publications.serving(row.id)
+    name = None if serving is None else str(serving.name)
     set_order(work.studio, project, name)
     if name is None:
         return f"Project {project}: tasks are served uniformly until the first ranking."
@@ -795,18 +796,18 @@ def _settings(work: Workplace, project: int) -> str:
 
 def _rank_anew(work: Workplace, project: int) -> str:
     """The next check makes a ranking where a version is there and nothing serves."""
-    row = work.ledger.project_of_studio(work.server, project)
-    serving = work.ledger.serving(row["id"])
+    row = work.ledger.projects.of_studio(work.server, project)
+    serving = work.ledger.publications.serving(row.id)
     if serving is not None:
-        work.ledger.set_publication_state(serving["id"], "failed")
+        work.ledger.publications.set_state(serving.id, "failed")
     set_order(work.studio, project, None)
-    work.ledger.add_event(row["id"], "PREDICTIONS_GONE")
+    work.ledger.events.add(row.id, "PREDICTIONS_GONE")
     return f"Project {project}: the pool is ranked anew within a minute; see `status`."
 
 
 def _retrain(work: Workplace, project: int) -> str:
-    row = work.ledger.project_of_studio(work.server, project)
-    work.ledger.add_event(row["id"], "RETRAIN")
+    row = work.ledger.projects.of_studio(work.server, project)
+    work.ledger.events.add(row.id, "RETRAIN")
     return f"Project {project}: a round makes another version; see `status`."
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest
 from backend.insight.status import first_queue
-from backend.ledger.ledger import Row
+from backend.ledger import Evidence, Place, Project, Publication
 from backend.options import FALLBACK, FIXED, fixed_arm
 from backend.rounds.audits import advice
 from backend.workplace import Workplace
@@ -56,21 +56,21 @@ def explain(work: Workplace, studio_id: int, task_id: int | None = None) -> Json
     """
     from backend.rounds.evidence import trust_in
 
-    row = work.ledger.project_of_studio(work.server, studio_id)
-    evidence = work.ledger.evidence(row["id"])
+    row = work.ledger.projects.of_studio(work.server, studio_id)
+    evidence = work.ledger.evidence.all(row.id)
     trust = trust_in(evidence)
-    serving = work.ledger.serving(row["id"])
-    version = work.ledger.promoted_version(row["id"])
+    serving = work.ledger.publications.serving(row.id)
+    version = work.ledger.versions.promoted(row.id)
     options = work.options(row)
     wanted = options.members or work.settings.members
     found: Json = {
         "project": studio_id,
-        "title": row["title"],
+        "title": row.title,
         "mode": options.mode,
-        "members": wanted if version is None else version["members"],
-        "version": None if version is None else version["number"],
+        "members": wanted if version is None else version.members,
+        "version": None if version is None else version.number,
         "publication": None if serving is None else _publication(serving),
-        "advice": None if version is None else advice(version["metrics"]),
+        "advice": None if version is None else advice(version.metrics),
         "first_queue": None if version is not None else first_queue(serving),
         "arms": len(trust.weights),
         "leader": _leader(trust, evidence, options),
@@ -82,17 +82,17 @@ def explain(work: Workplace, studio_id: int, task_id: int | None = None) -> Json
     return found
 
 
-def _publication(serving: Row) -> Json:
+def _publication(serving: Publication) -> Json:
     return {
-        "name": serving["name"],
-        "version": serving["version"],
-        "length": serving["length"],
-        "mode": serving["mode"],
-        "weights": serving["weights"],
+        "name": serving.name,
+        "version": serving.version,
+        "length": serving.length,
+        "mode": serving.mode,
+        "weights": serving.weights,
     }
 
 
-def _leader(trust: Trust, evidence: Sequence[Row], options: ProjectOptions) -> Json | None:
+def _leader(trust: Trust, evidence: Sequence[Evidence], options: ProjectOptions) -> Json | None:
     """The arm of the largest reward in the last round that had errors; None before.
 
     ``weight`` is Hedge's, of all rounds, and so ``heaviest`` may be another arm;
@@ -105,9 +105,9 @@ def _leader(trust: Trust, evidence: Sequence[Row], options: ProjectOptions) -> J
         return None
     measure = trust.leader.partition("/")[0]
     rows = steering(evidence)
-    told = [row for row in rows if row["rewards"]]
-    last = max(row["round_id"] for row in told)
-    of_last = [row for row in told if row["round_id"] == last]
+    told = [row for row in rows if row.rewards]
+    last = max(row.round_id for row in told)
+    of_last = [row for row in told if row.round_id == last]
     others = {arm: r for arm, r in trust.rewards.items() if arm.partition("/")[0] != measure}
     next_best = max(others, key=lambda arm: others[arm])
     heaviest = max(trust.weights, key=lambda arm: trust.weights[arm])
@@ -121,9 +121,9 @@ def _leader(trust: Trust, evidence: Sequence[Row], options: ProjectOptions) -> J
         "auroc": _auroc(trust.pixel_rewards[measure]),
         "next_best": {"arm": next_best, "reward": others[next_best]},
         "images": len(of_last),
-        "wrong_px": sum(row["wrong"] for row in of_last),
+        "wrong_px": sum(row.wrong for row in of_last),
         "correlation": trust.correlations[trust.leader],
-        "corrections": _compared([row["round_id"] for row in rows if row["round_id"] <= last]),
+        "corrections": _compared([row.round_id for row in rows if row.round_id <= last]),
     }
 
 
@@ -156,95 +156,99 @@ def _measures(trust: Trust) -> list[Json]:
     ]
 
 
-def _by_round(evidence: Sequence[Row]) -> list[Json]:
+def _by_round(evidence: Sequence[Evidence]) -> list[Json]:
     found = []
-    for number in sorted({row["round_id"] for row in evidence}):
-        rows = [row for row in evidence if row["round_id"] == number]
+    for number in sorted({row.round_id for row in evidence}):
+        rows = [row for row in evidence if row.round_id == number]
         found.append(
             {
                 "round": number,
                 "images": len(rows),
-                "audits": sum(row["audit"] for row in rows),
-                "versions": sorted({row["version"] for row in rows}),
-                "wrong_px": sum(row["wrong"] for row in rows),
+                "audits": sum(row.audit for row in rows),
+                "versions": sorted({row.version for row in rows}),
+                "wrong_px": sum(row.wrong for row in rows),
                 # With too few wrong pixels an image tells nothing of where the doubt lay.
-                "telling": sum(bool(row["rewards"]) and not row["audit"] for row in rows),
+                "telling": sum(bool(row.rewards) and not row.audit for row in rows),
             }
         )
     return found
 
 
 def _task(
-    work: Workplace, row: Row, serving: Row | None, evidence: Sequence[Row], task_id: int
+    work: Workplace,
+    row: Project,
+    serving: Publication | None,
+    evidence: Sequence[Evidence],
+    task_id: int,
 ) -> Json:
-    there = {task.id: task for task in work.studio.tasks(row["studio_id"], ids=[task_id])}
+    there = {task.id: task for task in work.studio.tasks(row.studio_id, ids=[task_id])}
     if task_id not in there:
-        raise BadRequest(f"Project {row['studio_id']} has no task {task_id}.")
+        raise BadRequest(f"Project {row.studio_id} has no task {task_id}.")
     task = there[task_id]
     state = "labelled" if task.annotations else "skipped" if task.skipped else "unlabelled"
     found: Json = {"task": task_id, "state": state, "place": None, "absent": None}
-    ranked = [] if serving is None else work.ledger.ranking(serving["id"])
-    place = next((each for each in ranked if each["task_id"] == task_id), None)
+    ranked = [] if serving is None else work.ledger.publications.ranking(serving.id)
+    place = next((each for each in ranked if each.task_id == task_id), None)
     if serving is None:
         found["absent"] = "no queue serves yet"
     elif place is None:
         found["absent"] = _why_absent(work, serving, task_id, state)
     else:
         found["place"] = {
-            "position": place["position"] + 1,
-            "length": serving["length"],
-            "why": place["why"],
-            "doubt": place["doubt"],
+            "position": place.position + 1,
+            "length": serving.length,
+            "why": place.why,
+            "doubt": place.uncertainty,
             "arms": _percentiles(serving, place),
         }
-    judged = next((each for each in evidence if each["task_id"] == task_id), None)
+    judged = next((each for each in evidence if each.task_id == task_id), None)
     found["judged"] = None if judged is None else _judged(judged)
     return found
 
 
-def _why_absent(work: Workplace, serving: Row, task_id: int, state: str) -> str:
+def _why_absent(work: Workplace, serving: Publication, task_id: int, state: str) -> str:
     if state != "unlabelled":
         return f"it has been {state}, and the queue holds what has not been"
     scored = {
         candidate
-        for part in work.ledger.parts(serving["round_id"], "score")
-        for candidate, _ in part["payload"]["tasks"]
+        for payload in work.ledger.parts.to_score(serving.round_id)
+        for candidate, _ in payload["tasks"]
     }
     if task_id not in scored:
         return "it was no candidate: it came later, or chance left it out of those looked at"
-    said = work.ledger.round(serving["round_id"])["problems"]
+    said = work.ledger.rounds.get(serving.round_id).problems
     refused = next((each for each in said if each.startswith(f"Task {task_id}: ")), None)
     if refused is not None:
         return f"its image could not be looked at ({refused})"
-    return f"it was looked at, and {serving['length']} others filled the queue (QUEUE_LENGTH)"
+    return f"it was looked at, and {serving.length} others filled the queue (QUEUE_LENGTH)"
 
 
-def _percentiles(serving: Row, place: Row) -> list[Json]:
+def _percentiles(serving: Publication, place: Place) -> list[Json]:
     """Where the task stands among all that were looked at, by the heaviest arms."""
     from backend.rounds.ranking import percentile_between
 
-    weights = serving["weights"] or {}
+    weights, quantiles = serving.weights or {}, serving.arm_quantiles or {}
     heaviest = sorted(weights, key=lambda arm: -weights[arm])[:SHOWN_ARMS]
     return [
         {
             "arm": arm,
             "weight": weights[arm],
-            "percentile": percentile_between(place["arms"][arm], serving["arm_quantiles"][arm]),
+            "percentile": percentile_between(place.arms[arm], quantiles[arm]),
         }
         for arm in heaviest
     ]
 
 
-def _judged(row: Row) -> Json:
+def _judged(row: Evidence) -> Json:
     return {
-        "round": row["round_id"],
-        "version": row["version"],
-        "error": row["error"],
-        "wrong_px": row["wrong"],
-        "judged_px": row["judged"],
-        "chosen_for": row["chosen_for"],
-        "audit": row["audit"],
-        "aurocs": {name: _auroc(reward) for name, reward in row["rewards"].items()},
+        "round": row.round_id,
+        "version": row.version,
+        "error": row.error,
+        "wrong_px": row.wrong,
+        "judged_px": row.judged,
+        "chosen_for": row.chosen_for,
+        "audit": row.audit,
+        "aurocs": {name: _auroc(reward) for name, reward in row.rewards.items()},
     }
 
 

@@ -371,8 +371,8 @@ def check_disk(data_dir: Path, free: int | None = None) -> Finding:
 def check_workers(work: Workplace) -> list[Finding]:
     """Whether somebody will run the jobs; by their signs of life in the ledger and in Redis."""
     now = time.time()
-    seen = [p for p in work.ledger.processes() if p["role"] == "worker"]
-    silent_s = [now - p["seen_at"] for p in seen]
+    seen = [p for p in work.ledger.processes.all() if p.role == "worker"]
+    silent_s = [now - p.seen_at for p in seen]
     alive = sum(s < SILENT_AFTER_S for s in silent_s)
     if not alive:
         last = f"; the last was seen {min(silent_s):.0f} s ago" if silent_s else ""

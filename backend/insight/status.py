@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.ledger.ledger import Ledger, Row
+from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
 from backend.rounds.audits import advice, describe_audit
 from backend.rounds.schedule import STAGES
 
@@ -28,42 +28,42 @@ def status(ledger: Ledger, studio_id: int | None = None) -> Json:
     return {
         "projects": [
             project_status(ledger, row)
-            for row in ledger.projects()
-            if studio_id in (None, row["studio_id"])
+            for row in ledger.projects.all()
+            if studio_id in (None, row.studio_id)
         ],
-        "processes": [process_status(row) for row in ledger.processes()],
+        "processes": [process_status(row) for row in ledger.processes.all()],
     }
 
 
-def project_status(ledger: Ledger, row: Row) -> Json:
-    serving = ledger.serving(row["id"])
-    version = ledger.promoted_version(row["id"])
-    active = ledger.active_round(row["id"])
+def project_status(ledger: Ledger, row: Project) -> Json:
+    serving = ledger.publications.serving(row.id)
+    version = ledger.versions.promoted(row.id)
+    active = ledger.rounds.active(row.id)
     return {
-        "server": row["server"],
-        "project": row["studio_id"],
-        "title": row["title"],
-        "connected": row["connected"],
-        "paused": row["paused"],
-        "round": round_status(ledger, row["id"], active),
-        "version": None if version is None else version["number"],
-        "quality": None if version is None else quality(version["metrics"]),
-        "audit": None if version is None else audit(version["metrics"]),
-        "advice": None if version is None else advice(version["metrics"]),
-        "publication": None if serving is None else serving["name"],
+        "server": row.server,
+        "project": row.studio_id,
+        "title": row.title,
+        "connected": row.connected,
+        "paused": row.paused,
+        "round": round_status(ledger, row.id, active),
+        "version": None if version is None else version.number,
+        "quality": None if version is None else quality(version.metrics),
+        "audit": None if version is None else audit(version.metrics),
+        "advice": None if version is None else advice(version.metrics),
+        "publication": None if serving is None else serving.name,
         "first_queue": None if version is not None else first_queue(serving),
-        "labelled": row["labelled"],
-        "changed": row["changed"],
-        "ranked_left": row["ranked_left"],
-        "last_error": row["last_error"],
+        "labelled": row.labelled,
+        "changed": row.changed,
+        "ranked_left": row.ranked_left,
+        "last_error": row.last_error,
     }
 
 
-def first_queue(serving: Row | None) -> str | None:
+def first_queue(serving: Publication | None) -> str | None:
     """How the queue is ordered before the first version; None where none serves."""
     if serving is None:
         return None
-    return BY_CHANCE if serving["mode"] == "random" else BY_LIKENESS
+    return BY_CHANCE if serving.mode == "random" else BY_LIKENESS
 
 
 def quality(metrics: Mapping[str, Any]) -> Json:
@@ -92,72 +92,72 @@ def describe_quality(metrics: Mapping[str, Any]) -> str:
     return ", ".join(said)
 
 
-def round_status(ledger: Ledger, project_id: int, active: Row | None) -> Json | None:
+def round_status(ledger: Ledger, project_id: int, active: Round | None) -> Json | None:
     """The round under way, or the last one; None before the first."""
-    row = active or ledger.last_round(project_id)
+    row = active or ledger.rounds.last(project_id)
     if row is None:
         return None
-    parts = ledger.parts(row["id"], row["stage"])
+    parts = ledger.parts.of_round(row.id, row.stage)
     return {
-        "id": row["id"],
-        "kind": row["kind"],
-        "reason": row["reason"],
-        "state": row["state"],
-        "stage": row["stage"] if active else None,
-        "started": row["started_at"],
+        "id": row.id,
+        "kind": row.kind,
+        "reason": row.reason,
+        "state": row.state,
+        "stage": row.stage if active else None,
+        "started": row.started_at,
         "progress": _progress(parts) if active else None,
         "eta_s": eta_s(ledger, active, parts) if active else None,
         "again_in_s": again_in_s(parts) if active else None,
-        "error": row["error"],
-        "problems": row["problems"],
-        "timings": row["timings"],
+        "error": row.error,
+        "problems": row.problems,
+        "timings": row.timings,
     }
 
 
-def _progress(parts: Sequence[Row]) -> float:
-    return sum(part["progress"] for part in parts) / len(parts) if parts else 0.0
+def _progress(parts: Sequence[Part]) -> float:
+    return sum(part.progress for part in parts) / len(parts) if parts else 0.0
 
 
-def eta_s(ledger: Ledger, active: Row, parts: Sequence[Row]) -> float | None:
+def eta_s(ledger: Ledger, active: Round, parts: Sequence[Part]) -> float | None:
     """Seconds to the round's end, from its own pace and the last good round's stages.
 
     None where there is nothing to judge by: no number is made up.
     """
     progress = _progress(parts)
-    elapsed = time.time() - active["stage_started_at"]
-    former = ledger.last_round(active["project_id"], kind=active["kind"], state="succeeded")
-    before: Mapping[str, float] = {} if former is None else former["timings"]
+    elapsed = time.time() - active.stage_started_at
+    former = ledger.rounds.last(active.project_id, kind=active.kind, state="succeeded")
+    before: Mapping[str, float] = {} if former is None else former.timings
     if progress > 0.02:
         this_stage: float = elapsed * (1.0 - progress) / progress
-    elif active["stage"] in before:
-        this_stage = max(0.0, before[active["stage"]] - elapsed)
+    elif active.stage in before:
+        this_stage = max(0.0, before[active.stage] - elapsed)
     else:
         return None
-    stages = STAGES[active["kind"]]
-    following = stages[stages.index(active["stage"]) + 1 :]
+    stages = STAGES[active.kind]
+    following = stages[stages.index(active.stage) + 1 :]
     if any(stage not in before for stage in following):
         return None
     return round(this_stage + sum(before[stage] for stage in following), 1)
 
 
-def again_in_s(parts: Sequence[Row]) -> float | None:
+def again_in_s(parts: Sequence[Part]) -> float | None:
     """Seconds until a part that failed is tried again; None where none waits for that."""
     waits = [
-        part["not_before"] - time.time()
+        part.not_before - time.time()
         for part in parts
-        if part["state"] == "waiting" and part["attempts"] > 0
+        if part.state == "waiting" and part.attempts > 0
     ]
     return round(max(0.0, min(waits)), 1) if waits else None
 
 
-def process_status(row: Row) -> Json:
-    silent_s = time.time() - row["seen_at"]
+def process_status(row: ProcessRecord) -> Json:
+    silent_s = time.time() - row.seen_at
     return {
-        "role": row["role"],
-        "address": row["address"],
-        "host": row["host"],
-        "pid": row["pid"],
-        "started": row["started_at"],
+        "role": row.role,
+        "address": row.address,
+        "host": row.host,
+        "pid": row.pid,
+        "started": row.started_at,
         "health": "up" if silent_s < SILENT_AFTER_S else f"silent for {silent_s:.0f} s",
     }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backend.errors import BadRequest, StudioRefused, UnknownProject
 from backend.label_studio.bulk import Task
-from backend.ledger.ledger import Row
+from backend.ledger import Project
 from backend.predict import image_url, label_config_of, read_image
 from backend.workplace import Workplace
 
@@ -53,16 +53,16 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
     from training.figures.uncertainty_figure import write_map
 
     row, task = find_task(work, task_id)
-    version = work.ledger.promoted_version(row["id"])
+    version = work.ledger.versions.promoted(row.id)
     if version is None:
         raise BadRequest(
-            f"Project {row['studio_id']} has no version yet: label at least two images and wait "
-            f"for a round, or run `python -m backend retrain --project {row['studio_id']}`."
+            f"Project {row.studio_id} has no version yet: label at least two images and wait "
+            f"for a round, or run `python -m backend retrain --project {row.studio_id}`."
         )
     options = work.options(row)
-    config = label_config_of(work.studio.project(row["studio_id"]).label_config, options)
+    config = label_config_of(work.studio.project(row.studio_id).label_config, options)
     image = read_image(work.images, image_url(task.data, config))
-    committee = work.registry.load(row["slug"], version["number"])
+    committee = work.registry.load(row.slug, version.number)
     classes = committee.config.classes
     annotations = [a for a in work.studio.annotations(task_id) if not a["was_cancelled"]]
     truth: NDArray[np.uint8] | None = None
@@ -71,7 +71,7 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
         # The version's classes: a label that is newer than it is unknown to it.
         truth, problems = mask_of(annotations, image, config, options, classes)
     prediction = committee.predict(image)
-    title = f"Task {task_id} of project {row['studio_id']}, seen by version {version['number']}"
+    title = f"Task {task_id} of project {row.studio_id}, seen by version {version.number}"
     try:
         files = write_map(folder, f"task-{task_id}", prediction, image, classes, truth, title)
     except OSError as error:
@@ -79,7 +79,7 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
     return TaskMap(files, prediction.arms, problems)
 
 
-def find_task(work: Workplace, task_id: int) -> tuple[Row, Task]:
+def find_task(work: Workplace, task_id: int) -> tuple[Project, Task]:
     """A task and its project's row, of the connected projects.
 
     Label Studio is never asked for the task by itself: it would ask the backend for a
@@ -89,11 +89,11 @@ def find_task(work: Workplace, task_id: int) -> tuple[Row, Task]:
         BadRequest: Label Studio shows our user no such task.
         UnknownProject: its project is not connected.
     """
-    for row in work.ledger.projects(connected_only=True):
-        if row["server"] != work.server:
+    for row in work.ledger.projects.all(connected_only=True):
+        if row.server != work.server:
             continue
         try:
-            found = list(work.studio.tasks(row["studio_id"], ids=[task_id]))
+            found = list(work.studio.tasks(row.studio_id, ids=[task_id]))
         except StudioRefused as error:
             if error.studio_status == 404:  # deleted there, and still in the ledger
                 continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.insight.status import describe_quality
-from backend.ledger.ledger import Row
+from backend.ledger import Project, Version
 from backend.rounds.retention import in_use, removed_on_purpose
 from backend.workplace import Workplace
 
@@ -22,13 +22,13 @@ def versions_of(work: Workplace, studio_id: int | None = None) -> list[Json]:
     from training.committee.registry import UnknownVersion
 
     found = []
-    for project in work.ledger.projects():
-        if studio_id not in (None, project["studio_id"]):
+    for project in work.ledger.projects.all():
+        if studio_id not in (None, project.studio_id):
             continue
-        there = set(work.registry.versions(project["slug"]))
-        used = in_use(work.ledger, project["id"])
-        for version in work.ledger.versions(project["id"]):
-            slug, number = project["slug"], version["number"]
+        there = set(work.registry.versions(project.slug))
+        used = in_use(work.ledger, project.id)
+        for version in work.ledger.versions.all(project.id):
+            slug, number = project.slug, version.number
             try:
                 files = work.registry.files(slug, number)
             except UnknownVersion:
@@ -41,22 +41,22 @@ def versions_of(work: Workplace, studio_id: int | None = None) -> list[Json]:
 
 
 def _version(
-    project: Row,
-    version: Row,
+    project: Project,
+    version: Version,
     files: dict[str, str],
     removed: bool,
     folder: Path | None,
     sheet: Path | None,
 ) -> Json:
     return {
-        "project": project["studio_id"],
-        "version": version["number"],
-        "state": version["state"],
-        "reason": version["reason"],
-        "members": version["members"],
-        "classes": version["classes"],
-        "metrics": version["metrics"],
-        "created": version["created_at"],
+        "project": project.studio_id,
+        "version": version.number,
+        "state": version.state,
+        "reason": version.reason,
+        "members": version.members,
+        "classes": version.classes,
+        "metrics": version.metrics,
+        "created": version.created_at,
         "files": files,
         "removed": removed,
         "folder": None if folder is None else str(folder),

@@ -27,7 +27,9 @@ from backend.errors import (
     UnknownProject,
 )
 from backend.jobs.safe_job import OurJob
-from backend.ledger.ledger import LEASE_S, LONGEST_DELAY_S, START, Ledger, Row
+from backend.ledger import START, Event, Ledger, Part, Project, Round
+from backend.ledger.parts import LEASE_S, LONGEST_DELAY_S
+from backend.ledger.shapes import RoundKind, Stage
 from backend.rounds.retention import prune
 from backend.rounds.schedule import ASK_AGAIN_S, FORCING, PREDICT_REST, check_is_due, check_project
 from backend.settings import load_settings
@@ -85,30 +87,30 @@ def check(project_id: int) -> None:
             started = check_project(work, project_id)
         except BackendError as error:
             log.warning("check of project %d: %s", project_id, error)
-            work.ledger.update_project(project_id, last_error=str(error), checked_at=time.time())
+            work.ledger.projects.update(project_id, last_error=str(error), checked_at=time.time())
             return
         except Exception as error:
             # The job boundary: whatever Label Studio answered, it is said and asked again.
             log.exception("check of project %d failed", project_id)
             what = f"The look at Label Studio failed: {describe(error)}"
-            work.ledger.update_project(project_id, last_error=what, checked_at=time.time())
+            work.ledger.projects.update(project_id, last_error=what, checked_at=time.time())
             return
         if started is not None:
-            log.info("round %d started: %s", started["id"], started["reason"])
+            log.info("round %d started: %s", started.id, started.reason)
             deliver(work, open_queue(work))
 
 
 def run_part(part_id: int) -> None:
     """Do one part of a round, under its lease."""
     with _workplace() as work:
-        part = work.ledger.take_part(part_id, _holder(), work.server)
+        part = work.ledger.parts.take(part_id, _holder(), work.server)
         if part is None:
             return
-        round_ = work.ledger.round(part["round_id"])
-        if part["attempts"] > DEADLY_ATTEMPTS:
-            work.ledger.fail_round(
-                round_["id"],
-                f"The stage {part['stage']} was interrupted {DEADLY_ATTEMPTS} times: "
+        round_ = work.ledger.rounds.get(part.round_id)
+        if part.attempts > DEADLY_ATTEMPTS:
+            work.ledger.rounds.fail(
+                round_.id,
+                f"The stage {part.stage} was interrupted {DEADLY_ATTEMPTS} times: "
                 "is there enough memory for a worker?",
             )
             return
@@ -116,29 +118,19 @@ def run_part(part_id: int) -> None:
         deliver(work, open_queue(work))
 
 
-def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
-    ledger, stage = work.ledger, part["stage"]
+def _run_leased(work: Workplace, round_: Round, part: Part) -> None:
+    ledger, stage = work.ledger, part.stage
     with Lease(ledger.url, part) as lease:
         try:
             # torch comes with the stages: only in the process that needs it, and under the lease,
             # which a busy machine's import of it can outlast.
             from backend.rounds.stages import RUN, clear_up
 
-            outcome = RUN[stage](work, round_, part["payload"], lease.tick)
-            following = next_stage(round_["kind"], stage)
-            stage_ended = ledger.finish_part(
-                part["id"],
-                part["token"],
-                outcome.result,
-                next_stage=following,
-                next_payloads=outcome.next_payloads,
-                round_values=outcome.round_values,
-                problems=outcome.problems,
-                judged=outcome.judged,
-                withdrawn=outcome.withdrawn,
-            )
+            outcome = RUN[stage](work, round_, part.payload, lease.tick)
+            following = next_stage(round_.kind, stage)
+            stage_ended = ledger.parts.finish(part, outcome, next_stage=following)
         except LeaseLost as error:
-            log.warning("%s of round %d: %s", stage, round_["id"], error)
+            log.warning("%s of round %d: %s", stage, round_.id, error)
             return
         except (StudioUnreachable, LedgerUnavailable) as error:
             _again(ledger, round_, part, str(error), TRANSIENT_ATTEMPTS)
@@ -147,15 +139,15 @@ def _run_leased(work: Workplace, round_: Row, part: Row) -> None:
             if _may_pass(work, error):
                 _again(ledger, round_, part, str(error), TRANSIENT_ATTEMPTS)
             else:
-                ledger.fail_round(round_["id"], f"{stage}: {error}")
+                ledger.rounds.fail(round_.id, f"{stage}: {error}")
             return
         except (BackendError, TrainingError) as error:
-            log.warning("round %d failed in %s: %s", round_["id"], stage, error)
-            ledger.fail_round(round_["id"], f"{stage}: {error}")
+            log.warning("round %d failed in %s: %s", round_.id, stage, error)
+            ledger.rounds.fail(round_.id, f"{stage}: {error}")
             return
         except Exception as error:
             # The job boundary: whatever it was, the round must end with a reason.
-            log.exception("%s of round %d failed", stage, round_["id"])
+            log.exception("%s of round %d failed", stage, round_.id)
             _again(ledger, round_, part, describe(error), UNEXPECTED_ATTEMPTS)
             return
     if stage_ended and following is None:
@@ -185,7 +177,7 @@ def describe(error: Exception) -> str:
     return said
 
 
-def next_stage(kind: str, stage: str) -> str | None:
+def next_stage(kind: RoundKind, stage: Stage) -> Stage | None:
     from backend.rounds.schedule import STAGES
 
     stages = STAGES[kind]
@@ -193,17 +185,17 @@ def next_stage(kind: str, stage: str) -> str | None:
     return stages[after] if after < len(stages) else None
 
 
-def _again(ledger: Ledger, round_: Row, part: Row, what: str, most: int) -> None:
-    if part["attempts"] >= most:
-        ledger.fail_round(round_["id"], f"{part['stage']}, {most} times: {what}")
+def _again(ledger: Ledger, round_: Round, part: Part, what: str, most: int) -> None:
+    if part.attempts >= most:
+        ledger.rounds.fail(round_.id, f"{part.stage}, {most} times: {what}")
         return
-    delay_s = min(LONGEST_DELAY_S, 5.0 * 2.0 ** (part["attempts"] - 1))
-    log.warning("%s of round %d again in %.0f s: %s", part["stage"], round_["id"], delay_s, what)
+    delay_s = min(LONGEST_DELAY_S, 5.0 * 2.0 ** (part.attempts - 1))
+    log.warning("%s of round %d again in %.0f s: %s", part.stage, round_.id, delay_s, what)
     try:
-        ledger.retry_part(part["id"], part["token"], delay_s)
+        ledger.parts.retry(part, delay_s)
     except LeaseLost:
         return
-    ledger.update_project(round_["project_id"], last_error=f"{part['stage']}: {what}")
+    ledger.projects.update(round_.project_id, last_error=f"{part.stage}: {what}")
 
 
 def predict_rest(project_id: int, event_id: int) -> None:
@@ -211,30 +203,30 @@ def predict_rest(project_id: int, event_id: int) -> None:
     with _workplace() as work:
         if not _is_ours(work, project_id):
             return
-        pending = work.ledger.pending_events(project_id)
-        event = next((e for e in pending if e["id"] == event_id), None)
-        if event is None or event["action"] != PREDICT_REST:
+        pending = work.ledger.events.pending(project_id)
+        event = next((e for e in pending if e.id == event_id), None)
+        if event is None or event.action != PREDICT_REST:
             return  # done by a job that was given twice
         try:
-            _store_rest(work, project_id, event["ids"])
+            _store_rest(work, project_id, event.ids)
         except (StudioUnreachable, StudioRefused, LedgerUnavailable, TrainingError) as error:
             log.warning("tasks that /predict left are tried again: %s", error)
             return
         except Exception:
             # The job boundary: these would fail again, and hold up those after them.
-            log.exception("tasks that /predict left get no predictions: %s", event["ids"])
-        work.ledger.handle_events([event_id])
+            log.exception("tasks that /predict left get no predictions: %s", event.ids)
+        work.ledger.events.handle([event_id])
 
 
 def _store_rest(work: Workplace, project_id: int, task_ids: list[int]) -> None:
     from backend.web.model import predict_tasks
 
-    row = work.ledger.project(project_id)
-    publication = work.ledger.serving(project_id)
+    row = work.ledger.projects.get(project_id)
+    publication = work.ledger.publications.serving(project_id)
     if publication is None:
         return
     # Listed, not opened: Label Studio would ask us for an opened task's prediction.
-    tasks = list(work.studio.tasks(row["studio_id"], ids=task_ids))
+    tasks = list(work.studio.tasks(row.studio_id, ids=task_ids))
     answers = predict_tasks(work, row, publication, [(task.id, task.data) for task in tasks])
     rows = [
         {"task": task.id, **prediction}
@@ -242,12 +234,11 @@ def _store_rest(work: Workplace, project_id: int, task_ids: list[int]) -> None:
         for prediction in predictions
         # Somebody may have opened it meanwhile, or this was done before and not noted.
         if not any(
-            held["model_version"] == publication["name"]
-            for held in work.studio.predictions(task.id)
+            held["model_version"] == publication.name for held in work.studio.predictions(task.id)
         )
     ]
     if rows:
-        work.studio.import_predictions(row["studio_id"], rows)
+        work.studio.import_predictions(row.studio_id, rows)
 
 
 def clean(project_id: int) -> None:
@@ -263,36 +254,36 @@ def clean(project_id: int) -> None:
 
 
 def _clean_project(work: Workplace, project_id: int) -> None:
-    ledger, row = work.ledger, work.ledger.project(project_id)
+    ledger, row = work.ledger, work.ledger.projects.get(project_id)
     # Of a round that was cancelled or failed; its worker may have written on for a while.
-    work.registry.prune_rounds(row["slug"], lambda round_id: _has_ended(ledger, row, round_id))
-    if ledger.active_round(project_id) is not None:
+    work.registry.prune_rounds(row.slug, lambda round_id: _has_ended(ledger, row, round_id))
+    if ledger.rounds.active(project_id) is not None:
         return
     prune(work, row)
-    last = ledger.last_event_at(project_id) or 0.0
+    last = ledger.events.last_at(project_id) or 0.0
     if time.time() - last <= QUIET_BEFORE_DELETE_S:
         return
-    held = work.studio.model_versions(row["studio_id"])
-    serves = work.studio.project(row["studio_id"]).model_version
-    for publication in ledger.publications(project_id):
-        if publication["state"] == "prepared" and publication["name"] != serves:
+    held = work.studio.model_versions(row.studio_id)
+    serves = work.studio.project(row.studio_id).model_version
+    for publication in ledger.publications.all(project_id):
+        if publication.state == "prepared" and publication.name != serves:
             # Its round ended before it served; from now on it is as good as superseded.
-            ledger.set_publication_state(publication["id"], "failed")
+            ledger.publications.set_state(publication.id, "failed")
             continue
-        gone = publication["superseded_at"]
-        if publication["state"] not in ("superseded", "failed") or gone is None:
+        gone = publication.superseded_at
+        if publication.state not in ("superseded", "failed") or gone is None:
             continue
         if time.time() - gone < LOCK_TTL_S:
             continue
-        if publication["name"] in held:
-            work.studio.delete_model_version(row["studio_id"], publication["name"])
-        ledger.set_publication_state(publication["id"], "deleted")
+        if publication.name in held:
+            work.studio.delete_model_version(row.studio_id, publication.name)
+        ledger.publications.set_state(publication.id, "deleted")
 
 
 def _is_ours(work: Workplace, project_id: int) -> bool:
     """Whether a project is of our Label Studio; another's numbers mean other projects there."""
     try:
-        server = work.ledger.project(project_id)["server"]
+        server = work.ledger.projects.get(project_id).server
     except UnknownProject as error:
         log.warning("a job is passed over: %s", error)
         return False
@@ -301,9 +292,9 @@ def _is_ours(work: Workplace, project_id: int) -> bool:
     return bool(server == work.server)
 
 
-def _has_ended(ledger: Ledger, project: Row, round_id: int) -> bool:
-    active = ledger.active_round(project["id"])
-    return active is None or active["id"] != round_id
+def _has_ended(ledger: Ledger, project: Project, round_id: int) -> bool:
+    active = ledger.rounds.active(project.id)
+    return active is None or active.id != round_id
 
 
 @contextmanager
@@ -356,11 +347,11 @@ class Lease:
     Raises from ``tick`` when the lease went to another worker, so that the stage stops there.
     """
 
-    def __init__(self, ledger_url: str, part: Row) -> None:
+    def __init__(self, ledger_url: str, part: Part) -> None:
         self._ledger = Ledger(ledger_url)
         self._part = part
         self._progress = 0.0
-        self._held_until = float(part["lease_until"])
+        self._held_until = part.lease_until or 0.0
         self._lost = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -382,16 +373,14 @@ class Lease:
         """
         self._progress = progress
         if self._lost.is_set():
-            raise LeaseLost(f"Part {self._part['id']} was given to another worker.")
+            raise LeaseLost(f"Part {self._part.id} was given to another worker.")
 
     def _keep(self) -> None:
         while not self._ended.wait(LEASE_S / 6):
             try:
-                held = self._ledger.renew_part(
-                    self._part["id"], self._part["token"], self._progress
-                )
+                held = self._ledger.parts.renew(self._part, self._progress)
             except LedgerUnavailable as error:
-                log.warning("lease of part %d not renewed: %s", self._part["id"], error)
+                log.warning("lease of part %d not renewed: %s", self._part.id, error)
                 held = time.time() < self._held_until
             else:
                 self._held_until = time.time() + LEASE_S
@@ -405,15 +394,15 @@ class Lease:
 
 def deliver(work: Workplace, queue: Queue) -> None:
     """Put every waiting part into Redis, once; again when Redis lost it."""
-    waiting = work.ledger.waiting_parts(work.server)
+    waiting = work.ledger.parts.waiting(work.server)
     if not waiting:
         return
     queued = set(queue.get_job_ids())
     for part in waiting:
-        if any(job_id.startswith(f"part-{part['id']}-") for job_id in queued):
+        if any(job_id.startswith(f"part-{part.id}-") for job_id in queued):
             continue
-        _enqueue(queue, "run_part", (part["id"],), f"part-{part['id']}-{part['deliveries']}")
-        work.ledger.mark_delivered(part["id"])
+        _enqueue(queue, "run_part", (part.id,), f"part-{part.id}-{part.deliveries}")
+        work.ledger.parts.mark_delivered(part.id)
 
 
 def _is_known(queue: Queue, beginning: str) -> bool:
@@ -437,10 +426,10 @@ def _enqueue(
     )
 
 
-def _our_projects(work: Workplace) -> list[Row]:
+def _our_projects(work: Workplace) -> list[Project]:
     """The connected ones of our Label Studio: the ledger may hold those of another, under the same
     numbers."""
-    return work.ledger.projects(connected_only=True, server=work.server)
+    return work.ledger.projects.all(connected_only=True, server=work.server)
 
 
 class Clock:
@@ -463,32 +452,32 @@ class Clock:
         except (RedisError, LedgerUnavailable) as error:
             log.warning("the clock missed a tick: %s", error)
 
-    def _serve_project(self, queue: Queue, project: Row) -> None:
-        ledger, project_id = self._work.ledger, project["id"]
-        pending = ledger.outline_of_events(project_id, whole=PREDICT_REST)
-        self._serve_rest(queue, project_id, [e for e in pending if e["action"] == PREDICT_REST])
-        pending = [event for event in pending if event["action"] != PREDICT_REST]
-        round_ = ledger.active_round(project_id)
+    def _serve_project(self, queue: Queue, project: Project) -> None:
+        ledger, project_id = self._work.ledger, project.id
+        pending = ledger.events.pending_ends(project_id, all_of=PREDICT_REST)
+        self._serve_rest(queue, project_id, [e for e in pending if e.action == PREDICT_REST])
+        pending = [event for event in pending if event.action != PREDICT_REST]
+        round_ = ledger.rounds.active(project_id)
         # A start round holds no training up.
-        active = round_ is not None and round_["kind"] != START
+        active = round_ is not None and round_.kind != START
         now = time.time()
         if check_is_due(project, pending, active, now) and not _is_known(
             queue, f"check-{project_id}-"
         ):
-            forced = any(event["action"] in FORCING for event in pending)
+            forced = any(event.action in FORCING for event in pending)
             _enqueue(
                 queue, "check", (project_id,), f"check-{project_id}-{int(now)}", at_front=forced
             )
             # Afterwards: a Redis that takes no job now is asked at the next tick.
-            ledger.update_project(project_id, check_asked_at=now)
+            ledger.projects.update(project_id, check_asked_at=now)
 
-    def _serve_rest(self, queue: Queue, project_id: int, events: list[Row]) -> None:
+    def _serve_rest(self, queue: Queue, project_id: int, events: list[Event]) -> None:
         """The tasks that /predict left: one job at a time, for which a round's part waits at most;
         asked for again until its event is handled."""
         now = time.time()
-        old = [event["id"] for event in events if now - event["received_at"] > KEEP_REST_S]
-        self._work.ledger.handle_events(old)
-        waiting = [event["id"] for event in events if event["id"] not in old]
+        old = [event.id for event in events if now - event.received_at > KEEP_REST_S]
+        self._work.ledger.events.handle(old)
+        waiting = [event.id for event in events if event.id not in old]
         if not waiting or _is_known(queue, f"rest-{project_id}-"):
             return
         asked, at = self._rest_asked.get(project_id, (0, 0.0))
@@ -500,7 +489,7 @@ class Clock:
 
     def _clean(self, queue: Queue) -> None:
         self._cleaned_at = time.monotonic()
-        self._work.ledger.drop_old_events(KEEP_EVENTS_S)
-        self._work.ledger.drop_silent_processes(SILENT_S)
+        self._work.ledger.events.drop_old(KEEP_EVENTS_S)
+        self._work.ledger.processes.drop_silent(SILENT_S)
         for project in _our_projects(self._work):
-            _enqueue(queue, "clean", (project["id"],), f"clean-{project['id']}-{int(time.time())}")
+            _enqueue(queue, "clean", (project.id,), f"clean-{project.id}-{int(time.time())}")

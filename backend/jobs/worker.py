@@ -29,8 +29,9 @@ from backend.errors import LedgerUnavailable
 from backend.jobs.jobs import Clock, forget_workers, known_workers, open_queue
 from backend.jobs.niceness import yield_to_serving
 from backend.jobs.safe_job import OurJob
+from backend.ledger import Ledger
 from backend.ledger.heartbeat import Heartbeat, process_id
-from backend.ledger.ledger import LEASE_S, Ledger
+from backend.ledger.parts import LEASE_S
 from backend.process_group import die_with_parent, is_running, pid_space
 from backend.settings import Settings
 from backend.workplace import Workplace
@@ -127,7 +128,7 @@ def _parent_of(name: str) -> tuple[str, int, int] | None:
 def _release(ledger: Ledger, names: Collection[str]) -> None:
     """What workers that died held waits again at once, and not only when its lease runs out."""
     try:
-        ledger.release_parts(names, died=True)
+        ledger.parts.release(names, died=True)
     except LedgerUnavailable as error:
         log.warning("what %s held waits for its lease: %s", ", ".join(names), error)
     finally:
@@ -215,7 +216,7 @@ class WorkerParent:
             return
         self._renewed_at = time.monotonic()
         try:
-            self._work.ledger.renew_young_parts(set(self._children), STARTING_S)
+            self._work.ledger.parts.renew_young(set(self._children), STARTING_S)
         except LedgerUnavailable as error:
             log.warning("leases not renewed: %s", error)
 
@@ -235,13 +236,13 @@ class WorkerParent:
         Those of our own number too: a container that starts again may give the same ones. Where a
         container shares the machine's name, its processes cannot be seen from here.
         """
-        names = self._work.ledger.holders()
+        names = self._work.ledger.parts.holders()
         try:
             names |= known_workers(open_queue(self._work))
         except RedisError as error:
             log.warning("RQ will forget its dead workers itself: %s", error)
         since = time.time() - SILENT_S
-        heard = {each["id"] for each in self._work.ledger.processes() if each["seen_at"] > since}
+        heard = {each.id for each in self._work.ledger.processes.all() if each.seen_at > since}
 
         def is_dead(name: str) -> bool:
             parent = _parent_of(name)
@@ -279,7 +280,7 @@ class WorkerParent:
             child.wait()
         self._alive.unlink(missing_ok=True)
         try:
-            self._work.ledger.release_parts(set(self._children), died=False)
+            self._work.ledger.parts.release(set(self._children), died=False)
             heartbeat.end()
         except LedgerUnavailable as error:
             log.warning("leaving without a word to the ledger: %s", error)

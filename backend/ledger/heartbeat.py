@@ -9,7 +9,7 @@ import threading
 import time
 
 from backend.errors import LedgerUnavailable
-from backend.ledger.ledger import Ledger
+from backend.ledger import Ledger
 from backend.process_group import pid_space
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,14 @@ class Heartbeat:
             return
         self._last = time.monotonic()
         try:
-            self._ledger.beat(self._id, self._role, self._address, self._host, os.getpid())
+            self._ledger.processes.beat(
+                self._id, self._role, self._address, self._host, os.getpid()
+            )
         except LedgerUnavailable as error:
             log.warning("no heartbeat: %s", error)
 
     def end(self) -> None:
-        self._ledger.unbeat(self._id)
+        self._ledger.processes.remove(self._id)
 
     def in_background(self) -> None:
         """Beat from a thread of its own, until the process ends."""

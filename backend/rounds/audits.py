@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backend.ledger.ledger import Row
+from backend.ledger import Version
 
 if TYPE_CHECKING:
     from training.examples import Example
@@ -20,7 +20,7 @@ def audit_metrics(
     audits: Iterable[Example],
     chance: Collection[str],
     truths: Mapping[str, str],
-    former: Sequence[Row],
+    former: Sequence[Version],
 ) -> Json:
     """What a new version's metrics keep of its audit.
 
@@ -60,8 +60,8 @@ def audit_metrics(
     }
     measured = {**metrics["chance_scores"], **({} if found is None else found.scores)}
     metrics["truths"] = {key: truths[key] for key in measured}
-    same = [row for row in former if row["classes"] == list(config.classes)]
-    history = [_scored(row["number"], row["metrics"]) for row in same]
+    same = [row for row in former if row.classes == list(config.classes)]
+    history = [_scored(row.number, row.metrics) for row in same]
     history.append(_scored(0, metrics))
     metrics["audit_gain"] = _gain(gain_on_audits(history, config.seed))
     metrics["chance_gain"] = _gain(gain_by_chance(history, config.seed))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acquisition.masks import UNKNOWN
-from backend.ledger.ledger import Ledger, Row
+from backend.ledger import Evidence, Ledger
+from backend.ledger.shapes import ManifestEntry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +32,10 @@ class Due:
 
 
 def due_evidence(
-    manifest: Iterable[Mapping[str, Any]],
-    evidence: Iterable[Row],
+    manifest: Iterable[ManifestEntry],
+    evidence: Iterable[Evidence],
     serving: int | None,
-    learnt: Iterable[Mapping[str, Any]],
+    learnt: Iterable[ManifestEntry],
     kept: Iterable[int],
 ) -> Due:
     """Compare the annotations there are with what was judged.
@@ -47,8 +48,8 @@ def due_evidence(
         kept: versions that can still look.
     """
     manifest = list(manifest)
-    now = {entry["task"]: entry for entry in manifest if entry["digest"] is not None}
-    before = {row["task_id"]: row for row in evidence}
+    now = {entry["task"]: entry for entry in manifest}
+    before = {row.task_id: row for row in evidence}
     learnt = list(learnt)
     known = {entry["task"]: entry["stamp"] for entry in learnt}
     # Edited since or not, an image that was trained on is no test.
@@ -58,14 +59,16 @@ def due_evidence(
     annotated = {entry["task"] for entry in manifest if entry["stamp"] is not None}
     withdrawn = sorted(before.keys() - annotated)
     for task_id, entry in sorted(now.items()):
-        former = before.get(task_id)
+        former, digest = before.get(task_id), entry["digest"]
+        if digest is None:
+            continue
         if former is None:
             new = task_id not in taught and known.get(task_id) != entry["stamp"]
             if serving is not None and new:
-                judge.append((task_id, entry["digest"], serving))
-        elif former["stamp"] != entry["stamp"]:
-            if former["version"] in can_look:
-                judge.append((task_id, entry["digest"], former["version"]))
+                judge.append((task_id, digest, serving))
+        elif former.stamp != entry["stamp"]:
+            if former.version in can_look:
+                judge.append((task_id, digest, former.version))
             else:
                 withdrawn.append(task_id)
     # Those of a version together: a worker loads it once.
@@ -103,30 +106,30 @@ def truth_for(
 
 def trust_of(ledger: Ledger, project_id: int) -> Trust:
     """What all of a project's evidence says of the measures; nothing of it is stored."""
-    return trust_in(ledger.evidence(project_id))
+    return trust_in(ledger.evidence.all(project_id))
 
 
-def steering(rows: Iterable[Row]) -> list[Row]:
+def steering(rows: Iterable[Evidence]) -> list[Evidence]:
     """The rows of evidence that the measures are weighed by.
 
     One without a judged pixel says nothing. An audit's is kept to be explained and no more: what
     measures the version must have no say in what the version is taught.
     """
-    return [row for row in rows if row["judged"] > 0 and not row["audit"]]
+    return [row for row in rows if row.judged > 0 and not row.audit]
 
 
-def trust_in(rows: Iterable[Row]) -> Trust:
+def trust_in(rows: Iterable[Evidence]) -> Trust:
     """What these rows of evidence say."""
-    from acquisition.adaptive import Evidence, trust
+    from acquisition import adaptive
 
-    return trust(
+    return adaptive.trust(
         [
-            Evidence(
-                batch=row["round_id"],
-                version=row["version"],
-                rewards=row["rewards"],
-                scores=row["scores"],
-                error=row["error"],
+            adaptive.Evidence(
+                batch=row.round_id,
+                version=row.version,
+                rewards=row.rewards,
+                scores=row.scores,
+                error=row.error,
             )
             for row in steering(rows)
         ]

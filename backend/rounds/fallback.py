@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from backend.ledger.ledger import Ledger, Row
+from backend.ledger import Ledger, Project
 from backend.workplace import Workplace
 from training.committee.checksums import DamagedVersion, UnknownVersion, check_files
 
@@ -21,18 +21,18 @@ DAMAGE = (DamagedVersion, UnknownVersion)
 an earlier version would have as well."""
 
 
-def damage_of(work: Workplace, project: Row, number: int) -> str | None:
+def damage_of(work: Workplace, project: Project, number: int) -> str | None:
     """What is wrong with a version's files, as a sentence; None if they are what was saved."""
     try:
-        check_files(work.settings.registry_path / project["slug"] / "versions" / str(number))
+        check_files(work.settings.registry_path / project.slug / "versions" / str(number))
     except DAMAGE as error:
         return str(error)
     return None
 
 
-def whole_version(work: Workplace, project: Row, number: int) -> int | None:
+def whole_version(work: Workplace, project: Project, number: int) -> int | None:
     """The newest version up to ``number`` that can look; None where none is whole."""
-    candidates = (number, *_earlier(work.ledger, project["id"], number))
+    candidates = (number, *_earlier(work.ledger, project.id, number))
     return next((n for n in candidates if damage_of(work, project, n) is None), None)
 
 
@@ -46,7 +46,7 @@ def describe_damage(number: int, damage: str, instead: int | None) -> str:
     return f"Version {number} is damaged, so {instead_text} until a round makes another: {damage}."
 
 
-def load_whole(work: Workplace, project: Row, number: int) -> Committee:
+def load_whole(work: Workplace, project: Project, number: int) -> Committee:
     """A version, or the newest whole promoted one before it.
 
     Raises:
@@ -54,11 +54,11 @@ def load_whole(work: Workplace, project: Row, number: int) -> Committee:
         TrainingError: it cannot be run here, whole as it is.
     """
     try:
-        return work.registry.load(project["slug"], number)
+        return work.registry.load(project.slug, number)
     except DAMAGE as error:
-        for earlier in _earlier(work.ledger, project["id"], number):
+        for earlier in _earlier(work.ledger, project.id, number):
             try:
-                committee = work.registry.load(project["slug"], earlier)
+                committee = work.registry.load(project.slug, earlier)
             except DAMAGE:
                 continue
             log.warning("version %d looks instead of %d: %s", earlier, number, error)
@@ -69,7 +69,7 @@ def load_whole(work: Workplace, project: Row, number: int) -> Committee:
 def _earlier(ledger: Ledger, project_id: int, number: int) -> list[int]:
     """Numbers of the promoted versions before this one, newest first."""
     return [
-        version["number"]
-        for version in ledger.versions(project_id)
-        if version["state"] == "promoted" and version["number"] < number
+        version.number
+        for version in ledger.versions.all(project_id)
+        if version.state == "promoted" and version.number < number
     ]

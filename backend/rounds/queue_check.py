@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 
-from backend.label_studio.bulk import Project
+from backend.label_studio.bulk import Project as StudioProject
 from backend.label_studio.connection import TITLE, VERSION_PREFIX, set_order
-from backend.ledger.ledger import Row
+from backend.ledger import Project
 from backend.workplace import Workplace
 
 log = logging.getLogger(__name__)
 
 
-def keep_queue(work: Workplace, row: Row, project: Project) -> int:
+def keep_queue(work: Workplace, row: Project, project: StudioProject) -> int:
     """Have Label Studio serve our publication again, or give that up where its predictions are
     gone, so that the next round makes another.
 
@@ -27,15 +27,15 @@ def keep_queue(work: Workplace, row: Row, project: Project) -> int:
     Returns:
         How many of the publication's predictions are gone: each went with its task.
     """
-    serving = work.ledger.serving(row["id"])
+    serving = work.ledger.publications.serving(row.id)
     if serving is None:
         return 0
-    name, stored = str(serving["name"]), serving["stored"] or 0
+    name, stored = str(serving.name), serving.stored or 0
     held = work.studio.model_versions(project.id).get(name, 0)
     if held == 0:
         log.warning("Label Studio holds no prediction of %s any more", name)
         # What it serves meanwhile, an older publication perhaps, is better than nothing.
-        work.ledger.set_publication_state(serving["id"], "failed")
+        work.ledger.publications.set_state(serving.id, "failed")
         return 0
     if project.model_version != name and _is_ours(project.model_version):
         log.warning("Label Studio served %r instead of %s", project.model_version, name)

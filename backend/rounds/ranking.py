@@ -15,7 +15,7 @@ from torch import Tensor
 from acquisition import adaptive
 from acquisition.queue import RULE, Pick, Rule, compose, farthest_first, with_audits
 from acquisition.scores import rank_mixture
-from backend.ledger.ledger import Row
+from backend.ledger import Publication
 from backend.options import FALLBACK, FIXED, fixed_arm
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Place:
+class Ranked:
     """A task's place in the queue.
 
     Attributes:
@@ -75,7 +75,7 @@ def rank(
     rule: Rule = RULE,
     known: Sequence[int] | None = None,
     drawn: Collection[int] | None = None,
-) -> list[Place]:
+) -> list[Ranked]:
     """The first ``length`` of the queue that a version's looks make.
 
     Args:
@@ -122,7 +122,7 @@ def first_rank(
     *,
     seed: int,
     drawn: Collection[int] | None = None,
-) -> list[Place]:
+) -> list[Ranked]:
     """The first ``length`` of the queue before any version: each image unlike those before it.
 
     By chance, of those ``drawn``, where the images were not looked at.
@@ -140,7 +140,7 @@ def first_rank(
         order = [others[i] for i in farthest_first(among, places, generator)]
     queue = with_audits([Pick(i, "doubt") for i in order], measured, generator)
     return [
-        Place(
+        Ranked(
             task_ids[pick.index],
             1 - place / len(queue),
             "audit" if pick.why == "audit" else "diverse",
@@ -168,7 +168,7 @@ def queue_quantiles(uncertainties: Sequence[float]) -> list[float]:
     return [ordered[round(i * last / (QUANTILES - 1))] for i in range(QUANTILES)]
 
 
-def outside_score(arms: Mapping[str, float], publication: Row) -> float:
+def outside_score(arms: Mapping[str, float], publication: Publication) -> float:
     """The score in [0, 1] that a task from outside the queue would have had in it.
 
     Args:
@@ -176,18 +176,19 @@ def outside_score(arms: Mapping[str, float], publication: Row) -> float:
         publication: the ledger's row; one without weights ranks by its ``arm`` alone, and one
             with none above 0 by chance, which favours no place.
     """
-    weights = publication["weights"]
+    weights = publication.weights
     if weights is None:
-        return score_between(arms[publication["arm"]], publication["quantiles"])
+        return score_between(arms[publication.arm], publication.quantiles)
     total = sum(weights.values())
     if total == 0:
         return 0.5
+    quantiles = publication.arm_quantiles or {}
     uncertainty = sum(
-        weight / total * percentile_between(arms[arm], publication["arm_quantiles"][arm])
+        weight / total * percentile_between(arms[arm], quantiles[arm])
         for arm, weight in weights.items()
         if weight > 0
     )
-    return score_between(uncertainty, publication["quantiles"])
+    return score_between(uncertainty, publication.quantiles)
 
 
 def score_between(uncertainty: float, quantiles: Sequence[float]) -> float:
@@ -231,7 +232,7 @@ def _composed(
     class_scores: Tensor | None = None,
     known: Tensor | None = None,
     drawn: Collection[int] | None = None,
-) -> list[Place]:
+) -> list[Ranked]:
     if features is None:
         rule = replace(rule, diverse=False)
     if class_scores is None:
@@ -253,7 +254,7 @@ def _composed(
         )
         queue = [Pick(others[pick.index], pick.why) for pick in picks]
     return [
-        Place(task_ids[pick.index], float(scores[pick.index]), pick.why)
+        Ranked(task_ids[pick.index], float(scores[pick.index]), pick.why)
         for pick in with_audits(queue, measured, generator)
     ]
 
@@ -264,7 +265,7 @@ def _by_chance(
     length: int,
     generator: torch.Generator,
     drawn: Collection[int] | None,
-) -> list[Place]:
+) -> list[Ranked]:
     if drawn is not None:
         # Doubt chose the others; there are some where the mode was changed since.
         task_ids = sorted(set(task_ids).intersection(drawn))

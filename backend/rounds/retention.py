@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from backend.ledger.ledger import NO_VERSION, Ledger, Row
+from backend.ledger import NO_VERSION, Ledger, Project
 
 if TYPE_CHECKING:
     from backend.workplace import Workplace
@@ -58,24 +58,24 @@ def removed_on_purpose(
     return number not in there and number not in kept_versions({*there, number}, promoted, serving)
 
 
-def prune(work: Workplace, row: Row) -> None:
+def prune(work: Workplace, row: Project) -> None:
     """Remove what none of a project's rounds to come, and nobody, will ask for."""
-    ledger, registry, slug = work.ledger, work.registry, row["slug"]
-    promoted, serving = in_use(ledger, row["id"])
+    ledger, registry, slug = work.ledger, work.registry, row.slug
+    promoted, serving = in_use(ledger, row.id)
     kept = kept_versions(registry.versions(slug), promoted, serving)
     registry.prune_versions(slug, kept)
     # A folder that is away may come back, and must not be judged by what it has learnt from.
     used = kept | {max(promoted, default=NO_VERSION), serving or NO_VERSION}
-    ledger.forget_workings(row["id"], KEEP_ROUNDS, KEEP_MANIFESTS, used)
-    manifests = ledger.kept_manifests(row["id"], KEEP_MANIFESTS)
+    ledger.rounds.forget_details(row.id, KEEP_ROUNDS, KEEP_MANIFESTS, used)
+    manifests = ledger.rounds.newest_manifests(row.id, KEEP_MANIFESTS)
     registry.prune_examples(
         slug, {entry["digest"] for manifest in manifests for entry in manifest if entry["digest"]}
     )
-    ledger.drop_rankings(row["id"], KEEP_RANKINGS, KEEP_UNJUDGED)
+    ledger.publications.drop_rankings(row.id, KEEP_RANKINGS, KEEP_UNJUDGED)
 
 
 def in_use(ledger: Ledger, project_id: int) -> tuple[list[int], int | None]:
     """The numbers of the promoted versions, and of the one that serves."""
-    serving = ledger.serving(project_id)
-    promoted = [v["number"] for v in ledger.versions(project_id) if v["state"] == "promoted"]
-    return promoted, None if serving is None else serving["version"]
+    serving = ledger.publications.serving(project_id)
+    promoted = [v.number for v in ledger.versions.all(project_id) if v.state == "promoted"]
+    return promoted, None if serving is None else serving.version

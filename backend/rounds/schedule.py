@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import StudioRefused
-from backend.label_studio.bulk import Project, Stamp
-from backend.ledger.ledger import LONGEST_WAIT_S, NO_VERSION, START, Ledger, Row
+from backend.label_studio.bulk import Project as StudioProject
+from backend.label_studio.bulk import Stamp
+from backend.ledger import NO_VERSION, START, Event, Ledger, Project, Publication, Round, Version
+from backend.ledger.rounds import LONGEST_WAIT_S
+from backend.ledger.shapes import RoundKind, Stage
 from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.rounds.queue_check import keep_queue
 from backend.workplace import Workplace
@@ -50,7 +53,7 @@ PREDICT_REST = "PREDICT_REST"
 FORCING = frozenset({"START_TRAINING", "RETRAIN"})
 """Events that start a training round at once, however few the labels."""
 
-STAGES: Mapping[str, tuple[str, ...]] = {
+STAGES: Mapping[RoundKind, tuple[Stage, ...]] = {
     "train": ("collect", "judge", "fit", "assemble", "choose", "score", "publish"),
     "rank": ("choose", "score", "publish"),
     START: ("choose", "score", "publish"),
@@ -71,7 +74,7 @@ FEWEST_TASKS = 2
 Stamps = dict[int, tuple[Stamp, ...]]
 
 
-def check_is_due(project: Row, pending: Sequence[Row], active: bool, now: float) -> bool:
+def check_is_due(project: Project, pending: Sequence[Event], active: bool, now: float) -> bool:
     """Whether Label Studio should be looked at now.
 
     Args:
@@ -80,24 +83,24 @@ def check_is_due(project: Row, pending: Sequence[Row], active: bool, now: float)
         active: a round is under way; what came meanwhile is counted when it ends.
         now: unix seconds.
     """
-    if active or not project["connected"]:
+    if active or not project.connected:
         return False
-    asked, checked = _past(project["check_asked_at"], now), _past(project["checked_at"], now)
+    asked, checked = _past(project.check_asked_at, now), _past(project.checked_at, now)
     if asked > checked and now - asked < ASK_AGAIN_S:
         return False
     # A check that succeeds handles the events before it, unless training backs off.
-    if pending and (first := _past(pending[0]["received_at"], now)) < checked:
+    if pending and (first := _past(pending[0].received_at, now)) < checked:
         least, longest = AFTER_FAILURE_S
         wait = min(max(checked - first, least), longest)
         if now - checked < wait:
             return False
-    if any(event["action"] in FORCING or event["action"] == CONNECTED for event in pending):
+    if any(event.action in FORCING or event.action == CONNECTED for event in pending):
         return True
-    if project["paused"]:
+    if project.paused:
         return False
     # While training backs off its events wait too. A start round does not, and needs no event.
     if pending and not _backs_off(project, now):
-        first, last = (_past(pending[end]["received_at"], now) for end in (0, -1))
+        first, last = (_past(pending[end].received_at, now) for end in (0, -1))
         return bool(now - last >= QUIET_S or now - first >= PATIENCE_S)
     return bool(now - max(asked, checked) >= RECONCILE_S)
 
@@ -107,9 +110,9 @@ def _past(at: float | None, now: float) -> float:
     return 0.0 if at is None or at > now + CLOCK_SLACK_S else at
 
 
-def _backs_off(project: Row, now: float) -> bool:
+def _backs_off(project: Project, now: float) -> bool:
     """Whether a project's rounds wait because the last ones failed."""
-    return bool(now < project["not_before"] <= now + LONGEST_WAIT_S + CLOCK_SLACK_S)
+    return bool(now < project.not_before <= now + LONGEST_WAIT_S + CLOCK_SLACK_S)
 
 
 def stamp_digest(stamps: Sequence[Stamp]) -> str | None:
@@ -138,45 +141,45 @@ def is_audit(slug: str, task_id: int, fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def check_project(work: Workplace, project_id: int) -> Row | None:
+def check_project(work: Workplace, project_id: int) -> Round | None:
     """Look at Label Studio and start the round that is due; None if none is.
 
     Raises:
         StudioUnreachable, StudioRefused: as the client met them.
     """
-    row = work.ledger.project(project_id)
-    active = work.ledger.active_round(project_id)
-    if active is not None and active["kind"] != START:
+    row = work.ledger.projects.get(project_id)
+    active = work.ledger.rounds.active(project_id)
+    if active is not None and active.kind != START:
         return None
     pending = [
-        event for event in work.ledger.pending_events(project_id) if event["action"] != PREDICT_REST
+        event for event in work.ledger.events.pending(project_id) if event.action != PREDICT_REST
     ]
-    judged = {each["task_id"] for each in work.ledger.evidence(project_id)}
+    judged = {each.task_id for each in work.ledger.evidence.all(project_id)}
     now = time.time()
     project = _find_project(work, row)
     if project is None:
         return None
     _sync_serving_publication(work, row, project)
     # A start round may be publishing just now; a paused project keeps what somebody chose.
-    keeps = active is None and not row["paused"]
+    keeps = active is None and not row.paused
     gone = keep_queue(work, row, project) if keeps else 0
     stamps = work.studio.stamps(project.id)
     states = label_states(stamps)
     options = work.options(row)
     # Here, and not only by the next training round: without enough labels there is none.
     if unlabelled := judged - states.keys():
-        work.ledger.withdraw_evidence(project_id, unlabelled)
+        work.ledger.evidence.withdraw(project_id, unlabelled)
     seen = _Seen(
         row,
         project,
-        actions=frozenset(event["action"] for event in pending),
+        actions=frozenset(event.action for event in pending),
         retrain_every=options.retrain_every or work.settings.retrain_every,
-        changed=count_changes(states, work.ledger.last_manifest(project_id)),
+        changed=count_changes(states, work.ledger.rounds.last_manifest(project_id)),
         left=max(0, _ranked_left(work, project_id, stamps) - gone),
         touched=len(stamps),
-        teaching=sum(not is_audit(row["slug"], task, options.audit_fraction) for task in states),
+        teaching=sum(not is_audit(row.slug, task, options.audit_fraction) for task in states),
     )
-    work.ledger.update_project(
+    work.ledger.projects.update(
         project_id,
         title=project.title,
         label_config=project.label_config,
@@ -184,7 +187,7 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
         changed=seen.changed,
         ranked_left=seen.left,
         # Of those that were deleted, as many may come again.
-        pool=min(row["pool"], project.task_number),
+        pool=min(row.pool, project.task_number),
         last_error=_standing_error(work, project_id),
         checked_at=now,
     )
@@ -193,34 +196,34 @@ def check_project(work: Workplace, project_id: int) -> Row | None:
         if active is not None:
             # The version that is about to be made ranks better. `clean` removes what it leaves:
             # the registry brings torch, and training would wait for that.
-            work.ledger.cancel_round(active["id"], "A training round became due.")
-        started = work.ledger.start_round(project_id, "train", why, "collect", {})
+            work.ledger.rounds.cancel(active.id, "A training round became due.")
+        started = work.ledger.rounds.start(project_id, "train", why, "collect", {})
     elif active is not None:
         started = None
     else:
         started = _start_ranking(work.ledger, seen)
     asked = seen.actions & (FORCING | {CONNECTED})
     if started is not None or asked or not _backs_off(row, now):
-        work.ledger.handle_events([event["id"] for event in pending])
+        work.ledger.events.handle([event.id for event in pending])
     return started
 
 
 def _standing_error(work: Workplace, project_id: int) -> str | None:
     """What is still wrong though Label Studio has answered: a damaged version, or that the last
     round failed. What a check before this one met is over."""
-    ledger, row = work.ledger, work.ledger.project(project_id)
-    promoted = ledger.promoted_version(project_id)
-    if promoted is not None and (damage := damage_of(work, row, promoted["number"])):
-        instead = whole_version(work, row, promoted["number"])
-        return describe_damage(promoted["number"], damage, instead)
+    ledger, row = work.ledger, work.ledger.projects.get(project_id)
+    promoted = ledger.versions.promoted(project_id)
+    if promoted is not None and (damage := damage_of(work, row, promoted.number)):
+        instead = whole_version(work, row, promoted.number)
+        return describe_damage(promoted.number, damage, instead)
     # While training fails, a start round that succeeded since has mended nothing.
-    last = ledger.last_round(project_id, state="failed" if row["failures"] else None)
-    return last["error"] if last is not None and last["state"] == "failed" else None
+    last = ledger.rounds.last(project_id, state="failed" if row.failures else None)
+    return last.error if last is not None and last.state == "failed" else None
 
 
-def _find_project(work: Workplace, row: Row) -> Project | None:
+def _find_project(work: Workplace, row: Project) -> StudioProject | None:
     """Label Studio's side of a project; None, and it is not connected any more, if that is gone."""
-    number = row["studio_id"]
+    number = row.studio_id
     try:
         project = work.studio.project(number)
     except StudioRefused as error:
@@ -229,13 +232,13 @@ def _find_project(work: Workplace, row: Row) -> Project | None:
         work.studio.whoami()  # a proxy that has lost Label Studio says 404 to everything
         said = f"Label Studio has no project {number} any more."
     else:
-        if project.created == row["created"]:
+        if project.created == row.created:
             return project
         said = (
             f"Project {number} was made anew in Label Studio since it was connected: "
             f"run `python -m backend connect --project {number}`."
         )
-    work.ledger.update_project(row["id"], connected=False, last_error=said)
+    work.ledger.projects.update(row.id, connected=False, last_error=said)
     return None
 
 
@@ -254,8 +257,8 @@ class _Seen:
         teaching: labelled tasks that are no audits.
     """
 
-    row: Row
-    project: Project
+    row: Project
+    project: StudioProject
     actions: frozenset[str]
     retrain_every: int
     changed: int
@@ -266,11 +269,11 @@ class _Seen:
     def waits(self) -> bool:
         """Whether nothing may start by itself now but a start round, which waits only for a
         paused project: else training that keeps failing would leave it without any queue."""
-        return bool(self.row["paused"] or _backs_off(self.row, time.time()))
+        return bool(self.row.paused or _backs_off(self.row, time.time()))
 
     def more_tasks(self) -> int | None:
         """Tasks that came since the last ranking; None if none did."""
-        more: int = self.project.task_number - self.row["pool"]
+        more: int = self.project.task_number - self.row.pool
         return max(more, 0) if more > 0 or "TASKS_CREATED" in self.actions else None
 
 
@@ -285,28 +288,28 @@ def _why_train(seen: _Seen) -> str | None:
     return f"{seen.changed} labels changed since the last round ({seen.retrain_every} start one)"
 
 
-def _start_ranking(ledger: Ledger, seen: _Seen) -> Row | None:
-    project_id = seen.row["id"]
-    promoted = ledger.promoted_version(project_id)
+def _start_ranking(ledger: Ledger, seen: _Seen) -> Round | None:
+    project_id = seen.row.id
+    promoted = ledger.versions.promoted(project_id)
     if promoted is None:
-        kind, why = START, None if seen.row["paused"] else _why_start(ledger, seen)
+        kind, why = START, None if seen.row.paused else _why_start(ledger, seen)
     else:
         kind, why = "rank", None if seen.waits() else _why_rank(ledger, seen, promoted)
-    return None if why is None else ledger.start_round(project_id, kind, why, "choose", {})
+    return None if why is None else ledger.rounds.start(project_id, kind, why, "choose", {})
 
 
 def _why_start(ledger: Ledger, seen: _Seen) -> str | None:
     """Why the images should be put in order though there is no version; None if they are."""
     if seen.project.task_number - seen.touched < FEWEST_TO_ORDER:
         return None
-    project_id, more = seen.row["id"], seen.more_tasks()
-    last = ledger.last_round(project_id, kind=START)
+    project_id, more = seen.row.id, seen.more_tasks()
+    last = ledger.rounds.last(project_id, kind=START)
     if last is not None and _is_vain(ledger, last, seen):
         return None
-    serving = ledger.serving(project_id)
+    serving = ledger.publications.serving(project_id)
     if serving is None:
         return "no version yet"
-    if serving["version"] != NO_VERSION:
+    if serving.version != NO_VERSION:
         return None  # withdrawn since, and still better than none
     if more is not None:
         return f"no version yet; {more} more tasks"
@@ -315,51 +318,45 @@ def _why_start(ledger: Ledger, seen: _Seen) -> str | None:
     return None
 
 
-def _is_vain(ledger: Ledger, last: Row, seen: _Seen) -> bool:
+def _is_vain(ledger: Ledger, last: Round, seen: _Seen) -> bool:
     """Whether a round would most likely end as the last one did: without a queue."""
-    chosen = [part["result"] for part in ledger.parts(last["id"], "choose") if part["result"]]
+    chosen = ledger.parts.results(last.id, "choose")
     if any(seen.project.task_number > result["pool"] for result in chosen):
         return False
-    published = [
-        part["result"]["published"]
-        for part in ledger.parts(last["id"], "publish")
-        if part["result"]
-    ]
-    barren = last["state"] == "failed" or (last["state"] == "succeeded" and published == [0])
-    return barren and time.time() - _past(last["ended_at"], time.time()) < START_AGAIN_S
+    published = [result["published"] for result in ledger.parts.results(last.id, "publish")]
+    barren = last.state == "failed" or (last.state == "succeeded" and published == [0])
+    return barren and time.time() - _past(last.ended_at, time.time()) < START_AGAIN_S
 
 
 def unread(ledger: Ledger, round_id: int) -> int:
     """How many images a round was to look at, if it could read none of them; else 0."""
-    predictions = [part["result"] for part in ledger.parts(round_id, "score") if part["result"]]
-    refused, scored = (
-        sum(prediction[what] for prediction in predictions) for what in ("refused", "scored")
-    )
-    return 0 if scored else refused
+    results = ledger.parts.results(round_id, "score")
+    scored = sum(result["scored"] for result in results)
+    return 0 if scored else sum(result["refused"] for result in results)
 
 
-def _runs_out(seen: _Seen, serving: Row) -> bool:
+def _runs_out(seen: _Seen, serving: Publication) -> bool:
     """Whether so little is left of the queue that it should be made anew, of what it left out.
 
     Half of a short one is enough: else each label that is taken from a queue no longer than
     ``retrain_every`` would start a round.
     """
-    fewest = min(seen.retrain_every, (serving["length"] + 1) // 2)
-    return bool(seen.left < fewest and seen.row["left_out"] > 0)
+    fewest = min(seen.retrain_every, (serving.length + 1) // 2)
+    return bool(seen.left < fewest and seen.row.left_out > 0)
 
 
-def _why_rank(ledger: Ledger, seen: _Seen, promoted: Row) -> str | None:
+def _why_rank(ledger: Ledger, seen: _Seen, promoted: Version) -> str | None:
     """Why the present version should rank the pool anew; None if nothing could come of it."""
-    project_id, more = seen.row["id"], seen.more_tasks()
+    project_id, more = seen.row.id, seen.more_tasks()
     if more is not None:
         return f"{more} more tasks"
-    serving, last = ledger.serving(project_id), ledger.last_round(project_id)
-    behind = serving is None or serving["version"] != promoted["number"]
+    serving, last = ledger.publications.serving(project_id), ledger.rounds.last(project_id)
+    behind = serving is None or serving.version != promoted.number
     # A round that succeeded without publishing found nothing to rank, and would again ...
-    if behind and last is not None and last["state"] == "failed":
-        return f"version {promoted['number']} is not published yet"
+    if behind and last is not None and last.state == "failed":
+        return f"version {promoted.number} is not published yet"
     # ... unless it could read none of the images, which may be over in an hour.
-    if last is not None and unread(ledger, last["id"]) and not _is_vain(ledger, last, seen):
+    if last is not None and unread(ledger, last.id) and not _is_vain(ledger, last, seen):
         return "no image could be read the last time"
     unlabelled = seen.project.task_number > seen.touched
     if serving is None and unlabelled and not (last is not None and _is_vain(ledger, last, seen)):
@@ -371,15 +368,12 @@ def _why_rank(ledger: Ledger, seen: _Seen, promoted: Row) -> str | None:
 
 def _ranked_left(work: Workplace, project_id: int, stamps: Stamps) -> int:
     """Ranked tasks that nobody has labelled or skipped yet."""
-    serving = work.ledger.serving(project_id)
-    if serving is None:
-        return 0
-    return sum(row["task_id"] not in stamps for row in work.ledger.ranking(serving["id"]))
+    return sum(place.task_id not in stamps for place in work.ledger.publications.queue(project_id))
 
 
-def _sync_serving_publication(work: Workplace, row: Row, project: Project) -> None:
+def _sync_serving_publication(work: Workplace, row: Project, project: StudioProject) -> None:
     """After a crash between the server's PATCH and our row, the server's word counts."""
-    for publication in work.ledger.publications(row["id"]):
-        if publication["name"] == project.model_version and publication["state"] == "prepared":
-            log.info("publication %s serves already: recording it", publication["name"])
-            work.ledger.serve_publication(publication["id"], publication["length"])
+    for publication in work.ledger.publications.all(row.id):
+        if publication.name == project.model_version and publication.state == "prepared":
+            log.info("publication %s serves already: recording it", publication.name)
+            work.ledger.publications.serve(publication.id, publication.length)

@@ -100,11 +100,11 @@ def build_app(settings: Settings) -> Flask:
             raise BadRequest("setup expects the labeling configuration as 'schema'.")
         # What cannot be used is refused here, where Label Studio shows the sentence.
         check_labels(options, parse_label_config(schema, image=options.image).labels)
-        project = work.ledger.ensure_project(
+        project = work.ledger.projects.ensure(
             work.server, studio_id, created, label_config=schema, extra_params=extra_params
         )
-        if not project["connected"]:
-            work.ledger.update_project(project["id"], connected=True, last_error=None)
+        if not project.connected:
+            work.ledger.projects.update(project.id, connected=True, last_error=None)
         return _json({"model_version": model().setup(project)})
 
     @app.post("/predict")
@@ -113,7 +113,7 @@ def build_app(settings: Settings) -> Flask:
         tasks = _tasks(body.get("tasks"))
         studio_id, created = project_key(body.get("project"))
         label_config = body.get("label_config")
-        project = work.ledger.ensure_project(
+        project = work.ledger.projects.ensure(
             work.server,
             studio_id,
             created,
@@ -132,10 +132,10 @@ def build_app(settings: Settings) -> Flask:
     @app.get("/versions")
     def versions() -> Response:
         names = [
-            publication["name"]
-            for project in work.ledger.projects(connected_only=True, server=work.server)
-            for publication in work.ledger.publications(project["id"])
-            if publication["state"] in ("serving", "superseded")
+            publication.name
+            for project in work.ledger.projects.all(connected_only=True, server=work.server)
+            for publication in work.ledger.publications.all(project.id)
+            if publication.state in ("serving", "superseded")
         ]
         return _json({"versions": list(dict.fromkeys(names))})
 

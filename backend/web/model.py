@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import BackendError, BadRequest, StudioRefused, StudioUnreachable
-from backend.ledger.ledger import NO_VERSION, Row
+from backend.ledger import NO_VERSION, Project, Publication
 from backend.predict import image_url, label_config_of, pre_annotate, read_image
 from backend.rounds.fallback import load_whole
 from backend.rounds.ranking import outside_score
@@ -71,13 +71,13 @@ class CommitteeModel(LabelStudioMLBase):
         """A class of this model that works in ``work``."""
         return type("CommitteeModel", (cls,), {"work": work})
 
-    def setup(self, project: Row) -> str:
+    def setup(self, project: Project) -> str:
         """The serving publication's name; loads nothing, since Label Studio waits 3 s."""
-        serving = self.work.ledger.serving(project["id"])
-        return UNTRAINED if serving is None else str(serving["name"])
+        serving = self.work.ledger.publications.serving(project.id)
+        return UNTRAINED if serving is None else str(serving.name)
 
     def predict(
-        self, tasks: Sequence[Mapping[str, Any]], project: Row | None = None, **_: Any
+        self, tasks: Sequence[Mapping[str, Any]], project: Project | None = None, **_: Any
     ) -> list[list[Prediction]]:
         """A list of predictions for each task, in order; [] where nothing can be claimed.
 
@@ -89,7 +89,7 @@ class CommitteeModel(LabelStudioMLBase):
             return []
         if project is None:
             project = self._project_of(tasks[0])
-        serving = self.work.ledger.serving(project["id"])
+        serving = self.work.ledger.publications.serving(project.id)
         if serving is None:
             return [[] for _ in tasks]  # nothing trained yet: nothing claimed
         return predict_tasks(
@@ -108,14 +108,14 @@ class CommitteeModel(LabelStudioMLBase):
             raise BadRequest("fit expects an event's name and its data.")
         return record_event(self.work, event, data)
 
-    def _project_of(self, task: Mapping[str, Any]) -> Row:
-        return self.work.ledger.project_of_studio(self.work.server, int(task["project"]))
+    def _project_of(self, task: Mapping[str, Any]) -> Project:
+        return self.work.ledger.projects.of_studio(self.work.server, int(task["project"]))
 
 
 def predict_tasks(
     work: Workplace,
-    project: Row,
-    publication: Row,
+    project: Project,
+    publication: Publication,
     tasks: Sequence[tuple[int, Mapping[str, Any]]],
     within_s: float | None = None,
 ) -> list[list[Prediction]]:
@@ -126,12 +126,12 @@ def predict_tasks(
         within_s: after this many seconds the rest is answered ``[]`` (Label Studio saves that
             as nothing) and queued; so it is where Label Studio gives no images now.
     """
-    if publication["version"] == NO_VERSION:
+    if publication.version == NO_VERSION:
         return [[] for _ in tasks]  # an order, and no claim about what they show
     deadline = None if within_s is None else time.monotonic() + within_s
     options = work.options(project)
-    config = label_config_of(project["label_config"], options)
-    committee = load_whole(work, project, publication["version"])
+    config = label_config_of(project.label_config, options)
+    committee = load_whole(work, project, publication.version)
     predictions: list[list[Prediction]] = []
     for task_id, data in tasks:
         wait_s = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
@@ -150,13 +150,13 @@ def predict_tasks(
         else:
             score = outside_score(prediction.arms, publication)
             predictions.append(
-                [{"result": result, "score": score, "model_version": publication["name"]}]
+                [{"result": result, "score": score, "model_version": publication.name}]
             )
         finally:
             _looking.release()
     rest = [task_id for task_id, _ in tasks[len(predictions) :]]
     for first in range(0, len(rest), REST_TASKS):
-        work.ledger.add_event(project["id"], PREDICT_REST, rest[first : first + REST_TASKS])
+        work.ledger.events.add(project.id, PREDICT_REST, rest[first : first + REST_TASKS])
     return predictions + [[] for _ in rest]
 
 
@@ -179,15 +179,15 @@ def record_event(work: Workplace, action: str, data: Mapping[str, Any]) -> dict[
     """
     studio_project = data.get("project")
     studio_id, created = project_key(studio_project)
-    project = work.ledger.ensure_project(work.server, studio_id, created)
-    if not project["connected"]:
+    project = work.ledger.projects.ensure(work.server, studio_id, created)
+    if not project.connected:
         return {"ignored": "the project is not connected"}
     if action == "PROJECT_UPDATED":
         sent = studio_project if isinstance(studio_project, Mapping) else {}
         label_config = sent.get("label_config")
-        if not isinstance(label_config, str) or label_config == project["label_config"]:
+        if not isinstance(label_config, str) or label_config == project.label_config:
             return {"ignored": "nothing that matters here changed"}  # or our own PATCH
-        work.ledger.ensure_project(work.server, studio_id, created, label_config=label_config)
+        work.ledger.projects.ensure(work.server, studio_id, created, label_config=label_config)
         ids: list[int] = []
     elif action in TEACHING:
         ids = ids_of(data.get("annotations", data.get("annotation")))
@@ -200,7 +200,7 @@ def record_event(work: Workplace, action: str, data: Mapping[str, Any]) -> dict[
     else:
         log.info("an action that is not known here was ignored: %s", action[:60])
         return {"ignored": f"{action[:60]} is not known here"}
-    return {"event": work.ledger.add_event(project["id"], action, ids)}
+    return {"event": work.ledger.events.add(project.id, action, ids)}
 
 
 def ids_of(rows: Any) -> list[int]:

@@ -82,8 +82,8 @@ def _serve_in_child(settings: Settings, listener: socket.socket, parent_pid: int
     die_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent sends SIGTERM
     # Imported here, so that the parent stays small and starts as fast as it can.
+    from backend.ledger import Ledger
     from backend.ledger.heartbeat import Heartbeat
-    from backend.ledger.ledger import Ledger
     from backend.web.app import body_limit, build_app
     from backend.web.server import Server
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from backend.jobs.jobs import next_stage
-from backend.ledger.ledger import START, upgrade
+from backend.ledger import START, upgrade
 from backend.rounds.retention import prune
 from backend.rounds.schedule import check_project
 from backend.rounds.stages import RUN
@@ -35,16 +35,16 @@ def main() -> None:
     )
     upgrade(settings.ledger_url)
     work = Workplace(settings)
-    row = work.ledger.ensure_project(
+    row = work.ledger.projects.ensure(
         work.server, 1, CREATED_S, label_config=LABEL_CONFIG, extra_params={"mode": "random"}
     )
     for _ in range(times):
         started = time.perf_counter()
         # Without labels the check itself starts one; with them it counts, and leaves it to us.
-        check_project(work, row["id"])
-        if work.ledger.active_round(row["id"]) is None:
-            work.ledger.start_round(row["id"], START, "large pool", "choose", {})
-        published = play_round(work, row["id"])
+        check_project(work, row.id)
+        if work.ledger.rounds.active(row.id) is None:
+            work.ledger.rounds.start(row.id, START, "large pool", "choose", {})
+        published = play_round(work, row.id)
         prune(work, row)
         found = {
             "published": published,
@@ -60,20 +60,13 @@ def main() -> None:
 def play_round(work: Workplace, project_id: int) -> int:
     """Do the active round's parts, one after the other; how many tasks it published."""
     result: dict[str, int] = {}
-    while (round_ := work.ledger.active_round(project_id)) is not None:
-        for part in work.ledger.parts(round_["id"], round_["stage"]):
-            taken = work.ledger.take_part(part["id"], "alone")
+    while (round_ := work.ledger.rounds.active(project_id)) is not None:
+        for part in work.ledger.parts.of_round(round_.id, round_.stage):
+            taken = work.ledger.parts.take(part.id, "alone")
             assert taken is not None
-            outcome = RUN[part["stage"]](work, round_, part["payload"], lambda _share: None)
-            following = next_stage(round_["kind"], part["stage"])
-            work.ledger.finish_part(
-                part["id"],
-                taken["token"],
-                outcome.result,
-                next_stage=following,
-                next_payloads=outcome.next_payloads,
-                problems=outcome.problems,
-            )
+            outcome = RUN[part.stage](work, round_, part.payload, lambda _share: None)
+            following = next_stage(round_.kind, part.stage)
+            work.ledger.parts.finish(taken, outcome, next_stage=following)
             result = dict(outcome.result)
     return result["published"]
 

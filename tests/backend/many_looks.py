@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from backend.ledger.ledger import upgrade
+from backend.ledger import upgrade
 from backend.settings import load_settings
 from backend.web.app import build_app
 from backend.workplace import Workplace
@@ -79,26 +79,26 @@ def large_image() -> bytes:
 
 def publish_version(registry: Path, work: Workplace) -> None:
     """A version of two trained members that serves project 1."""
-    row = work.ledger.ensure_project(work.server, 1, CREATED_S, label_config=LABEL_CONFIG)
+    row = work.ledger.projects.ensure(work.server, 1, CREATED_S, label_config=LABEL_CONFIG)
     examples = disc_examples(6)
     weights = [fit_member(examples, CONFIG, member)[0] for member in range(MEMBERS)]
-    Registry(registry).save_version(row["slug"], 1, weights, CONFIG, {}, {"temperature": 1.0})
-    round_ = work.ledger.start_round(row["id"], "train", "tested", "collect", {})
+    Registry(registry).save_version(row.slug, 1, weights, CONFIG, {}, {"temperature": 1.0})
+    round_ = work.ledger.rounds.start(row.id, "train", "tested", "collect", {})
     assert round_ is not None
-    work.ledger.record_version(
-        row["id"],
+    work.ledger.versions.record(
+        row.id,
         1,
-        round_["id"],
+        round_.id,
         state="promoted",
         reason="tested",
         members=MEMBERS,
         classes=CONFIG.classes,
         metrics={},
     )
-    publication = work.ledger.prepare_publication(
-        row["id"], 1, round_["id"], arm="mutual_information/image_mean", quantiles=[0.0], rows=[]
+    publication = work.ledger.publications.prepare(
+        row.id, 1, round_.id, arm="mutual_information/image_mean", quantiles=[0.0], places=[]
     )
-    work.ledger.serve_publication(publication["id"], 0)
+    work.ledger.publications.serve(publication.id, 0)
     work.close()
 
 

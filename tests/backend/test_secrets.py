@@ -22,7 +22,7 @@ from backend.errors import BadSettings, StudioRefused
 from backend.jobs import jobs
 from backend.jobs.jobs import Clock
 from backend.label_studio.bulk import Studio
-from backend.ledger.ledger import upgrade
+from backend.ledger import upgrade
 from backend.local.valkey import embedded_valkey
 from backend.settings import Settings, load_settings
 from backend.web.app import build_app
@@ -161,18 +161,18 @@ def round_trip(settings: Settings, elsewhere: Host) -> str:
         tasks = [{"id": number, "data": {"image": url}} for number, url in enumerate(urls)]
         setup = {"project": PROJECT, "schema": CONFIG, "hostname": work.server}
         post("/setup", {**setup, "access_token": WORDS["creator's token"]})
-        row = work.ledger.projects()[0]
+        row = work.ledger.projects.all()[0]
         config = TrainConfig(("background", "Cell"), members=1, network="unet")
         torch.manual_seed(1)
         weights = [build_network(config).state_dict()]
-        work.registry.save_version(row["slug"], 1, weights, config, {}, {"temperature": 1.0})
-        round_ = work.ledger.start_round(row["id"], "rank", "a test", "publish", {})
+        work.registry.save_version(row.slug, 1, weights, config, {}, {"temperature": 1.0})
+        round_ = work.ledger.rounds.start(row.id, "rank", "a test", "publish", {})
         assert round_ is not None
-        publication = work.ledger.prepare_publication(
-            row["id"], 1, round_["id"], arm="", quantiles=[], rows=[]
+        publication = work.ledger.publications.prepare(
+            row.id, 1, round_.id, arm="", quantiles=[], places=[]
         )
-        work.ledger.serve_publication(publication["id"], 0)
-        work.ledger.fail_round(round_["id"], "the test needs it no more")
+        work.ledger.publications.serve(publication.id, 0)
+        work.ledger.rounds.fail(round_.id, "the test needs it no more")
         params = {"login": "a", "password": WORDS["task password"], "context": None}
         post("/predict", {"tasks": tasks, "project": PROJECT, "params": params})
         project = {"id": 1, "created_at": CREATED, "label_config": CONFIG}
@@ -183,10 +183,10 @@ def round_trip(settings: Settings, elsewhere: Host) -> str:
         post("/predict", {"tasks": WORDS["task password"][:0], "project": PROJECT})
         post("/versions", b"\xff")
         post("/webhook", b"{", password="wrong")
-        work.ledger.add_event(row["id"], "PREDICT_REST", [task["id"] for task in tasks])
-        jobs.check(row["id"])
+        work.ledger.events.add(row.id, "PREDICT_REST", [task["id"] for task in tasks])
+        jobs.check(row.id)
         Clock(work).tick()
-        said.append(str(work.ledger.project(row["id"])["last_error"]))
+        said.append(str(work.ledger.projects.get(row.id).last_error))
     finally:
         app.extensions["committee"].close()
         work.close()

@@ -24,7 +24,7 @@ import requests
 from acquisition.aggregate import AGGREGATES
 from acquisition.uncertainty import MEASURES
 from backend.label_studio import brush
-from backend.ledger.ledger import Row, upgrade
+from backend.ledger import Outcome, Part, upgrade
 from backend.rounds.stages.publish import publish
 from backend.rounds.stages.shards import SHARD_TASKS, packed, write_shard
 from backend.settings import load_settings
@@ -126,9 +126,9 @@ def webhook_p99_no_redis(sizes: Senders, server: LabelStudio) -> Measured:
 
 def webhooks(sizes: Senders, stack: Stack, project: TinyProject, folder: Path) -> Measured:
     """The p99 of all senders' webhooks, each of which is in the ledger afterwards."""
-    before = len(stack.work.ledger.pending_events(project.row_id))
+    before = len(stack.work.ledger.events.pending(project.row_id))
     waits = send_at_once(sizes, stack, webhook_body(stack, project), folder)
-    events = len(stack.work.ledger.pending_events(project.row_id)) - before
+    events = len(stack.work.ledger.events.pending(project.row_id)) - before
     if events != sizes.senders * sizes.requests:
         raise RuntimeError(f"{events} of {sizes.senders * sizes.requests} events are kept")
     waits_ms = [[1e3 * wait for wait in of_one] for of_one in waits]
@@ -256,41 +256,41 @@ class _Publisher:
         created = work.studio.create_project(title="bench publish", label_config=BRUSH)
         images = [{"image": f"/data/none/{number}.png"} for number in range(sizes.tasks)]
         self._task_ids = work.studio.import_tasks(created.id, images)
-        self._project = work.ledger.ensure_project(
+        self._project = work.ledger.projects.ensure(
             work.server, created.id, created.created, label_config=BRUSH, extra_params={}
         )
 
     def publish(self, number: int) -> float:
         """Seconds of the stage."""
         ledger, project = self._work.ledger, self._project
-        opened = ledger.start_round(project["id"], "rank", "bench", "choose", {})
+        opened = ledger.rounds.start(project.id, "rank", "bench", "choose", {})
         assert opened is not None
-        ledger.record_version(
-            project["id"],
+        ledger.versions.record(
+            project.id,
             1,
-            opened["id"],
+            opened.id,
             state="promoted",
             reason="made up",
             members=5,
             classes=("background", "Cell"),
             metrics={},
         )
-        [chosen] = ledger.parts(opened["id"])
+        [chosen] = ledger.parts.of_round(opened.id)
         tasks = len(self._task_ids)
         shards = [self._task_ids[i : i + SHARD_TASKS] for i in range(0, tasks, SHARD_TASKS)]
         payloads = [{"version": 1, "tasks": [[task, ""] for task in shard]} for shard in shards]
         self._finish(chosen, {"pool": tasks, "unlabelled": tasks}, "score", payloads)
         generator = np.random.default_rng(number)
-        for part in ledger.parts(opened["id"], "score"):
-            scored = [self._scored(task_id, generator) for task_id, _ in part["payload"]["tasks"]]
-            file = write_shard(self._work, project["slug"], opened["id"], part["payload"], scored)
+        for part in ledger.parts.of_round(opened.id, "score"):
+            scored = [self._scored(task_id, generator) for task_id, _ in part.payload["tasks"]]
+            file = write_shard(self._work, project.slug, opened.id, part.payload, scored)
             result = {"file": file, "scored": len(scored), "refused": 0}
             self._finish(part, result, "publish", [{}])
-        [part] = ledger.parts(opened["id"], "publish")
-        opened = ledger.round(opened["id"])
+        [part] = ledger.parts.of_round(opened.id, "publish")
+        opened = ledger.rounds.get(opened.id)
 
         start = time.perf_counter()
-        outcome = publish(self._work, opened, part["payload"], lambda progress: None)
+        outcome = publish(self._work, opened, part.payload, lambda progress: None)
         taken_s = time.perf_counter() - start
 
         if outcome.result["published"] != tasks or outcome.problems:
@@ -309,16 +309,15 @@ class _Publisher:
 
     def _finish(
         self,
-        part: Row,
+        part: Part,
         result: dict[str, Any],
         following: str | None,
         payloads: list[dict[str, Any]],
     ) -> None:
-        taken = self._work.ledger.take_part(part["id"], "bench")
+        taken = self._work.ledger.parts.take(part.id, "bench")
         assert taken is not None
-        self._work.ledger.finish_part(
-            part["id"], taken["token"], result, next_stage=following, next_payloads=payloads
-        )
+        outcome = Outcome(result=result, next_payloads=payloads)
+        self._work.ledger.parts.finish(taken, outcome, next_stage=following)
 
     def post_bare(self, number: int) -> float:
         """Seconds of the POST alone, its body made before."""
@@ -337,7 +336,7 @@ class _Publisher:
         url, api_key = self._work.settings.label_studio()
         start = time.perf_counter()
         answer = requests.post(
-            f"{url}/api/projects/{self._project['studio_id']}/import/predictions",
+            f"{url}/api/projects/{self._project.studio_id}/import/predictions",
             body,
             headers={"Authorization": f"Token {api_key}", "Content-Type": "application/json"},
             timeout=900,

@@ -104,14 +104,14 @@ class Laboratory:
             result = strokes(self.project.masks[task_id], CLASSES, UNKNOWN, None)
             stack.work.studio.annotate(task_id, result)
         row_id = self.project.row_id
-        stack.work.ledger.add_event(row_id, "RETRAIN")
+        stack.work.ledger.events.add(row_id, "RETRAIN")
         stack.wait(self._serves, "the first version to serve", ROUND_LIMIT_S)
         self._requests = _requests(stack, self.project, folder, sizes)
         # Each of the web's processes loads the version at its first prediction.
         self._send([], sizes.warm_up_s, opens_every_s=2.0)
         self.idle_s: Sequence[float] = self._send([], sizes.seconds)["waits"]["predict"]
         connect_project(stack.work, self.project.id, _options(sizes, 1))
-        stack.work.ledger.add_event(row_id, "RETRAIN")
+        stack.work.ledger.events.add(row_id, "RETRAIN")
         stack.wait(self._trains, "all workers to train", ROUND_LIMIT_S)
 
     @contextmanager
@@ -122,11 +122,11 @@ class Laboratory:
             RuntimeError: the round ended before, or of the ``events`` sent some were lost.
         """
         ledger, row_id = self.stack.work.ledger, self.project.row_id
-        before = len(ledger.pending_events(row_id))
+        before = len(ledger.events.pending(row_id))
         yield
         if not self._trains():
             raise RuntimeError("the round did not train to the end of the measurement")
-        kept = len(ledger.pending_events(row_id)) - before
+        kept = len(ledger.events.pending(row_id)) - before
         if kept != events:
             raise RuntimeError(f"{kept} of {events:.0f} events are kept")
 
@@ -143,18 +143,18 @@ class Laboratory:
 
     def _serves(self) -> bool:
         found = self.stack.last_train(self.project)
-        if found is None or found["state"] == "active":
+        if found is None or found.state == "active":
             return False
         if self.project.serving() is None:
-            raise RuntimeError(f"the first round brought no version: {found['error']}")
+            raise RuntimeError(f"the first round brought no version: {found.error}")
         return True
 
     def _trains(self) -> bool:
         found = self.stack.last_train(self.project)
-        if found is None or found["state"] != "active":
+        if found is None or found.state != "active":
             return False
-        parts = self.stack.work.ledger.parts(found["id"], "fit")
-        under_way = [p for p in parts if p["state"] == "leased" and p["progress"] > 0]
+        parts = self.stack.work.ledger.parts.of_round(found.id, "fit")
+        under_way = [p for p in parts if p.state == "leased" and p.progress > 0]
         return len(under_way) == self.stack.settings.workers
 
     def _send(
@@ -235,7 +235,7 @@ def _project(stack: Stack, sizes: Sizes) -> TinyProject:
     tasks = tuple(studio.upload(created.id, files))
     connected = connect_project(stack.work, created.id, _options(sizes, 0))
     masks = {task_id: one.mask for task_id, one in zip(tasks, drawn, strict=True)}
-    return TinyProject(stack, created.id, connected.project["id"], tasks, masks)
+    return TinyProject(stack, created.id, connected.project.id, tasks, masks)
 
 
 def _requests(

@@ -25,7 +25,7 @@ import requests
 
 from backend.commands.replay.strokes import strokes
 from backend.errors import StudioUnreachable
-from backend.ledger.ledger import START, Row
+from backend.ledger import START, Part, Round
 from backend.rounds.schedule import STAGES
 from tests.live.servers import (
     LabelStudio,
@@ -218,25 +218,25 @@ class Chaos:
             except StudioUnreachable:
                 wait_until(self.studio_answers, NEXT_LIMIT_S, "Label Studio to be back")
 
-    def at_work(self) -> tuple[Row | None, list[Row]]:
+    def at_work(self) -> tuple[Round | None, list[Part]]:
         """The active round, and its parts whose worker was heard of within its lease."""
-        round_ = self.ledger.active_round(self.project.row_id)
+        round_ = self.ledger.rounds.active(self.project.row_id)
         if round_ is None:
             return None, []
         now = time.time()
-        parts = self.ledger.parts(round_["id"], round_["stage"])
-        return round_, [p for p in parts if p["state"] == "leased" and p["lease_until"] > now]
+        parts = self.ledger.parts.of_round(round_.id, round_.stage)
+        return round_, [p for p in parts if p.state == "leased" and p.lease_until > now]
 
     def press_start(self) -> None:
         """Ask for a round, unless one is asked for."""
-        pending = self.ledger.pending_events(self.project.row_id)
-        if not any(event["action"] == "RETRAIN" for event in pending):
-            self.ledger.add_event(self.project.row_id, "RETRAIN")
+        pending = self.ledger.events.pending(self.project.row_id)
+        if not any(event.action == "RETRAIN" for event in pending):
+            self.ledger.events.add(self.project.row_id, "RETRAIN")
 
     def want_order(self) -> None:
         """Add an image, so that before the first version the images are put in order anew."""
-        row = self.ledger.project(self.project.row_id)
-        if row["checked_at"] is not None and not self.ledger.pending_events(row["id"]):
+        row = self.ledger.projects.get(self.project.row_id)
+        if row.checked_at is not None and not self.ledger.events.pending(row.id):
             self.add_images(1)
 
     # What is done to it
@@ -250,10 +250,10 @@ class Chaos:
             if round_ is None:
                 when_idle()
             for part in parts:
-                stage = f"{round_['kind']} {part['stage']}"  # type: ignore[index]  # it has parts
+                stage = f"{round_.kind} {part.stage}"  # type: ignore[union-attr]  # it has parts
                 for victim in VICTIMS:
                     if (stage, victim) in missing:
-                        return stage, victim, part["id"]
+                        return stage, victim, part.id
             return None
 
         while missing:
@@ -287,11 +287,11 @@ class Chaos:
         """Kill it; None if it is not there, or the part was finished before the blow fell."""
         round_, before = self.at_work()
         if victim == "horse":
-            before = [p for p in before if part_id in (None, p["id"])][:1]
-            horse = self._horse(before[0]["holder"]) if before else None
+            before = [p for p in before if part_id in (None, p.id)][:1]
+            horse = self._horse(before[0].holder) if before else None
             if horse is None:
                 return None
-        if part_id is not None and part_id not in {part["id"] for part in before}:
+        if part_id is not None and part_id not in {part.id for part in before}:
             return None
         at = time.time()
         if victim == "horse":
@@ -307,13 +307,13 @@ class Chaos:
             }[victim]()
         if victim in ("horse", "worker"):
             _await_end(left, how)  # until then its part may be finished
-        after = {} if round_ is None else {p["id"]: p for p in self.ledger.parts(round_["id"])}
+        after = {} if round_ is None else {p.id: p for p in self.ledger.parts.of_round(round_.id)}
         # Not by us: what outlives its parent is what must not be.
         _await_end(left, how)
         held = tuple(
-            Held(f"{round_['kind']} {part['stage']}", round_["id"], part["id"], part["attempts"])
+            Held(f"{round_.kind} {part.stage}", round_.id, part.id, part.attempts)
             for part in before
-            if round_ is not None and not _ended_meanwhile(part, after[part["id"]])
+            if round_ is not None and not _ended_meanwhile(part, after[part.id])
         )
         return Blow(phase, victim, how, at, held)
 
@@ -413,25 +413,25 @@ class Chaos:
         """
         if not blow.held:
             return blow.at
-        round_ = self.ledger.round(blow.held[0].round_id)
-        parts = {part["id"]: part for part in self.ledger.parts(round_["id"])}
-        if round_["state"] != "active":
-            return max(float(round_["ended_at"]), blow.at)
+        round_ = self.ledger.rounds.get(blow.held[0].round_id)
+        parts = {part.id: part for part in self.ledger.parts.of_round(round_.id)}
+        if round_.state != "active":
+            return max(float(round_.ended_at), blow.at)
         if blow.victim in ("horse", "worker"):
             rows = [(held, parts[held.part_id]) for held in blow.held]
-            if all(row["attempts"] > held.attempts for held, row in rows):
-                return max(float(row["started_at"]) for _, row in rows)
+            if all(row.attempts > held.attempts for held, row in rows):
+                return max(float(row.started_at) for _, row in rows)
             return None
-        since = [p["started_at"] for p in parts.values() if (p["started_at"] or 0.0) > blow.at]
+        since = [p.started_at for p in parts.values() if (p.started_at or 0.0) > blow.at]
         return float(min(since)) if since else None
 
     def _worked_until(self, blow: Blow) -> float:
         """When the parts that a blow to a server fell upon were done by who held them."""
         if blow.victim in ("horse", "worker") or not blow.held:
             return blow.at
-        parts = {part["id"]: part for part in self.ledger.parts(blow.held[0].round_id)}
+        parts = {part.id: part for part in self.ledger.parts.of_round(blow.held[0].round_id)}
         rows = [(held, parts[held.part_id]) for held in blow.held]
-        done = [r["ended_at"] for h, r in rows if r["ended_at"] and r["attempts"] == h.attempts]
+        done = [r.ended_at for h, r in rows if r.ended_at and r.attempts == h.attempts]
         return float(max(done, default=blow.at))
 
     # What is left
@@ -491,7 +491,7 @@ class Chaos:
                 lines.append(
                     f"{how:28}{len(took):6d}{statistics.median(took):8.1f}{max(took):8.1f}"
                 )
-        rounds = Counter(f"{row['kind']} {row['state']}" for row in self.rounds())
+        rounds = Counter(f"{row.kind} {row.state}" for row in self.rounds())
         lines += [
             "",
             "rounds: " + ", ".join(f"{count} {name}" for name, count in sorted(rounds.items())),
@@ -501,11 +501,11 @@ class Chaos:
         ]
         return "\n".join(lines)
 
-    def rounds(self) -> Iterator[Row]:
+    def rounds(self) -> Iterator[Round]:
         """All of the project's, oldest first."""
-        last = self.ledger.last_round(self.project.row_id)
-        for round_id in range(1, (0 if last is None else last["id"]) + 1):
-            yield self.ledger.round(round_id)
+        last = self.ledger.rounds.last(self.project.row_id)
+        for round_id in range(1, (0 if last is None else last.id) + 1):
+            yield self.ledger.rounds.get(round_id)
 
 
 def start_chaos(folder: Path, template: Path, *, images: int, seed: int, **options: Any) -> Chaos:
@@ -532,10 +532,10 @@ def _true_mask(task: Mapping[str, Any]) -> Mask:
     return draw_field(int(found[1]))[1]
 
 
-def _ended_meanwhile(before: Row, after: Row) -> bool:
+def _ended_meanwhile(before: Part, after: Part) -> bool:
     """Whether the part was finished, by who held it, before the blow fell."""
-    ended = after["state"] in ("done", "dropped")
-    return bool(ended and after["attempts"] == before["attempts"])
+    ended = after.state in ("done", "dropped")
+    return bool(ended and after.attempts == before.attempts)
 
 
 def _await_end(family: Sequence[psutil.Process], what: str) -> None:

@@ -17,7 +17,7 @@ import orjson
 
 from backend.commands.replay.strokes import label_config, strokes
 from backend.label_studio.bulk import Project, Studio
-from backend.ledger.ledger import upgrade
+from backend.ledger import upgrade
 from backend.rounds.schedule import check_project
 from backend.rounds.stages import RUN
 from backend.settings import load_settings
@@ -93,7 +93,7 @@ class History:
         with self._ledger(retrain_every) as (work, project_id):
             self._deliver(work, came)
             found = _look(work, project_id)
-            assert work.ledger.pending_events(project_id) == []
+            assert work.ledger.events.pending(project_id) == []
         if not came:
             self._known[retrain_every] = found
         return found
@@ -102,9 +102,9 @@ class History:
         """Changed labels at a first look, and at one after a round and then these webhooks."""
         with self._ledger(retrain_every) as (work, project_id):
             first = _look(work, project_id)
-            round_ = work.ledger.active_round(project_id)
+            round_ = work.ledger.rounds.active(project_id)
             assert round_ is not None
-            work.ledger.fail_round(round_["id"], "over")
+            work.ledger.rounds.fail(round_.id, "over")
             self._deliver(work, came)
             return first.changed, _look(work, project_id).changed
 
@@ -122,14 +122,14 @@ class History:
         )
         work = Workplace(settings)
         try:
-            row = work.ledger.ensure_project(
+            row = work.ledger.projects.ensure(
                 work.server,
                 self._project.id,
                 self._project.created,
                 label_config=self._project.label_config,
                 extra_params={**TINY, "retrain_every": retrain_every},
             )
-            yield work, row["id"]
+            yield work, row.id
         finally:
             work.studio.close()
             work.close()
@@ -144,24 +144,17 @@ class History:
 
 def _look(work: Workplace, project_id: int) -> Outcome:
     started = check_project(work, project_id)
-    changed = work.ledger.project(project_id)["changed"]
+    changed = work.ledger.projects.get(project_id).changed
     if started is None:
         return Outcome(changed, None, None)
-    decision = started["kind"], started["reason"]
-    if started["kind"] != "train":
+    decision = started.kind, started.reason
+    if started.kind != "train":
         return Outcome(changed, decision, None)
     collected = RUN["collect"](work, started, {}, lambda _share: None)
-    part = work.ledger.take_part(work.ledger.parts(started["id"])[0]["id"], "a test")
+    part = work.ledger.parts.take(work.ledger.parts.of_round(started.id)[0].id, "a test")
     assert part is not None
-    work.ledger.finish_part(
-        part["id"],
-        part["token"],
-        {},
-        next_stage="judge",
-        next_payloads=[{}],
-        round_values=collected.round_values,
-    )
-    return Outcome(changed, decision, collected.round_values["manifest"])
+    work.ledger.parts.finish(part, collected, next_stage="judge")
+    return Outcome(changed, decision, collected.manifest)
 
 
 @contextmanager

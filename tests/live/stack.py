@@ -24,7 +24,7 @@ from backend.actions.connect import connect_project
 from backend.commands.replay.strokes import label_config, strokes
 from backend.errors import StudioRefused
 from backend.jobs import jobs
-from backend.ledger.ledger import Row
+from backend.ledger import Publication, Round
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
 from tests.live.local_worker import LocalWorker
@@ -148,10 +148,10 @@ class Stack:
     def release(self, *projects: TinyProject) -> None:
         """Let go of these projects, or of all: nobody looks at them any more."""
         for project in projects or tuple(self.projects):
-            active = self.work.ledger.active_round(project.row_id)
+            active = self.work.ledger.rounds.active(project.row_id)
             if active is not None:
-                self.work.ledger.cancel_round(active["id"], "The test has ended.")
-            self.work.ledger.update_project(project.row_id, connected=False)
+                self.work.ledger.rounds.cancel(active.id, "The test has ended.")
+            self.work.ledger.projects.update(project.row_id, connected=False)
             with suppress(StudioRefused):
                 self.work.studio.delete_project(project.id)
             self.projects.remove(project)
@@ -168,15 +168,15 @@ class Stack:
         except psutil.NoSuchProcess:
             return []
 
-    def last_train(self, project: TinyProject) -> Row | None:
-        return self.work.ledger.last_round(project.row_id, kind="train")
+    def last_train(self, project: TinyProject) -> Round | None:
+        return self.work.ledger.rounds.last(project.row_id, kind="train")
 
-    def await_round(self, project: TinyProject, number: int = 1) -> Row:
+    def await_round(self, project: TinyProject, number: int = 1) -> Round:
         """The project's training round of that count, once it has ended, however."""
 
-        def ended() -> Row | None:
+        def ended() -> Round | None:
             row = self.last_train(project)
-            if row is None or row["version"] < number or row["state"] == "active":
+            if row is None or row.version < number or row.state == "active":
                 return None
             return row
 
@@ -213,14 +213,14 @@ class TinyProject:
         for task_id in task_ids:
             self.stack.work.studio.annotate(task_id, self.result(task_id))
 
-    def serving(self) -> Row | None:
-        return self.stack.work.ledger.serving(self.row_id)
+    def serving(self) -> Publication | None:
+        return self.stack.work.ledger.publications.serving(self.row_id)
 
     def ranking(self) -> list[int]:
         serving = self.serving()
         if serving is None:
             return []
-        return [row["task_id"] for row in self.stack.work.ledger.ranking(serving["id"])]
+        return [row.task_id for row in self.stack.work.ledger.publications.ranking(serving.id)]
 
 
 def start_stack(
@@ -306,7 +306,7 @@ def _healthy(web: Process, settings: Settings) -> bool:
 def _all_tick(workers: list[Process], work: Workplace) -> bool:
     for worker in workers:
         _must_live(worker)
-    return not workers or "worker" in {row["role"] for row in work.ledger.processes()}
+    return not workers or "worker" in {row.role for row in work.ledger.processes.all()}
 
 
 def _must_live(process: Process) -> None:
@@ -325,7 +325,7 @@ def make_project(stack: Stack, title: str, images: int, **options: Any) -> TinyP
     tasks = tuple(studio.upload(created.id, files))
     connected = connect_project(stack.work, created.id, {**TINY, **options})
     masks = {task_id: mask for task_id, (_, mask) in zip(tasks, fields, strict=True)}
-    project = TinyProject(stack, created.id, connected.project["id"], tasks, masks)
+    project = TinyProject(stack, created.id, connected.project.id, tasks, masks)
     stack.projects.append(project)
     return project
 

@@ -62,7 +62,7 @@ def trained(
         project = make_project(stack, "browser", 16, retrain_every=INITIAL)
         project.label(*project.few(INITIAL))
         row = stack.await_round(project)
-        assert (row["state"], row["error"]) == ("succeeded", None)
+        assert (row.state, row.error) == ("succeeded", None)
         yield project
     finally:
         stack.stop()
@@ -98,8 +98,8 @@ def test_an_annotator_labels_the_queue_in_its_order(
     assert annotation["parent_prediction"] == shown["id"]
     assert {region["origin"] for region in annotation["result"]} == {"prediction"}
     assert masks(annotation["result"]).keys() == masks(shown["result"]).keys()
-    events = trained.stack.work.ledger.pending_events(trained.row_id)
-    assert [e["ids"] for e in events if e["action"] == "ANNOTATION_CREATED"] == [[annotation["id"]]]
+    events = trained.stack.work.ledger.events.pending(trained.row_id)
+    assert [e.ids for e in events if e.action == "ANNOTATION_CREATED"] == [[annotation["id"]]]
 
 
 def test_the_colours_that_were_seen_are_the_masks(page: Page, trained: TinyProject) -> None:
@@ -123,7 +123,7 @@ def serves_a_task(response: Response) -> bool:
 def prediction_of(studio: Studio, project: TinyProject, task_id: int) -> dict[str, Any]:
     serving = project.serving()
     assert serving is not None
-    [found] = [p for p in studio.predictions(task_id) if p["model_version"] == serving["name"]]
+    [found] = [p for p in studio.predictions(task_id) if p["model_version"] == serving.name]
     assert found["result"], "a task without predicted cells shows nothing to look at"
     return found
 

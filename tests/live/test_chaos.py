@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.ledger.ledger import Row
+from backend.ledger import Round
 from tests.live.chaos import (
     IN_TURN,
     TRAINING,
@@ -50,7 +50,7 @@ class Outcome:
 
     chaos: Chaos
     annotator: Annotator
-    last: Row
+    last: Round
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +83,16 @@ def outcome(chaos: Chaos) -> Outcome:
     return Outcome(chaos, annotator, last)
 
 
-def _last_round(chaos: Chaos) -> Row:
+def _last_round(chaos: Chaos) -> Round:
     """A training round that began when all labels were there, and nothing is asked for since."""
     labelled_at = time.time()
 
-    def ended() -> Row | None:
+    def ended() -> Round | None:
         row = chaos.stack.last_train(chaos.project)
-        if row is None or row["started_at"] < labelled_at:
+        if row is None or row.started_at < labelled_at:
             chaos.press_start()
             return None
-        quiet = chaos.at_work()[0] is None and not chaos.ledger.pending_events(chaos.project.row_id)
+        quiet = chaos.at_work()[0] is None and not chaos.ledger.events.pending(chaos.project.row_id)
         return row if quiet else None
 
     return chaos.stack.wait(ended, "the last round to end, and all to be quiet")
@@ -115,7 +115,7 @@ def test_a_round_goes_on_within_a_minute_of_any_blow(outcome: Outcome) -> None:
 
 
 def test_no_round_failed_of_it(outcome: Outcome) -> None:
-    ended = [(row["id"], row["state"], row["error"]) for row in outcome.chaos.rounds()]
+    ended = [(row.id, row.state, row.error) for row in outcome.chaos.rounds()]
     assert [row for row in ended if row[1] not in ("succeeded", "cancelled")] == []
 
 
@@ -135,7 +135,7 @@ def test_every_annotation_is_in_the_last_manifest(outcome: Outcome) -> None:
     }
     used = {
         (entry["task"], annotation_id, updated_at)
-        for entry in outcome.last["manifest"]
+        for entry in outcome.last.manifest
         for annotation_id, updated_at in entry["annotations"]
     }
     assert used == held
@@ -144,7 +144,7 @@ def test_every_annotation_is_in_the_last_manifest(outcome: Outcome) -> None:
 
 def test_every_version_is_whole(outcome: Outcome) -> None:
     chaos = outcome.chaos
-    slug = chaos.ledger.project(chaos.project.row_id)["slug"]
+    slug = chaos.ledger.projects.get(chaos.project.row_id)["slug"]
     registry = Registry(chaos.stack.settings.registry_path)
     versions = registry.versions(slug)
     assert versions
@@ -152,25 +152,25 @@ def test_every_version_is_whole(outcome: Outcome) -> None:
         folder = registry.version_path(slug, number)
         for name, checksum in registry.files(slug, number).items():
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
-    promoted = chaos.ledger.promoted_version(chaos.project.row_id)
+    promoted = chaos.ledger.versions.promoted(chaos.project.row_id)
     assert promoted["number"] in versions
 
 
 def test_one_publication_serves_and_label_studio_has_it_without_doubles(outcome: Outcome) -> None:
     chaos = outcome.chaos
-    publications = chaos.ledger.publications(chaos.project.row_id)
-    (serving,) = [row for row in publications if row["state"] == "serving"]
-    assert chaos.stack.work.studio.project(chaos.project.id).model_version == serving["name"]
+    publications = chaos.ledger.publications.all(chaos.project.row_id)
+    (serving,) = [row for row in publications if row.state == "serving"]
+    assert chaos.stack.work.studio.project(chaos.project.id).model_version == serving.name
     ranked = chaos.project.ranking()
-    assert len(ranked) == serving["length"] == serving["stored"]
+    assert len(ranked) == serving.length == serving.stored
     for task in chaos.stack.work.studio.tasks(chaos.project.id):
         rows = chaos.stack.work.studio.predictions(task.id)
-        of_it = [row for row in rows if row["model_version"] == serving["name"]]
+        of_it = [row for row in rows if row["model_version"] == serving.name]
         assert len(of_it) == 1 if task.id in ranked else len(of_it) <= 1
 
 
 def test_every_event_is_handled(outcome: Outcome) -> None:
-    assert outcome.chaos.ledger.pending_events(outcome.chaos.project.row_id) == []
+    assert outcome.chaos.ledger.events.pending(outcome.chaos.project.row_id) == []
 
 
 def test_no_job_and_no_process_is_left_without_a_parent(outcome: Outcome) -> None:

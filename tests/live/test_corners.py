@@ -26,9 +26,9 @@ def short(stack: Stack) -> TinyProject:
 
 
 def retrain(stack: Stack, project: TinyProject, number: int) -> None:
-    stack.work.ledger.add_event(project.row_id, "RETRAIN")
+    stack.work.ledger.events.add(project.row_id, "RETRAIN")
     row = stack.await_round(project, number)
-    assert (row["state"], row["error"]) == ("succeeded", None)
+    assert (row.state, row.error) == ("succeeded", None)
 
 
 def test_a_short_queue_is_not_ranked_again_until_it_is_used(
@@ -42,11 +42,11 @@ def test_a_short_queue_is_not_ranked_again_until_it_is_used(
     short.label(second)
     row = check_project(stack.work, short.row_id)
     assert row is not None
-    assert (row["kind"], row["reason"]) == ("rank", "only 1 ranked tasks left")
+    assert (row.kind, row.reason) == ("rank", "only 1 ranked tasks left")
 
     def published() -> bool:
         serving = short.serving()
-        return serving is not None and serving["name"] == "committee-v1.2"
+        return serving is not None and serving.name == "committee-v1.2"
 
     stack.wait(published, "the second publication")
 
@@ -57,14 +57,14 @@ def test_a_purged_project_never_takes_a_name_that_label_studio_holds(
     former = set(studio.model_versions(short.id))
     disconnect_project(stack.work, short.id, purge=True)
     connected = connect_project(stack.work, short.id, {**TINY})
-    short.row_id = connected.project["id"]
+    short.row_id = connected.project.id
     retrain(stack, short, 1)
     serving = short.serving()
     assert serving is not None
-    assert serving["name"] not in former
+    assert serving.name not in former
     for task_id in short.ranking():
         names = [p["model_version"] for p in studio.predictions(task_id)]
-        assert names.count(serving["name"]) == 1
+        assert names.count(serving.name) == 1
 
 
 def test_a_project_whose_tasks_are_all_labelled_comes_to_rest(
@@ -86,16 +86,16 @@ def test_a_disconnected_project_is_not_taken_over_by_a_rollback(
 def test_tasks_deleted_during_a_round_are_left_out(stack: Stack, studio: Studio) -> None:
     project = make_project(stack, "corners deleted", 12)
     project.label(*project.few(4))
-    stack.work.ledger.add_event(project.row_id, "RETRAIN")
+    stack.work.ledger.events.add(project.row_id, "RETRAIN")
 
     def scoring() -> bool:
         row = stack.last_train(project)
-        return row is not None and row["stage"] in ("score", "publish")
+        return row is not None and row.stage in ("score", "publish")
 
     stack.wait(scoring, "the scoring")
     gone = [task.id for task in studio.tasks(project.id) if not task.annotations][:2]
     for task_id in gone:
         studio.delete_task(task_id)
     row = stack.await_round(project)
-    assert (row["state"], row["error"]) == ("succeeded", None)
+    assert (row.state, row.error) == ("succeeded", None)
     assert set(project.ranking()) == set(project.tasks) - set(project.few(4)) - set(gone)

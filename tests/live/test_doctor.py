@@ -12,7 +12,7 @@ import pytest
 import requests
 from click.testing import CliRunner
 from redis import Redis
-from sqlalchemy import insert, update
+from sqlalchemy import update
 
 from backend.actions.connect import connect_project
 from backend.cli import cli
@@ -28,10 +28,10 @@ from backend.label_studio.connection import (
     basic_auth,
     set_order,
 )
-from backend.ledger.ledger import Row, upgrade
-from backend.ledger.tables import events, publications, rounds
+from backend.ledger import Event, Project, Publication, Round, upgrade
 from backend.settings import load_settings
 from backend.workplace import Workplace
+from tests.backend import rows
 from tests.backend.insight.test_doctor import PASSWORD, USER, Web
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.servers import (
@@ -54,51 +54,45 @@ def wrong(findings: list[Finding]) -> dict[str, str]:
 
 def leave_alone(work: Workplace, project_id: int) -> None:
     """No check by itself from here on: it mends some of what the doctor is to find."""
-    wait_until(lambda: work.ledger.project(project_id)["checked_at"], 60, "the first check")
-    work.ledger.update_project(project_id, checked_at=time.time() + 24 * 3600)
+    wait_until(lambda: work.ledger.projects.get(project_id).checked_at, 60, "the first check")
+    work.ledger.projects.update(project_id, checked_at=time.time() + 24 * 3600)
 
 
-def publish(work: Workplace, row: Row, *, stored: int | None = None) -> str:
+def publish(work: Workplace, row: Project, *, stored: int | None = None) -> str:
     """A publication that ranks every task of the project, as a round would leave it."""
-    if any(process["role"] == "worker" for process in work.ledger.processes()):
+    if any(process.role == "worker" for process in work.ledger.processes.all()):
         # It puts the images in order by itself, once.
-        wait_until(lambda: work.ledger.serving(row["id"]), 120, "the first queue")
-        wait_until(lambda: work.ledger.active_round(row["id"]) is None, 120, "the end of its round")
-        leave_alone(work, row["id"])
-    ids = [task.id for task in work.studio.tasks(row["studio_id"])]
-    with work.ledger._write() as db:
-        made = db.execute(
-            insert(rounds).values(
-                project_id=row["id"],
-                kind="rank",
-                reason="a test's",
-                stage="publish",
-                state="succeeded",
-                started_at=0.0,
-                stage_started_at=0.0,
-            )
-        )
-        key = made.inserted_primary_key
-    assert key is not None
-    publication = work.ledger.prepare_publication(
-        row["id"],
+        wait_until(lambda: work.ledger.publications.serving(row.id), 120, "the first queue")
+        wait_until(lambda: work.ledger.rounds.active(row.id) is None, 120, "the end of its round")
+        leave_alone(work, row.id)
+    ids = [task.id for task in work.studio.tasks(row.studio_id)]
+    round_ = Round(
+        project_id=row.id,
+        kind="rank",
+        reason="a test's",
+        stage="publish",
+        state="succeeded",
+        started_at=0.0,
+        stage_started_at=0.0,
+    )
+    with work.ledger.database.write() as db:
+        db.add(round_)
+    publication = work.ledger.publications.prepare(
+        row.id,
         1,
-        key[0],
+        round_.id,
         arm="predictive_entropy/image_mean",
         quantiles=[0.5],
-        rows=[
-            {"task_id": task_id, "position": place, "doubt": 0.5, "audit": False, "arms": {}}
-            for place, task_id in enumerate(ids)
-        ],
+        places=[rows.place(task_id, position) for position, task_id in enumerate(ids)],
     )
-    name = str(publication["name"])
-    rows = [
+    name = str(publication.name)
+    predictions = [
         {"task": task_id, "result": [], "score": (place + 0.5) / len(ids), "model_version": name}
         for place, task_id in enumerate(ids)
     ]
-    assert work.studio.import_predictions(row["studio_id"], rows) == len(ids)
-    set_order(work.studio, row["studio_id"], name)
-    work.ledger.serve_publication(publication["id"], len(ids) if stored is None else stored)
+    assert work.studio.import_predictions(row.studio_id, predictions) == len(ids)
+    set_order(work.studio, row.studio_id, name)
+    work.ledger.publications.serve(publication.id, len(ids) if stored is None else stored)
     return name
 
 
@@ -116,7 +110,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -
 def ranked(stack: Stack) -> int:
     """A connected project whose ranking is served."""
     made = make_project(stack, "doctor", TASKS)
-    publish(stack.work, stack.work.ledger.project(made.row_id))
+    publish(stack.work, stack.work.ledger.projects.get(made.row_id))
     return made.id
 
 
@@ -260,7 +254,7 @@ def test_all_connected_projects_are_looked_at_unless_one_is_named(stack: Stack, 
 
 def test_lost_predictions_have_the_pool_ranked_anew(stack: Stack):
     made = make_project(stack, "doctor gone", 2)
-    row = stack.work.ledger.project(made.row_id)
+    row = stack.work.ledger.projects.get(made.row_id)
     stack.work.studio.delete_model_version(made.id, publish(stack.work, row))
     found = [f for f in doctor.examine(stack.work, [made.id]) if f.code == "predictions-gone"]
     assert [(f.severity, f.fixable) for f in found] == [("error", True)]
@@ -272,7 +266,7 @@ def test_lost_predictions_have_the_pool_ranked_anew(stack: Stack):
 
 def test_dropped_predictions_are_found_but_not_those_of_deleted_tasks(stack: Stack):
     made = make_project(stack, "doctor dropped", 3)
-    name = publish(stack.work, stack.work.ledger.project(made.row_id))
+    name = publish(stack.work, stack.work.ledger.projects.get(made.row_id))
     stack.work.studio.delete_task(made.tasks[0])
     assert wrong(doctor.examine(stack.work, [made.id])) == {}
     found = stack.work.studio.predictions(made.tasks[1])
@@ -287,23 +281,23 @@ def test_dropped_predictions_are_found_but_not_those_of_deleted_tasks(stack: Sta
 
 def test_predictions_that_were_dropped_at_once_are_found(stack: Stack):
     made = make_project(stack, "doctor dropped at once", 2)
-    publish(stack.work, stack.work.ledger.project(made.row_id), stored=1)
+    publish(stack.work, stack.work.ledger.projects.get(made.row_id), stored=1)
     assert wrong(doctor.examine(stack.work, [made.id])) == {"predictions-dropped": "error"}
 
 
 def test_a_publication_on_its_way_is_no_random_order(stack: Stack):
     made = make_project(stack, "doctor on its way", 2)
-    row = stack.work.ledger.project(made.row_id)
+    row = stack.work.ledger.projects.get(made.row_id)
     publish(stack.work, row)
     name = publish(stack.work, row)
-    with stack.work.ledger._write() as db:
+    with stack.work.ledger.database.write() as db:
         for number, state in ((2, "prepared"), (1, "serving")):
             db.execute(
-                update(publications)
+                update(Publication)
                 .where(
-                    publications.c.project_id == row["id"],
-                    publications.c.version == 1,  # the first queue, without one, is superseded
-                    publications.c.n == number,
+                    Publication.project_id == row.id,
+                    Publication.version == 1,  # the first queue, without one, is superseded
+                    Publication.n == number,
                 )
                 .values(state=state)
             )
@@ -315,27 +309,27 @@ def test_overlap_and_a_pause_and_failing_rounds_are_told(stack: Stack):
     made = make_project(stack, "doctor told", 1)
     leave_alone(stack.work, made.row_id)
     stack.work.studio.update_project(made.id, maximum_annotations=2)
-    stack.work.ledger.update_project(
+    stack.work.ledger.projects.update(
         made.row_id, paused=True, last_error="fit: the loss is not finite.", failures=3
     )
     found = doctor.examine(stack.work, [made.id])
     assert wrong(found) == {"overlap": "warning", "paused": "warning", "round-failing": "error"}
     (failing,) = [f for f in found if f.code == "round-failing"]
     assert "the loss is not finite" in failing.what
-    stack.work.ledger.update_project(made.row_id, failures=1)
+    stack.work.ledger.projects.update(made.row_id, failures=1)
     assert wrong(doctor.examine(stack.work, [made.id]))["last-error"] == "warning"
 
 
 def test_labels_that_no_webhook_told_of_are_noticed(stack: Stack):
     made = make_project(stack, "doctor deaf", 1)
     studio, ledger = stack.work.studio, stack.work.ledger
-    ledger.add_event(made.row_id, "TASKS_CREATED")
+    ledger.events.add(made.row_id, "TASKS_CREATED")
     studio.delete_webhook(hook_of(studio, made.id)["id"])
     studio.annotate(made.tasks[0], [])
     assert "events-lost" not in wrong(doctor.examine(stack.work, [made.id]))
-    with ledger._write() as db:
-        ours = events.c.project_id == made.row_id
-        db.execute(update(events).where(ours).values(received_at=events.c.received_at - 1000))
+    with ledger.database.write() as db:
+        ours = Event.project_id == made.row_id
+        db.execute(update(Event).where(ours).values(received_at=Event.received_at - 1000))
     assert wrong(doctor.examine(stack.work, [made.id])) == {
         "webhook-missing": "error",
         "events-lost": "warning",
@@ -344,7 +338,7 @@ def test_labels_that_no_webhook_told_of_are_noticed(stack: Stack):
 
 def test_tasks_that_were_passed_over_are_noticed(stack: Stack):
     made = make_project(stack, "doctor passed", 30)
-    publish(stack.work, stack.work.ledger.project(made.row_id))
+    publish(stack.work, stack.work.ledger.projects.get(made.row_id))
     for task_id in made.tasks[-10:]:
         stack.work.studio.annotate(task_id, [])
     found = doctor.examine(stack.work, [made.id])

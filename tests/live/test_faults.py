@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 from backend.insight import doctor
 from backend.insight.status import project_status
 from backend.jobs import jobs
-from backend.ledger.ledger import Row
-from backend.ledger.tables import rounds
+from backend.ledger import Publication, Round
 from backend.rounds.schedule import RECONCILE_S, count_changes, label_states
 from backend.web.app import build_app
 from tests.live.history import History, record_history
@@ -61,7 +60,7 @@ class Site:
 
     def told(self, project: TinyProject) -> str | None:
         """The last error, as ``status`` shows it."""
-        row = self.stack.work.ledger.project(project.row_id)
+        row = self.stack.work.ledger.projects.get(project.row_id)
         error: str | None = project_status(self.stack.work.ledger, row)["last_error"]
         return error
 
@@ -91,15 +90,15 @@ def project(site: Site) -> TinyProject:
     """Its first version serves. A lone member is promoted if it is sane, however the last did."""
     made = make_project(site.stack, "faults", 12, members=1)
     made.label(*made.few(INITIAL))
-    site.stack.work.ledger.add_event(made.row_id, "RETRAIN")
+    site.stack.work.ledger.events.add(made.row_id, "RETRAIN")
     row = site.stack.await_round(made)
-    assert (row["state"], row["error"]) == ("succeeded", None)
+    assert (row.state, row.error) == ("succeeded", None)
     return made
 
 
-def name_of(serving: Row | None) -> str:
+def name_of(serving: Publication | None) -> str:
     assert serving is not None
-    return str(serving["name"])
+    return str(serving.name)
 
 
 class TestRedis:
@@ -109,7 +108,7 @@ class TestRedis:
         stack = site.stack
         lonely = make_project(stack, "faults lonely", 1)
         ledger = stack.work.ledger
-        stack.wait(lambda: ledger.project(lonely.row_id)["checked_at"], "the first check")
+        stack.wait(lambda: ledger.projects.get(lonely.row_id).checked_at, "the first check")
         port = int(re.search(r":(\d+)/", stack.valkey.url)[1])  # type: ignore[index]
         stack.valkey.stop()
         try:
@@ -120,16 +119,16 @@ class TestRedis:
                 lambda: "missed a tick" in stack.worker.tail() or None, "the clock to notice"
             )
             assert stack.worker.alive()
-            (event,) = ledger.pending_events(lonely.row_id)
-            assert event["action"] == "START_TRAINING"
+            (event,) = ledger.events.pending(lonely.row_id)
+            assert event.action == "START_TRAINING"
             assert stack.last_train(lonely) is None
         finally:
             stack.valkey = start_valkey(tmp_path, port=port)
         # Nothing is labelled: the round that was asked for ends by saying so.
         row = stack.await_round(lonely)
-        assert row["state"] == "failed"
-        assert "A round needs labels on at least 2 images, got 0" in row["error"]
-        assert site.told(lonely) == row["error"]
+        assert row.state == "failed"
+        assert "A round needs labels on at least 2 images, got 0" in row.error
+        assert site.told(lonely) == row.error
 
 
 @contextmanager
@@ -158,7 +157,7 @@ class TestALedgerThatCannotBeWritten:
     ) -> None:
         stack, ledger = site.stack, site.stack.work.ledger
         jobs.check(project.row_id)
-        before = ledger.project(project.row_id)["changed"]
+        before = ledger.projects.get(project.row_id).changed
         task_id = project.few(INITIAL)[number]
         (annotation,) = stack.work.studio.annotations(task_id)
         key = stack.work.studio.project(project.id).key
@@ -168,12 +167,12 @@ class TestALedgerThatCannotBeWritten:
             answer = stack.post("/webhook", {"action": "START_TRAINING", "project": key})
             assert answer.status_code == 503
             assert "The ledger cannot be read or written now" in answer.json()["error"]
-        assert ledger.pending_events(project.row_id) == []
+        assert ledger.events.pending(project.row_id) == []
         # Two minutes later; the clock and a worker do the rest.
         then = time.time() - RECONCILE_S
-        ledger.update_project(project.row_id, checked_at=then, check_asked_at=then)
+        ledger.projects.update(project.row_id, checked_at=then, check_asked_at=then)
         stack.wait(
-            lambda: ledger.project(project.row_id)["changed"] == before + 1 or None,
+            lambda: ledger.projects.get(project.row_id).changed == before + 1 or None,
             "the reconcile to find the label",
         )
 
@@ -203,7 +202,7 @@ class TestALabelStudioInTrouble:
         told = site.told(project)
         assert told is not None
         assert SAID[trouble] in told
-        assert site.stack.work.ledger.project(project.row_id)["connected"]
+        assert site.stack.work.ledger.projects.get(project.row_id).connected
         jobs.check(project.row_id)
         assert site.told(project) is None
         assert name_of(project.serving()) == before
@@ -213,7 +212,7 @@ class TestALabelStudioInTrouble:
     ) -> None:
         studio = site.stack.work.studio
         key, schema = studio.project(project.id).key, studio.project(project.id).label_config
-        looked_at = site.stack.work.ledger.project(project.row_id)["checked_at"]
+        looked_at = site.stack.work.ledger.projects.get(project.row_id).checked_at
         slow = Fault(delay_s=5)
         with site.proxy.failing(slow):
             check = threading.Thread(target=jobs.check, args=(project.row_id,))
@@ -227,7 +226,7 @@ class TestALabelStudioInTrouble:
             check.join()
         assert slow.met >= 3
         assert site.told(project) is None
-        assert site.stack.work.ledger.project(project.row_id)["checked_at"] > looked_at
+        assert site.stack.work.ledger.projects.get(project.row_id).checked_at > looked_at
 
 
 @pytest.fixture(scope="module")
@@ -242,15 +241,15 @@ def unlucky(site: Site) -> TinyProject:
 class TestARoundThatCannotSucceed:
     """A history of its own, from labels that teach nothing to a version that serves."""
 
-    def asked_for(self, site: Site, project: TinyProject) -> Row:
+    def asked_for(self, site: Site, project: TinyProject) -> Round:
         """The training round that somebody asks for, when it has ended."""
         ledger, last = site.stack.work.ledger, site.stack.last_train(project)
-        before = 0 if last is None else last["id"]
-        ledger.add_event(project.row_id, "RETRAIN")
+        before = 0 if last is None else last.id
+        ledger.events.add(project.row_id, "RETRAIN")
 
-        def ended() -> Row | None:
+        def ended() -> Round | None:
             found = site.stack.last_train(project)
-            return found if found and found["id"] > before and found["state"] != "active" else None
+            return found if found and found.id > before and found.state != "active" else None
 
         return site.stack.wait(ended, "the round that was asked for")
 
@@ -259,12 +258,12 @@ class TestARoundThatCannotSucceed:
         waits = []
         for failures in (1, 2):
             row = self.asked_for(site, unlucky)
-            assert row["state"] == "failed"
-            assert row["error"].startswith("collect: Nothing but background is labelled")
-            assert site.told(unlucky) == row["error"]
-            told = ledger.project(unlucky.row_id)
-            assert told["failures"] == failures
-            waits.append(told["not_before"] - row["ended_at"])
+            assert row.state == "failed"
+            assert row.error.startswith("collect: Nothing but background is labelled")
+            assert site.told(unlucky) == row.error
+            told = ledger.projects.get(unlucky.row_id)
+            assert told.failures == failures
+            waits.append(told.not_before - row.ended_at)
         assert waits[1] > 1.9 * waits[0] > 60
 
     def test_because_no_image_can_be_read_names_one_and_the_next_round_succeeds(
@@ -276,13 +275,13 @@ class TestARoundThatCannotSucceed:
             studio.update_annotation(annotation["id"], result=unlucky.result(task_id))
         with site.proxy.failing(Fault(status=404, path="/data/upload/")):
             row = self.asked_for(site, unlucky)
-        assert row["state"] == "failed"
-        assert f"{INITIAL} unreadable). First problem: Task" in row["error"]
-        assert "No image at /data/upload/" in row["error"]
+        assert row.state == "failed"
+        assert f"{INITIAL} unreadable). First problem: Task" in row.error
+        assert "No image at /data/upload/" in row.error
         row = self.asked_for(site, unlucky)
-        assert (row["state"], row["error"]) == ("succeeded", None)
+        assert (row.state, row.error) == ("succeeded", None)
         assert site.told(unlucky) is None
-        assert site.stack.work.ledger.project(unlucky.row_id)["failures"] == 0
+        assert site.stack.work.ledger.projects.get(unlucky.row_id).failures == 0
 
     def test_leaves_the_predictions_as_they_were(self, site: Site, unlucky: TinyProject) -> None:
         studio = site.stack.work.studio
@@ -291,36 +290,36 @@ class TestARoundThatCannotSucceed:
         for task_id in unlucky.few(INITIAL):
             (annotation,) = studio.annotations(task_id)
             studio.update_annotation(annotation["id"], result=[])
-        assert self.asked_for(site, unlucky)["state"] == "failed"
+        assert self.asked_for(site, unlucky).state == "failed"
         assert name_of(unlucky.serving()) == serving
         assert studio.project(unlucky.id).model_version == serving
         assert studio.model_versions(unlucky.id) == held
 
 
 class TestTroubleInTheMiddleOfARound:
-    def ranked(self, site: Site, project: TinyProject, *faults: Fault) -> tuple[Row, str]:
+    def ranked(self, site: Site, project: TinyProject, *faults: Fault) -> tuple[Round, str]:
         """A ranking round that met these faults, and what ``status`` told meanwhile."""
         stack, ledger = site.stack, site.stack.work.ledger
         told: set[str] = set()
 
-        def ended() -> Row | None:
+        def ended() -> Round | None:
             if (said := site.told(project)) is not None:
                 told.add(said)
-            found = ledger.round(row["id"])
-            return None if found["state"] == "active" else found
+            found = ledger.rounds.get(row.id)
+            return None if found.state == "active" else found
 
         # A check would meet the faults instead: the last one is over, the next one not due.
-        stack.wait(lambda: not ledger.pending_events(project.row_id) or None, "the last check")
-        ledger.update_project(project.row_id, last_error=None, checked_at=time.time())
+        stack.wait(lambda: not ledger.events.pending(project.row_id) or None, "the last check")
+        ledger.projects.update(project.row_id, last_error=None, checked_at=time.time())
         with site.proxy.failing(*faults):
-            row = ledger.start_round(project.row_id, "rank", "a test's", "choose", {})
+            row = ledger.rounds.start(project.row_id, "rank", "a test's", "choose", {})
             assert row is not None
             done = stack.wait(ended, "the ranking")
-        assert (done["state"], done["error"], done["problems"]) == ("succeeded", None, [])
+        assert (done.state, done.error, done.problems) == ("succeeded", None, [])
         serving = project.serving()
         assert serving is not None
-        assert serving["round_id"] == row["id"]
-        assert stack.work.studio.model_versions(project.id)[serving["name"]] == serving["length"]
+        assert serving.round_id == row.id
+        assert stack.work.studio.model_versions(project.id)[serving.name] == serving.length
         assert site.told(project) is None
         return done, " ".join(sorted(told))
 
@@ -336,7 +335,7 @@ class TestTroubleInTheMiddleOfARound:
         done, told = self.ranked(site, unlucky, asked, stored, who)
         assert (asked.met, stored.met) == (1, 1)
         assert SAID[trouble].removesuffix(" to GET") in told
-        attempts = {p["stage"]: p["attempts"] for p in site.stack.work.ledger.parts(done["id"])}
+        attempts = {p.stage: p.attempts for p in site.stack.work.ledger.parts.of_round(done.id)}
         assert attempts["choose"] > 1
         assert attempts["publish"] > 1
 
@@ -349,7 +348,7 @@ class TestTroubleInTheMiddleOfARound:
         done, told = self.ranked(site, unlucky, image, who)
         assert image.met == 2
         assert f"answered {status}" in told or "does not allow our user" in told
-        assert max(p["attempts"] for p in site.stack.work.ledger.parts(done["id"], "score")) > 1
+        assert max(p.attempts for p in site.stack.work.ledger.parts.of_round(done.id, "score")) > 1
 
     def test_with_every_image_leaves_the_queue_and_is_tried_again_in_an_hour(
         self, site: Site, unlucky: TinyProject
@@ -357,30 +356,30 @@ class TestTroubleInTheMiddleOfARound:
         stack, ledger = site.stack, site.stack.work.ledger
         serving = name_of(unlucky.serving())
         with site.proxy.failing(Fault(status=500, path="/data/upload/")):
-            row = ledger.start_round(unlucky.row_id, "rank", "a test's", "choose", {})
+            row = ledger.rounds.start(unlucky.row_id, "rank", "a test's", "choose", {})
             assert row is not None
-            stack.wait(lambda: ledger.round(row["id"])["state"] != "active" or None, "the ranking")
-        done = ledger.round(row["id"])
+            stack.wait(lambda: ledger.rounds.get(row.id).state != "active" or None, "the ranking")
+        done = ledger.rounds.get(row.id)
         assert "images that were chosen could be read, so the queue is as it was" in str(
-            done["problems"]
+            done.problems
         )
         assert name_of(unlucky.serving()) == serving
         jobs.check(unlucky.row_id)
-        assert ledger.active_round(unlucky.row_id) is None
-        with ledger._write() as db:  # an hour later
-            db.execute(rounds.update().where(rounds.c.id == row["id"]).values(ended_at=1.0))
+        assert ledger.rounds.active(unlucky.row_id) is None
+        with ledger.database.write() as db:  # an hour later
+            db.get_one(Round, row.id).ended_at = 1.0
         jobs.check(unlucky.row_id)
-        again = ledger.active_round(unlucky.row_id)
+        again = ledger.rounds.active(unlucky.row_id)
         assert again is not None
-        assert again["reason"] == "no image could be read the last time"
-        stack.wait(lambda: ledger.round(again["id"])["state"] != "active" or None, "the next one")
+        assert again.reason == "no image could be read the last time"
+        stack.wait(lambda: ledger.rounds.get(again.id).state != "active" or None, "the next one")
         assert name_of(unlucky.serving()) != serving
 
     def test_slowness_delays_it_and_no_more(self, site: Site, unlucky: TinyProject) -> None:
         slow = Fault(delay_s=5, path=f"/api/projects/{unlucky.id}", times=4)
         done, told = self.ranked(site, unlucky, slow)
         assert (slow.met, told) == (4, "")
-        assert {p["attempts"] for p in site.stack.work.ledger.parts(done["id"])} == {1}
+        assert {p.attempts for p in site.stack.work.ledger.parts.of_round(done.id)} == {1}
 
     def test_does_not_lose_or_double_what_predict_had_no_time_for(
         self, site: Site, unlucky: TinyProject
@@ -390,12 +389,11 @@ class TestTroubleInTheMiddleOfARound:
         assert studio.model_versions(unlucky.id)[serving] < len(unlucky.tasks)
         lost = Fault(status=503, path="/import/predictions", times=1)
         for _ in range(2):
-            event = ledger.add_event(unlucky.row_id, "PREDICT_REST", unlucky.tasks)
+            event = ledger.events.add(unlucky.row_id, "PREDICT_REST", unlucky.tasks)
             with site.proxy.failing(lost):
                 stack.wait(
                     lambda event=event: (  # type: ignore[misc]  # bound now
-                        event not in [e["id"] for e in ledger.pending_events(unlucky.row_id)]
-                        or None
+                        event not in [e.id for e in ledger.events.pending(unlucky.row_id)] or None
                     ),
                     "the rest to be stored",
                 )
@@ -423,17 +421,17 @@ class TestARestart:
         with site.proxy.failing(no_images, lost):
             site.start_again()
             row = stack.await_round(project, 2)
-        assert (row["state"], row["error"], row["problems"]) == ("succeeded", None, [])
+        assert (row.state, row.error, row.problems) == ("succeeded", None, [])
         assert (no_images.met, lost.met) == (5, 1)
-        parts = stack.work.ledger.parts(row["id"])
-        assert {p["stage"] for p in parts if p["attempts"] > 1} >= {"collect", "publish"}
+        parts = stack.work.ledger.parts.of_round(row.id)
+        assert {p.stage for p in parts if p.attempts > 1} >= {"collect", "publish"}
         assert site.told(project) is None
         # What Label Studio had stored before its answer was lost is not stored again.
         held = stack.work.studio.model_versions(project.id)
         ours = {name: count for name, count in held.items() if name.startswith("committee-v2.")}
         serving = project.serving()
         assert serving is not None
-        assert ours == {"committee-v2.1": serving["length"]}
+        assert ours == {"committee-v2.1": serving.length}
 
 
 class TestARestoredBackup:
@@ -451,13 +449,13 @@ class TestARestoredBackup:
 
         jobs.check(project.row_id)
         ledger = stack.work.ledger
-        manifest = ledger.last_manifest(project.row_id)
+        manifest = ledger.rounds.last_manifest(project.row_id)
         states = label_states(studio.stamps(project.id))
-        assert ledger.project(project.row_id)["changed"] == count_changes(states, manifest) == 2
-        row = ledger.active_round(project.row_id)
+        assert ledger.projects.get(project.row_id).changed == count_changes(states, manifest) == 2
+        row = ledger.rounds.active(project.row_id)
         assert row is not None
-        assert (row["kind"], row["reason"]) == ("rank", "Label Studio holds no queue of ours")
-        stack.wait(lambda: ledger.round(row["id"])["state"] == "succeeded" or None, "the ranking")
+        assert (row.kind, row.reason) == ("rank", "Label Studio holds no queue of ours")
+        stack.wait(lambda: ledger.rounds.get(row.id).state == "succeeded" or None, "the ranking")
         assert name_of(project.serving()) == "committee-v2.2"
         assert studio.project(project.id).model_version == "committee-v2.2"
         assert set(project.ranking()) == set(project.tasks) - states.keys()
@@ -477,24 +475,24 @@ class TestARestoredBackup:
                 "committee-v2.2",
                 "Uncertainty sampling",
             )
-        assert site.stack.work.ledger.active_round(project.row_id) is None
+        assert site.stack.work.ledger.rounds.active(project.row_id) is None
 
     def test_tasks_that_are_gone_are_not_left_in_the_queue(
         self, site: Site, project: TinyProject
     ) -> None:
         ledger = site.stack.work.ledger
-        left = ledger.project(project.row_id)["ranked_left"]
+        left = ledger.projects.get(project.row_id).ranked_left
         site.stack.work.studio.delete_task(project.ranking()[-1])
         jobs.check(project.row_id)
-        row = ledger.project(project.row_id)
-        assert (row["ranked_left"], row["pool"]) == (left - 1, len(project.tasks) - 1)
+        row = ledger.projects.get(project.row_id)
+        assert (row.ranked_left, row.pool) == (left - 1, len(project.tasks) - 1)
 
 
 class TestADamagedVersion:
     def test_is_refused_and_the_one_before_it_looks(self, site: Site, project: TinyProject) -> None:
         stack, work = site.stack, site.stack.work
-        row = work.ledger.project(project.row_id)
-        member = work.registry.version_path(row["slug"], 2) / "member-00.safetensors"
+        row = work.ledger.projects.get(project.row_id)
+        member = work.registry.version_path(row.slug, 2) / "member-00.safetensors"
         whole = member.read_bytes()
         member.write_bytes(whole[: len(whole) // 2])
         shown = work.studio.project(project.id)
@@ -516,13 +514,13 @@ class TestADamagedVersion:
         codes = {f.code: f for f in doctor.examine(work, [project.id]) if f.severity == "error"}
         assert codes["version-damaged"].fixable
 
-        ranked = work.ledger.start_round(project.row_id, "rank", "a test's", "choose", {})
+        ranked = work.ledger.rounds.start(project.row_id, "rank", "a test's", "choose", {})
         assert ranked is not None
         stack.wait(
-            lambda: work.ledger.round(ranked["id"])["state"] != "active" or None, "the ranking"
+            lambda: work.ledger.rounds.get(ranked.id).state != "active" or None, "the ranking"
         )
-        done = work.ledger.round(ranked["id"])
-        assert (done["state"], done["problems"]) == ("succeeded", [told])
+        done = work.ledger.rounds.get(ranked.id)
+        assert (done.state, done.problems) == ("succeeded", [told])
         assert name_of(project.serving()) == "committee-v1.2"
         jobs.check(project.row_id)
         assert site.told(project) == told  # a round that went well has not mended it

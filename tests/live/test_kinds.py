@@ -99,7 +99,7 @@ def test_images_of_every_form_are_pre_annotated_in_their_own_size(
     ]
     tasks = studio.upload(created.id, teaching) + serve(stack, created.id, asked)
     connected = connect_project(stack.work, created.id, {**TINY, "unknown_label": None})
-    project = TinyProject(stack, created.id, connected.project["id"], tuple(tasks), {})
+    project = TinyProject(stack, created.id, connected.project.id, tuple(tasks), {})
     assert {fold(str(task_id), TINY["members"]) for task_id in tasks[:LABELLED]} == {0, 1}
     config = parse_label_config(text)
     for task_id, (_, mask) in zip(tasks, fields[:LABELLED], strict=False):
@@ -107,16 +107,16 @@ def test_images_of_every_form_are_pre_annotated_in_their_own_size(
         drawn = to_regions(mask, sure, config, CLASSES, per="particle", min_particle_px=1)
         studio.annotate(task_id, drawn)
 
-    stack.work.ledger.add_event(project.row_id, "RETRAIN")
+    stack.work.ledger.events.add(project.row_id, "RETRAIN")
     row = stack.await_round(project)
-    assert (row["state"], row["error"], row["problems"]) == ("succeeded", None, [])
+    assert (row.state, row.error, row.problems) == ("succeeded", None, [])
 
     serving = project.serving()
     assert serving is not None
     drawn_on = 0
     for task_id, (name, data) in zip(tasks[LABELLED:], asked, strict=True):
         found = studio.predictions(task_id)  # an empty one among them, if it was ordered before
-        [prediction] = [p for p in found if p["model_version"] == serving["name"]]
+        [prediction] = [p for p in found if p["model_version"] == serving.name]
         width, height = Image.open(io.BytesIO(data)).size
         for region in prediction["result"]:
             assert region["type"] == shape, name

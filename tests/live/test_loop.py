@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from backend.cli import cli
 from backend.label_studio.bulk import Studio
-from backend.ledger.ledger import Row
+from backend.ledger import Round
 from backend.rounds.schedule import check_project
 from tests.live.servers import LabelStudio
 from tests.live.stack import Stack, TinyProject, make_project
@@ -31,7 +31,7 @@ def trained(stack: Stack) -> TinyProject:
     project = make_project(stack, "loop trained", 16, retrain_every=INITIAL)
     project.label(*project.few(INITIAL))
     row = stack.await_round(project)
-    assert (row["state"], row["error"]) == ("succeeded", None)
+    assert (row.state, row.error) == ("succeeded", None)
     return project
 
 
@@ -44,7 +44,7 @@ def current(studio: Studio, project: TinyProject, task_id: int) -> dict[str, Any
     """The task's prediction of the publication that serves now."""
     serving = project.serving()
     assert serving is not None
-    found = [p for p in studio.predictions(task_id) if p["model_version"] == serving["name"]]
+    found = [p for p in studio.predictions(task_id) if p["model_version"] == serving.name]
     assert len(found) == 1
     return found[0]
 
@@ -60,28 +60,28 @@ def start_training(stack: Stack, project: TinyProject) -> requests.Response:
     )
 
 
-def ended(row: Row | None) -> bool:
-    return row is not None and row["state"] != "active"
+def ended(row: Round | None) -> bool:
+    return row is not None and row.state != "active"
 
 
 class TestTheFirstRound:
     def test_labels_start_it_by_webhook(self, stack: Stack, trained: TinyProject) -> None:
         row = stack.last_train(trained)
         assert row is not None
-        assert row["reason"].startswith(f"{INITIAL} labels changed")
-        assert {entry["task"] for entry in row["manifest"]} == set(trained.few(INITIAL))
-        assert row["problems"] == []
+        assert row.reason.startswith(f"{INITIAL} labels changed")
+        assert {entry["task"] for entry in row.manifest} == set(trained.few(INITIAL))
+        assert row.problems == []
         # Later than the labels by the quiet that a burst needs, sooner than any reconcile.
-        last = stack.work.ledger.last_event_at(trained.row_id)
+        last = stack.work.ledger.events.last_at(trained.row_id)
         assert last is not None
-        assert row["started_at"] < last + 60
+        assert row.started_at < last + 60
 
     def test_its_publication_ranks_all_that_is_left_and_label_studio_follows_it(
         self, stack: Stack, trained: TinyProject, studio: Studio
     ) -> None:
         serving = trained.serving()
         assert serving is not None
-        assert (serving["name"], serving["length"], serving["stored"]) == ("committee-v1.1", 10, 10)
+        assert (serving.name, serving.length, serving.stored) == ("committee-v1.1", 10, 10)
         assert set(trained.ranking()) == set(trained.tasks) - set(trained.few(INITIAL))
         settings = studio.project(trained.id)
         assert (settings.model_version, settings.sampling) == (
@@ -92,7 +92,7 @@ class TestTheFirstRound:
     def test_it_is_followed_by_no_other(self, stack: Stack, trained: TinyProject) -> None:
         """The states that the round read and the ones that a check reads are the same."""
         assert check_project(stack.work, trained.row_id) is None
-        assert stack.work.ledger.project(trained.row_id)["changed"] == 0
+        assert stack.work.ledger.projects.get(trained.row_id).changed == 0
 
     def test_a_labelled_task_is_mapped_and_no_prediction_is_asked_for(
         self,
@@ -146,13 +146,13 @@ class TestTheQueue:
         assert opened is not None
         before = trained.serving()
         shown = current(bea, trained, opened["id"])
-        stack.work.ledger.add_event(trained.row_id, "RETRAIN")
+        stack.work.ledger.events.add(trained.row_id, "RETRAIN")
         row = stack.await_round(trained, 2)
-        assert (row["state"], row["error"]) == ("succeeded", None)
+        assert (row.state, row.error) == ("succeeded", None)
         after = trained.serving()
         assert before is not None
         assert after is not None
-        assert after["name"] != before["name"]
+        assert after.name != before.name
 
         made = bea.annotate(
             opened["id"],
@@ -183,10 +183,10 @@ class TestTheQueue:
         body = {
             "project": key,
             "schema": stack.work.studio.project(trained.id).label_config,
-            "extra_params": stack.work.ledger.project(trained.row_id)["extra_params"],
+            "extra_params": stack.work.ledger.projects.get(trained.row_id).extra_params,
         }
         answers = [stack.post("/setup", body).json() for _ in range(40)]
-        assert {answer["model_version"] for answer in answers} == {serving["name"]}
+        assert {answer["model_version"] for answer in answers} == {serving.name}
 
     def test_label_studio_lists_our_version_and_asks_for_nothing_twice(
         self, trained: TinyProject, studio: Studio
@@ -221,7 +221,7 @@ class TestStartingByHand:
         project.label(*project.few(3))
         assert start_training(stack, project).status_code == 200
         row = stack.wait(lambda: stack.last_train(project), "the round to start")
-        assert row["reason"] == "asked for; 3 labels changed"
+        assert row.reason == "asked for; 3 labels changed"
         stack.release(project)
 
 
@@ -233,13 +233,13 @@ class TestLostEvents:
         for hook in studio.webhooks(project.id):
             studio.delete_webhook(hook["id"])
         project.label(*project.few(4))
-        pending = stack.work.ledger.pending_events(project.row_id)
-        assert {event["action"] for event in pending} <= {"ROUND_ENDED"}  # of the first order
+        pending = stack.work.ledger.events.pending(project.row_id)
+        assert {event.action for event in pending} <= {"ROUND_ENDED"}  # of the first order
         check_project(stack.work, project.row_id)
         row = stack.last_train(project)
         assert row is not None
-        assert row["reason"].startswith("4 labels changed")
-        assert stack.await_round(project)["state"] == "succeeded"
+        assert row.reason.startswith("4 labels changed")
+        assert stack.await_round(project).state == "succeeded"
 
 
 class TestAFailedRound:
@@ -253,20 +253,20 @@ class TestAFailedRound:
         uploads.rename(away)
         try:
             _touch_every_annotation(studio, trained)
-            stack.work.ledger.add_event(trained.row_id, "RETRAIN")
+            stack.work.ledger.events.add(trained.row_id, "RETRAIN")
             row = stack.await_round(trained, number + 1)
         finally:
             _give_back(away, uploads)
-        assert row["state"] == "failed"
-        assert "A round needs labels on at least 2 images, got 0" in row["error"]
+        assert row.state == "failed"
+        assert "A round needs labels on at least 2 images, got 0" in row.error
         after = trained.serving()
         assert before is not None
         assert after is not None
-        assert after["name"] == before["name"]
-        assert studio.project(trained.id).model_version == before["name"]
-        project = stack.work.ledger.project(trained.row_id)
-        assert project["last_error"] == row["error"]
-        assert project["not_before"] > row["ended_at"]
+        assert after.name == before.name
+        assert studio.project(trained.id).model_version == before.name
+        project = stack.work.ledger.projects.get(trained.row_id)
+        assert project.last_error == row.error
+        assert project.not_before > row.ended_at
 
     def test_the_button_does_not_wait_and_mends_it(
         self, stack: Stack, trained: TinyProject
@@ -274,15 +274,15 @@ class TestAFailedRound:
         number = _last_number(stack, trained)
         assert start_training(stack, trained).status_code == 200
         row = stack.await_round(trained, number + 1)
-        assert (row["state"], row["error"]) == ("succeeded", None)
-        assert stack.work.ledger.project(trained.row_id)["last_error"] is None
+        assert (row.state, row.error) == ("succeeded", None)
+        assert stack.work.ledger.projects.get(trained.row_id).last_error is None
 
 
 def _last_number(stack: Stack, project: TinyProject) -> int:
     row = stack.last_train(project)
     assert row is not None
     assert ended(row)
-    number: int = row["version"]
+    number: int = row.version
     return number
 
 

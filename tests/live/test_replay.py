@@ -50,5 +50,5 @@ def test_a_folder_is_played_in_both_orders_and_purged(
 
     left = {project.id for project in studio.projects()}
     assert not left & {curve.project for curve in result.curves}
-    kept = {row["studio_id"] for row in stack.work.ledger.projects()}
+    kept = {row.studio_id for row in stack.work.ledger.projects.all()}
     assert not kept & {curve.project for curve in result.curves}

@@ -6,7 +6,7 @@ import pytest
 
 from backend.label_studio.bulk import Studio
 from backend.label_studio.connection import BY_RANK
-from backend.ledger.ledger import Row
+from backend.ledger import Publication
 from backend.rounds.schedule import check_project
 from tests.live.stack import Stack, TinyProject, make_project
 
@@ -23,7 +23,7 @@ def ordered(stack: Stack) -> TinyProject:
     return project
 
 
-def serving(project: TinyProject) -> Row:
+def serving(project: TinyProject) -> Publication:
     found = project.serving()
     assert found is not None
     return found
@@ -33,7 +33,7 @@ def test_all_tasks_are_ordered_before_any_label_and_nothing_is_claimed_of_them(
     stack: Stack, ordered: TinyProject, studio: Studio
 ) -> None:
     found = serving(ordered)
-    assert (found["name"], found["length"], found["stored"]) == ("committee-v0.1", TASKS, TASKS)
+    assert (found.name, found.length, found.stored) == ("committee-v0.1", TASKS, TASKS)
     assert sorted(ordered.ranking()) == sorted(ordered.tasks)
     settings = studio.project(ordered.id)
     assert (settings.model_version, settings.sampling) == ("committee-v0.1", BY_RANK)
@@ -43,7 +43,7 @@ def test_all_tasks_are_ordered_before_any_label_and_nothing_is_claimed_of_them(
     body = {
         "project": settings.key,
         "schema": settings.label_config,
-        "extra_params": stack.work.ledger.project(ordered.row_id)["extra_params"],
+        "extra_params": stack.work.ledger.projects.get(ordered.row_id).extra_params,
     }
     assert stack.post("/setup", body).json() == {"model_version": "committee-v0.1"}
     tasks = [{"id": task.id, "data": task.data} for task in studio.tasks(ordered.id)]
@@ -68,29 +68,29 @@ def test_label_studio_serves_exactly_that_order_and_labels_from_it_start_trainin
     assert served == ranking[:LABELS]
     assert stack.last_train(ordered) is None
     ended = stack.await_round(ordered)
-    assert (ended["state"], ended["error"], ended["version"]) == ("succeeded", None, 1)
-    assert {entry["task"] for entry in ended["manifest"]} == set(served)
-    assert serving(ordered)["name"] == "committee-v1.1"
+    assert (ended.state, ended.error, ended.version) == ("succeeded", None, 1)
+    assert {entry["task"] for entry in ended.manifest} == set(served)
+    assert serving(ordered).name == "committee-v1.1"
     assert set(ordered.ranking()) == set(ordered.tasks) - set(served)
     assert check_project(stack.work, ordered.row_id) is None
-    assert stack.work.ledger.last_round(ordered.row_id, kind="start")["id"] == 1  # type: ignore[index]
+    assert stack.work.ledger.rounds.last(ordered.row_id, kind="start").id == 1  # type: ignore[union-attr]
 
 
 def test_the_second_round_judges_what_the_first_version_had_not_seen(
     stack: Stack, ordered: TinyProject, studio: Studio
 ) -> None:
-    ranking = stack.work.ledger.ranking(serving(ordered)["id"])
-    whys = {row["task_id"]: row["why"] for row in ranking}
+    ranking = stack.work.ledger.publications.ranking(serving(ordered).id)
+    whys = {row.task_id: row.why for row in ranking}
     new = ordered.ranking()[:3]
     ordered.label(*new)
-    stack.work.ledger.add_event(ordered.row_id, "RETRAIN")
+    stack.work.ledger.events.add(ordered.row_id, "RETRAIN")
     ended = stack.await_round(ordered, 2)
-    assert (ended["state"], ended["error"]) == ("succeeded", None)
-    evidence = stack.work.ledger.evidence(ordered.row_id)
-    assert {row["task_id"] for row in evidence} == set(new)
-    assert {(row["round_id"], row["version"]) for row in evidence} == {(ended["id"], 1)}
-    assert {row["task_id"]: row["chosen_for"] for row in evidence} == {
+    assert (ended.state, ended.error) == ("succeeded", None)
+    evidence = stack.work.ledger.evidence.all(ordered.row_id)
+    assert {row.task_id for row in evidence} == set(new)
+    assert {(row.round_id, row.version) for row in evidence} == {(ended.id, 1)}
+    assert {row.task_id: row.chosen_for for row in evidence} == {
         task_id: whys[task_id] for task_id in new
     }
-    assert all(row["judged"] > 0 for row in evidence)
-    assert any(row["wrong"] > 0 for row in evidence)
+    assert all(row.judged > 0 for row in evidence)
+    assert any(row.wrong > 0 for row in evidence)

@@ -22,8 +22,8 @@ from rq.serializers import JSONSerializer
 from backend.jobs import jobs
 from backend.jobs.jobs import Clock, forget_workers, known_workers, open_queue
 from backend.jobs.worker import CommitteeWorker, WorkerParent, pause_after, worker_name
+from backend.ledger import Ledger, Project, upgrade
 from backend.ledger.heartbeat import process_id
-from backend.ledger.ledger import Ledger, Row, upgrade
 from backend.process_group import pid_space
 from backend.rounds import schedule as rounds
 from backend.settings import Settings, load_settings
@@ -75,8 +75,8 @@ def work(settings: Settings) -> Iterator[Workplace]:
 
 
 @pytest.fixture
-def project(work: Workplace) -> Row:
-    return work.ledger.ensure_project(work.server, 7, 1795468845, title="Urine")
+def project(work: Workplace) -> Project:
+    return work.ledger.projects.ensure(work.server, 7, 1795468845, title="Urine")
 
 
 @pytest.fixture
@@ -102,11 +102,11 @@ def ended_pid() -> int:
     return process.pid
 
 
-def start_round(ledger: Ledger, project: Row) -> int:
+def start_round(ledger: Ledger, project: Project) -> int:
     """A round whose first part waits; the part's number."""
-    round_ = ledger.start_round(project["id"], "train", "asked for", "collect", {})
+    round_ = ledger.rounds.start(project.id, "train", "asked for", "collect", {})
     assert round_ is not None
-    number: int = ledger.parts(round_["id"])[0]["id"]
+    number: int = ledger.parts.of_round(round_.id)[0].id
     return number
 
 
@@ -116,16 +116,16 @@ def held_until(
     """``condition``; while it is looked at, these workers' leases do not run out."""
 
     def looked() -> Any:
-        ledger.renew_young_parts(holders, 3600)
+        ledger.parts.renew_young(holders, 3600)
         return condition()
 
     return looked
 
 
 def attempts(ledger: Ledger, part_id: int) -> int:
-    (part,) = ledger.parts(1)
-    assert part["id"] == part_id
-    number: int = part["attempts"]
+    (part,) = ledger.parts.of_round(1)
+    assert part.id == part_id
+    number: int = part.attempts
     return number
 
 
@@ -152,13 +152,13 @@ def begin_as(queue: Queue, name: str) -> None:
 
 
 def test_a_restarted_parent_takes_back_what_its_killed_forerunner_held(
-    work: Workplace, project: Row, start_worker: StartWorker
+    work: Workplace, project: Project, start_worker: StartWorker
 ) -> None:
     part_id = start_round(work.ledger, project)
     queue, dead = open_queue(work), worker_name(HOST, pid_space(), ended_pid(), 3)
     Clock(work).tick()
     begin_as(queue, dead)
-    assert work.ledger.take_part(part_id, dead) is not None
+    assert work.ledger.parts.take(part_id, dead) is not None
     first = jobs_begun(queue)
     start_worker("--workers", "1")
     taken = held_until(work.ledger, {dead}, lambda: attempts(work.ledger, part_id) == 2)
@@ -168,38 +168,38 @@ def test_a_restarted_parent_takes_back_what_its_killed_forerunner_held(
 
 
 def test_a_part_of_a_living_parent_on_this_or_any_other_machine_is_left_alone(
-    work: Workplace, project: Row, start_worker: StartWorker
+    work: Workplace, project: Project, start_worker: StartWorker
 ) -> None:
     part_id = start_round(work.ledger, project)
     elsewhere = worker_name("elsewhere", pid_space(), ended_pid(), 0)
-    assert work.ledger.take_part(part_id, elsewhere) is not None
-    other = work.ledger.ensure_project(work.server, 8, 1795468846)
-    round_ = work.ledger.start_round(other["id"], "train", "asked for", "collect", {})
+    assert work.ledger.parts.take(part_id, elsewhere) is not None
+    other = work.ledger.projects.ensure(work.server, 8, 1795468846)
+    round_ = work.ledger.rounds.start(other.id, "train", "asked for", "collect", {})
     assert round_ is not None
-    (theirs,) = work.ledger.parts(round_["id"])
+    (theirs,) = work.ledger.parts.of_round(round_.id)
     living = worker_name(HOST, pid_space(), os.getpid(), 0)
-    assert work.ledger.take_part(theirs["id"], living) is not None
+    assert work.ledger.parts.take(theirs.id, living) is not None
     process = start_worker("--workers", "1")
     begun = held_until(
         work.ledger, {elsewhere, living}, lambda: psutil.Process(process.pid).children()
     )
     wait_until(begun, START_LIMIT_S, "the parent's first worker")
-    assert work.ledger.holders() == {elsewhere, living}
+    assert work.ledger.parts.holders() == {elsewhere, living}
     assert attempts(work.ledger, part_id) == 1
 
 
 def test_what_a_namesake_in_another_container_holds_is_its_own_while_it_is_heard_of(
-    work: Workplace, settings: Settings, project: Row
+    work: Workplace, settings: Settings, project: Project
 ) -> None:
     """Of containers that share the machine's name, both parents may well be its first process."""
     part_id = start_round(work.ledger, project)
     space, pid = pid_space() + 1, os.getpid()
     namesake = worker_name(HOST, space, pid, 0)
-    assert work.ledger.take_part(part_id, namesake) is not None
-    work.ledger.beat(process_id("worker", HOST, space, pid), "worker", "", HOST, pid)
+    assert work.ledger.parts.take(part_id, namesake) is not None
+    work.ledger.processes.beat(process_id("worker", HOST, space, pid), "worker", "", HOST, pid)
     parent = WorkerParent(settings, 1)
     assert parent._orphaned() == set()
-    work.ledger.unbeat(process_id("worker", HOST, space, pid))
+    work.ledger.processes.remove(process_id("worker", HOST, space, pid))
     assert parent._orphaned() == {namesake}
     parent._work.close()
     parent._work.redis.close()
@@ -207,7 +207,7 @@ def test_what_a_namesake_in_another_container_holds_is_its_own_while_it_is_heard
 
 @pytest.mark.parametrize("victim", ["horse", "worker"])
 def test_what_a_killed_horse_or_worker_held_is_taken_again_at_once(
-    work: Workplace, project: Row, start_worker: StartWorker, victim: str
+    work: Workplace, project: Project, start_worker: StartWorker, victim: str
 ) -> None:
     """Not when the lease runs out: RQ worker and parent see the death, and say so."""
     part_id = start_round(work.ledger, project)
@@ -221,7 +221,7 @@ def test_what_a_killed_horse_or_worker_held_is_taken_again_at_once(
 
     found = wait_until(horse, START_LIMIT_S, "a horse at work")
     assert found is not None
-    holder = work.ledger.holders()
+    holder = work.ledger.parts.holders()
     (found if victim == "horse" else psutil.Process(found.ppid())).kill()
     taken = held_until(work.ledger, holder, lambda: attempts(work.ledger, part_id) == 2)
     wait_until(taken, START_LIMIT_S, "the part to be taken")
@@ -242,8 +242,8 @@ class Slow:
         if name != "backend.rounds.stages":
             return None
         def renewed():
-            return ledger.parts(1)[0]["lease_until"] != taken
-        taken = ledger.parts(1)[0]["lease_until"]
+            return ledger.parts.of_round(1)[0]["lease_until"] != taken
+        taken = ledger.parts.of_round(1)[0]["lease_until"]
         wait_until(renewed, 60, "the lease to be renewed")
         raise SystemExit(7)
 
@@ -254,7 +254,7 @@ jobs.run_part(1)
 
 
 def test_a_part_is_held_while_its_stage_is_being_imported(
-    work: Workplace, project: Row, given: Given
+    work: Workplace, project: Project, given: Given
 ) -> None:
     """Else a machine that takes longer over it than a lease lasts never gets any further."""
     start_round(work.ledger, project)
@@ -271,7 +271,7 @@ def test_a_part_is_held_while_its_stage_is_being_imported(
 
 
 def test_a_library_that_is_missing_is_the_rounds_reason(
-    work: Workplace, project: Row, given: Given
+    work: Workplace, project: Project, given: Given
 ) -> None:
     part_id = start_round(work.ledger, project)
     without = f"""
@@ -283,11 +283,11 @@ run_part({part_id})
     environment = {**os.environ, **{name.upper(): str(value) for name, value in given.items()}}
     done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, env=environment, check=False)
     assert done.returncode == 0
-    told = work.ledger.project(project["id"])["last_error"]
+    told = work.ledger.projects.get(project.id).last_error
     assert told.startswith("collect: ModuleNotFoundError: import of backend.rounds.stages halted")
-    (part,) = work.ledger.parts(1)
-    assert (part["state"], part["attempts"]) == ("waiting", 1)
-    assert part["not_before"] > part["started_at"]
+    (part,) = work.ledger.parts.of_round(1)
+    assert (part.state, part.attempts) == ("waiting", 1)
+    assert part.not_before > part.started_at
 
 
 def test_a_worker_whose_parent_has_ended_before_it_began_ends_at_once(
@@ -365,11 +365,11 @@ def test_a_dead_worker_and_its_job_are_taken_out_of_redis(work: Workplace) -> No
 
 class TestTheClock:
     def test_a_check_that_waits_is_not_asked_for_twice_and_a_lost_one_is(
-        self, work: Workplace, project: Row, monkeypatch: pytest.MonkeyPatch
+        self, work: Workplace, project: Project, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(rounds, "ASK_AGAIN_S", -1.0)
         queue, clock = open_queue(work), Clock(work)
-        work.ledger.add_event(project["id"], "RETRAIN")
+        work.ledger.events.add(project.id, "RETRAIN")
         for _ in range(3):
             clock.tick()
         assert len(queue.get_job_ids()) == 1
@@ -381,25 +381,25 @@ class TestTheClock:
         assert len(queue.get_job_ids()) == 1
 
     def test_a_check_that_redis_did_not_take_is_asked_for_at_the_next_tick(
-        self, work: Workplace, project: Row, settings: Settings, tmp_path: Path
+        self, work: Workplace, project: Project, settings: Settings, tmp_path: Path
     ) -> None:
-        work.ledger.add_event(project["id"], "RETRAIN")
+        work.ledger.events.add(project.id, "RETRAIN")
         port = free_port()
         away = SimpleNamespace(redis_url=f"redis://127.0.0.1:{port}/0")
         without = Workplace(settings.model_copy(update=vars(away)))
         try:
             Clock(without).tick()
-            assert work.ledger.project(project["id"])["check_asked_at"] is None
+            assert work.ledger.projects.get(project.id).check_asked_at is None
             Clock(work).tick()
             assert len(open_queue(work).get_job_ids()) == 1
         finally:
             without.close()
 
     def test_what_predict_left_is_asked_for_piece_by_piece_until_it_is_done(
-        self, work: Workplace, project: Row, monkeypatch: pytest.MonkeyPatch
+        self, work: Workplace, project: Project, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         queue, clock = open_queue(work), Clock(work)
-        first, second = (work.ledger.add_event(project["id"], "PREDICT_REST", [n]) for n in (5, 6))
+        first, second = (work.ledger.events.add(project.id, "PREDICT_REST", [n]) for n in (5, 6))
 
         def asked() -> list[list[int]]:
             found = [queue.fetch_job(job_id) for job_id in queue.get_job_ids()]
@@ -407,19 +407,19 @@ class TestTheClock:
 
         for _ in range(3):
             clock.tick()
-        assert asked() == [[project["id"], first]]
+        assert asked() == [[project.id, first]]
         work.redis.flushall()
         clock.tick()
         assert asked() == []  # it may have failed: not every second
         monkeypatch.setattr(jobs, "ASK_AGAIN_S", -1.0)
         clock.tick()
-        assert asked() == [[project["id"], first]]
+        assert asked() == [[project.id, first]]
         work.redis.flushall()
-        work.ledger.handle_events([first])
+        work.ledger.events.handle([first])
         clock.tick()
-        assert asked() == [[project["id"], second]]
+        assert asked() == [[project.id, second]]
         work.redis.flushall()
         monkeypatch.setattr(jobs, "KEEP_REST_S", -1.0)
         clock.tick()
         assert asked() == []
-        assert work.ledger.pending_events(project["id"]) == []
+        assert work.ledger.events.pending(project.id) == []

@@ -110,17 +110,16 @@ class Annotator:
 
     def _ranking(self) -> list[int]:
         """Task ids of the serving publication, head first; empty if none serves."""
-        ledger = self.work.ledger
-        serving = ledger.serving(self.project_id)
-        return [] if serving is None else [row["task_id"] for row in ledger.ranking(serving["id"])]
+        queue = self.work.ledger.publications.queue(self.project_id)
+        return [place.task_id for place in queue]
 
     def _pre_annotation(self, task_id: int) -> dict[str, Any] | None:
         """The prediction that the annotator starts from, if there is one."""
-        serving = self.work.ledger.serving(self.project_id)
+        serving = self.work.ledger.publications.serving(self.project_id)
         if serving is None:
             return None
         predictions = self.work.studio.predictions(task_id)
-        return next((p for p in predictions if p["model_version"] == serving["name"]), None)
+        return next((p for p in predictions if p["model_version"] == serving.name), None)
 
     def _submit(self, task_id: int, prediction: dict[str, Any] | None) -> None:
         classes = self.folder.classes
@@ -162,7 +161,7 @@ def open_project(
         order=order,
         project=project.id,
         title=title,
-        project_id=connected.project["id"],
+        project_id=connected.project.id,
         tasks=dict(zip(task_ids, training, strict=True)),
         report=report,
         draw=random.Random(f"random order {plan.seed}"),

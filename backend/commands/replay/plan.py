@@ -95,9 +95,7 @@ def check_running(work: Workplace) -> None:
         BadRequest: one of them is not alive.
     """
     now = time.time()
-    alive = {
-        row["role"] for row in work.ledger.processes() if now - row["seen_at"] < SILENT_AFTER_S
-    }
+    alive = {row.role for row in work.ledger.processes.all() if now - row.seen_at < SILENT_AFTER_S}
     missing = [role for role in ("web", "worker") if role not in alive]
     if missing:
         raise BadRequest(

@@ -20,7 +20,7 @@ from backend.actions.connect import disconnect_project
 from backend.commands.replay.annotator import Annotator, ReplayFailed, Report, open_project
 from backend.commands.replay.curves import Curve, Point, ReplayResult, quality
 from backend.commands.replay.plan import ReplayPlan, check_running, project_options, unknown_label
-from backend.ledger.ledger import Row
+from backend.ledger import Round
 from backend.workplace import Workplace
 from training.datasets.labelled import (
     BadFolder,
@@ -84,7 +84,7 @@ def _play(annotator: Annotator, held_back: Sequence[Labelled]) -> Curve:
     plan, report, order = annotator.plan, annotator.report, annotator.order
     points: list[Point] = []
     for number in range(1, plan.rounds + 1):
-        former = annotator.work.ledger.last_round(annotator.project_id, kind="train")
+        former = annotator.work.ledger.rounds.last(annotator.project_id, kind="train")
         started_at = time.time()
         served = mismatches = 0
         if number == 1:
@@ -94,11 +94,11 @@ def _play(annotator: Annotator, held_back: Sequence[Labelled]) -> Curve:
         submitted_at = time.time()
         label_s = submitted_at - started_at
         report(f"{order} round {number}: {len(annotator.labelled)} labels, in {label_s:.1f} s")
-        round_ = _await_round(annotator, number, after=0 if former is None else former["id"])
+        round_ = _await_round(annotator, number, after=0 if former is None else former.id)
         seconds = {
             "label": label_s,
-            "wait": max(0.0, round_["started_at"] - submitted_at),
-            **round_["timings"],
+            "wait": max(0.0, round_.started_at - submitted_at),
+            **round_.timings,
         }
         point = _test(annotator, held_back, number, round_, seconds, served, mismatches)
         report(
@@ -112,7 +112,7 @@ def _play(annotator: Annotator, held_back: Sequence[Labelled]) -> Curve:
 # Waiting
 
 
-def _await_round(annotator: Annotator, number: int, *, after: int) -> Row:
+def _await_round(annotator: Annotator, number: int, *, after: int) -> Round:
     """The training round, later than round ``after``, that used every label; once it ended well.
 
     Raises:
@@ -123,12 +123,12 @@ def _await_round(annotator: Annotator, number: int, *, after: int) -> Row:
     while True:
         ended = _ended_round(annotator, after)
         if ended is not None:
-            if not set(annotator.labelled) - {entry["task"] for entry in ended["manifest"]}:
+            if not set(annotator.labelled) - {entry["task"] for entry in ended.manifest or ()}:
                 return ended
-            if ended["id"] > asked_for:
+            if ended.id > asked_for:
                 # It began while we were still labelling: what is left may be too few for another.
-                annotator.work.ledger.add_event(annotator.project_id, "RETRAIN")
-                asked_for = ended["id"]
+                annotator.work.ledger.events.add(annotator.project_id, "RETRAIN")
+                asked_for = ended.id
         now = _current_stage(annotator)
         if now != reported or time.monotonic() - reported_at > REPORT_AGAIN_S:
             annotator.report(f"{annotator.order} round {number}: {now}")
@@ -141,14 +141,14 @@ def _await_round(annotator: Annotator, number: int, *, after: int) -> Row:
         time.sleep(POLL_S)
 
 
-def _ended_round(annotator: Annotator, after: int) -> Row | None:
+def _ended_round(annotator: Annotator, after: int) -> Round | None:
     """The last training round, if it is later than round ``after`` and has ended well."""
-    round_ = annotator.work.ledger.last_round(annotator.project_id, kind="train")
-    if round_ is None or round_["id"] <= after or round_["state"] == "active":
+    round_ = annotator.work.ledger.rounds.last(annotator.project_id, kind="train")
+    if round_ is None or round_.id <= after or round_.state == "active":
         return None
-    if round_["state"] == "failed":
+    if round_.state == "failed":
         raise ReplayFailed(
-            f"Round {round_['id']} of project {annotator.project} failed: {round_['error']}"
+            f"Round {round_.id} of project {annotator.project} failed: {round_.error}"
         )
     return round_
 
@@ -156,14 +156,14 @@ def _ended_round(annotator: Annotator, after: int) -> Row | None:
 def _current_stage(annotator: Annotator) -> str:
     """What the system does for this project now, in steps coarse enough to be a line each."""
     ledger = annotator.work.ledger
-    active = ledger.active_round(annotator.project_id)
+    active = ledger.rounds.active(annotator.project_id)
     if active is None:
-        error = ledger.project(annotator.project_id)["last_error"]
+        error = ledger.projects.get(annotator.project_id).last_error
         return "waiting for the round to start" + (f" (last error: {error})" if error else "")
-    parts = ledger.parts(active["id"], active["stage"])
-    done = sum(part["state"] == "done" for part in parts)
+    parts = ledger.parts.of_round(active.id, active.stage)
+    done = sum(part.state == "done" for part in parts)
     of = f", {done} of {len(parts)} jobs done" if len(parts) > 1 else ""
-    return f"{active['stage']}{of}"
+    return f"{active.stage}{of}"
 
 
 # Testing
@@ -185,32 +185,33 @@ def _test(
     annotator: Annotator,
     held_back: Sequence[Labelled],
     number: int,
-    round_: Row,
+    round_: Round,
     seconds: Mapping[str, float],
     served: int,
     mismatches: int,
 ) -> Point:
     """The curve's point: what ranks after this round, tested on the held-back images."""
     ledger = annotator.work.ledger
-    version = ledger.promoted_version(annotator.project_id)
+    assert round_.version is not None  # every training round has one
+    version = ledger.versions.promoted(annotator.project_id)
     if version is None:
         raise ReplayFailed(
-            f"Round {round_['id']} of project {annotator.project} left no promoted version: "
+            f"Round {round_.id} of project {annotator.project} left no promoted version: "
             "was one rolled back meanwhile?"
         )
-    serving = ledger.serving(annotator.project_id)
+    serving = ledger.publications.serving(annotator.project_id)
     started = time.monotonic()
-    slug = ledger.project(annotator.project_id)["slug"]
-    committee = annotator.work.registry.load(slug, version["number"])
+    slug = ledger.projects.get(annotator.project_id).slug
+    committee = annotator.work.registry.load(slug, version.number)
     iou, dice = quality(judge(committee, annotator.folder, held_back), annotator.folder.classes)
     test_s = time.monotonic() - started
     return Point(
         round=number,
         labels=len(annotator.labelled),
-        made=round_["version"],
-        promoted=version["number"] == round_["version"],
-        version=version["number"],
-        publication=None if serving is None else serving["name"],
+        made=round_.version,
+        promoted=version.number == round_.version,
+        version=version.number,
+        publication=None if serving is None else serving.name,
         iou=iou,
         dice=dice,
         seconds={name: round(value, 3) for name, value in {**seconds, "test": test_s}.items()},

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from backend.ledger.tables import metadata
+from backend.ledger.entities import Base
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=Base.metadata,
     # SQLite alters a table by copying it.
     render_as_batch=True,
     transaction_per_migration=True,

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend.ledger.ledger import Row
+from backend.ledger import Outcome, Round
 from backend.rounds.stages import assemble, choose, collect, fit, judge, publish, score
 from backend.rounds.stages.leftovers import clear_up
-from backend.rounds.stages.outcome import Outcome, Progress
 from backend.workplace import Workplace
 
 __all__ = ["RUN", "clear_up"]
 
-RUN: Mapping[str, Callable[[Workplace, Row, Mapping[str, Any], Progress], Outcome]] = {
+RUN: Mapping[str, Callable[[Workplace, Round, Any, Callable[[float], None]], Outcome]] = {
     "collect": collect.collect,
     "judge": judge.judge,
     "fit": fit.fit,

@@ -3,72 +3,76 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from backend.errors import BadRequest, NotEnoughLabels
 from backend.label_studio.bulk import Task
 from backend.label_studio.label_config import LabelConfig
-from backend.ledger.ledger import NO_VERSION, START, Row
+from backend.ledger import NO_VERSION, START, Outcome, Project, Round, Version
+from backend.ledger.shapes import NoPayload, ScorePayload
 from backend.options import FALLBACK, ProjectOptions
 from backend.predict import image_url, label_config_of
 from backend.rounds.audits import harms
 from backend.rounds.fallback import damage_of, describe_damage, whole_version
-from backend.rounds.stages.outcome import Outcome, Progress
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.workplace import Workplace
 from training.committee.checksums import DamagedVersion
 
 
-def choose(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+def choose(
+    work: Workplace, round_: Round, payload: NoPayload, tick: Callable[[float], None]
+) -> Outcome:
     """The candidates: unlabelled tasks, all of them or the last head and a random part."""
-    project_id = round_["project_id"]
-    row = work.ledger.project(project_id)
+    project_id = round_.project_id
+    row = work.ledger.projects.get(project_id)
     options = work.options(row)
-    promoted, problems = (None, []) if round_["kind"] == START else version_that_ranks(work, row)
-    config = label_config_of(work.studio.project(row["studio_id"]).label_config, options)
+    promoted, problems = (None, []) if round_.kind == START else version_that_ranks(work, row)
+    config = label_config_of(work.studio.project(row.studio_id).label_config, options)
     pool: dict[int, str] = {}
     tasks = 0
-    for task in work.studio.tasks(row["studio_id"]):
+    for task in work.studio.tasks(row.studio_id):
         tasks += 1
         if task.annotations == 0 and task.skipped == 0:
             _add_candidate(pool, task, config, problems)
     most = options.candidates or work.settings.candidates
     by_chance = mode_of(options, promoted) in ("random", FALLBACK)
-    head = [] if by_chance else _last_head(work, project_id)
-    chosen, drawn = choose_candidates(list(pool), head, most, seed=options.seed + round_["id"])
+    head = (
+        [] if by_chance else [each.task_id for each in work.ledger.publications.queue(project_id)]
+    )
+    chosen, drawn = choose_candidates(list(pool), head, most, seed=options.seed + round_.id)
     shards = [chosen[i : i + SHARD_TASKS] for i in range(0, len(chosen), SHARD_TASKS)] or [[]]
     return Outcome(
         result={"pool": tasks, "unlabelled": len(pool), "drawn": drawn},
         next_payloads=[
-            {
-                "version": NO_VERSION if promoted is None else promoted["number"],
-                "tasks": [[task_id, pool[task_id]] for task_id in shard],
-            }
+            ScorePayload(
+                version=NO_VERSION if promoted is None else promoted.number,
+                tasks=[(task_id, pool[task_id]) for task_id in shard],
+            )
             for shard in shards
         ],
         problems=problems,
     )
 
 
-def version_that_ranks(work: Workplace, row: Row) -> tuple[Row, list[str]]:
+def version_that_ranks(work: Workplace, row: Project) -> tuple[Version, list[str]]:
     """The newest promoted version whose files are whole, and what is wrong with a newer one.
 
     Raises:
         NotEnoughLabels: there is no version.
         DamagedVersion: none is whole.
     """
-    version = work.ledger.promoted_version(row["id"])
+    version = work.ledger.versions.promoted(row.id)
     if version is None:
         raise NotEnoughLabels("There is no version to rank with: label more and train first.")
-    damage = damage_of(work, row, version["number"])
+    damage = damage_of(work, row, version.number)
     if damage is None:
         return version, []
-    instead = whole_version(work, row, version["number"])
-    said = describe_damage(version["number"], damage, instead)
+    instead = whole_version(work, row, version.number)
+    said = describe_damage(version.number, damage, instead)
     if instead is None:
         raise DamagedVersion(said)
-    return next(v for v in work.ledger.versions(row["id"]) if v["number"] == instead), [said]
+    return next(v for v in work.ledger.versions.all(row.id) if v.number == instead), [said]
 
 
 def _add_candidate(
@@ -80,14 +84,9 @@ def _add_candidate(
         problems.append(f"Task {task.id}: {error}")
 
 
-def mode_of(options: ProjectOptions, version: Row | None) -> str:
+def mode_of(options: ProjectOptions, version: Version | None) -> str:
     """What weighs the measures: the option, or chance while the labels it asked for do harm."""
-    return FALLBACK if version is not None and harms(version["metrics"]) else options.mode
-
-
-def _last_head(work: Workplace, project_id: int) -> list[int]:
-    serving = work.ledger.serving(project_id)
-    return [] if serving is None else [r["task_id"] for r in work.ledger.ranking(serving["id"])]
+    return FALLBACK if version is not None and harms(version.metrics) else options.mode
 
 
 class Candidates(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,13 @@ from backend.errors import BadRequest, ImageRefused, NotEnoughLabels
 from backend.label_studio.bulk import Stamp
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.regions import merge_masks, to_mask
-from backend.ledger.ledger import Row
+from backend.ledger import Outcome, Project, Round
+from backend.ledger.shapes import JudgePayload, ManifestEntry, NoPayload
 from backend.options import ProjectOptions
 from backend.predict import image_url, label_config_of, read_image
 from backend.rounds.evidence import Due, due_evidence
 from backend.rounds.fallback import whole_version
 from backend.rounds.schedule import FEWEST_TASKS, is_audit, stamp_digest
-from backend.rounds.stages.outcome import Outcome, Progress
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.settings import Settings
 from backend.workplace import Workplace
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+def collect(
+    work: Workplace, round_: Round, payload: NoPayload, tick: Callable[[float], None]
+) -> Outcome:
     """Annotations as Label Studio holds them now, as examples; the manifest lists them."""
-    row = work.ledger.project(round_["project_id"])
+    row = work.ledger.projects.get(round_.project_id)
     options = work.options(row)
-    project = work.studio.project(row["studio_id"])
+    project = work.studio.project(row.studio_id)
     config = label_config_of(project.label_config, options)
     classes = classes_of(config, options)
     stamps = {
@@ -55,16 +57,17 @@ def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
     missing = {
         entry["task"]: entry
         for entry in manifest
-        if entry["digest"] is not None
-        and not work.registry.has_example(row["slug"], entry["digest"])
+        if entry["digest"] is not None and not work.registry.has_example(row.slug, entry["digest"])
     }
     bodies = work.studio.annotations_of(project.id, missing)
     for entry in missing.values():
         entry["digest"] = None  # until its example is made: the task may be gone by then
     for done, (task_id, bodies_of_task) in enumerate(bodies):
-        problems += _make_example(work, row["slug"], missing[task_id], bodies_of_task, recipe)
+        problems += _make_example(work, row.slug, missing[task_id], bodies_of_task, recipe)
         tick((done + 1) / len(missing))
-    teaching = [e for e in manifest if e["digest"] is not None and not e["audit"]]
+    teaching = {
+        str(e["task"]): e["digest"] for e in manifest if e["digest"] is not None and not e["audit"]
+    }
     if len(teaching) < FEWEST_TASKS:
         raise NotEnoughLabels(
             f"A round needs labels on at least {FEWEST_TASKS} images, got {len(teaching)} "
@@ -73,20 +76,21 @@ def collect(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Prog
             + (f"First problem: {problems[0]}" if problems else "Label some more.")
         )
     check_classes(
-        (work.registry.get_example(row["slug"], entry["digest"]).mask for entry in teaching),
+        (work.registry.get_example(row.slug, digest).mask for digest in teaching.values()),
         classes,
     )
     members = options.members or work.settings.members
-    check_folds([str(entry["task"]) for entry in teaching], members)
+    check_folds(list(teaching), members)
     train = train_config(classes, members, options, work.settings)
     if options.steps is None:
-        train = replace(train, steps=_budget(work, row["slug"], train))
+        train = replace(train, steps=_budget(work, row.slug, train))
     due = _due_evidence(work, row, manifest)
     shards = [due.judge[i : i + SHARD_TASKS] for i in range(0, len(due.judge), SHARD_TASKS)]
     return Outcome(
         result={"labelled": len(manifest), "judged": len(due.judge)},
-        next_payloads=[{"tasks": [list(each) for each in shard]} for shard in shards or [[]]],
-        round_values={"manifest": manifest, "config": train.to_json()},
+        next_payloads=[JudgePayload(tasks=list(shard)) for shard in shards or [[]]],
+        manifest=manifest,
+        config=train.to_json(),
         problems=problems,
         withdrawn=due.withdrawn,
     )
@@ -105,10 +109,11 @@ class Recipe:
     classes: tuple[str, ...]
     options: ProjectOptions
 
-    def digest(self, entry: Mapping[str, Any]) -> str:
+    def digest(self, entry: ManifestEntry) -> str:
         """A name for an example by all that it is made of."""
         parts = (
-            entry["annotations"],
+            # As lists, of which the digests of all releases are made.
+            [list(each) for each in entry["annotations"]],
             entry["url"],
             self.classes,
             self.options.unlabelled,
@@ -119,18 +124,18 @@ class Recipe:
 
 
 def _list_examples(
-    work: Workplace, row: Row, stamps: Mapping[int, Sequence[Stamp]], recipe: Recipe
-) -> tuple[list[dict[str, Any]], list[str]]:
+    work: Workplace, row: Project, stamps: Mapping[int, Sequence[Stamp]], recipe: Recipe
+) -> tuple[list[ManifestEntry], list[str]]:
     """The manifest: an entry for each labelled task; ``digest`` None where it cannot teach."""
-    tasks = {task.id: task for task in work.studio.tasks(row["studio_id"], ids=stamps)}
-    manifest: list[dict[str, Any]] = []
+    tasks = {task.id: task for task in work.studio.tasks(row.studio_id, ids=stamps)}
+    manifest: list[ManifestEntry] = []
     problems: list[str] = []
     for task_id, task_stamps in sorted(stamps.items()):
-        entry: dict[str, Any] = {
+        entry: ManifestEntry = {
             "task": task_id,
             "stamp": stamp_digest(task_stamps),
-            "annotations": [[s.annotation_id, s.updated_at] for s in task_stamps if not s.skipped],
-            "audit": is_audit(row["slug"], task_id, recipe.options.audit_fraction),
+            "annotations": [(s.annotation_id, s.updated_at) for s in task_stamps if not s.skipped],
+            "audit": is_audit(row.slug, task_id, recipe.options.audit_fraction),
             "url": None,
             "digest": None,
         }
@@ -147,7 +152,7 @@ def _list_examples(
 def _make_example(
     work: Workplace,
     slug: str,
-    entry: dict[str, Any],
+    entry: ManifestEntry,
     annotations: Sequence[Mapping[str, Any]],
     recipe: Recipe,
 ) -> list[str]:
@@ -158,10 +163,11 @@ def _make_example(
     task_id, options = entry["task"], recipe.options
     teaching = [a for a in annotations if not a["was_cancelled"]]
     # Edited since the listing: what is read now is what teaches, and the manifest says so.
-    entry["annotations"] = [[a["id"], a["updated_at"]] for a in teaching]
+    entry["annotations"] = [(a["id"], a["updated_at"]) for a in teaching]
     entry["stamp"] = stamp_digest([Stamp(a["id"], a["updated_at"], False) for a in teaching])
     if not teaching:
         return []
+    assert entry["url"] is not None  # else it would have had no digest to make anew
     try:
         image = read_image(work.images, entry["url"])
     except ImageRefused as error:
@@ -273,19 +279,19 @@ def _budget(work: Workplace, slug: str, config: TrainConfig) -> int:
     return steps
 
 
-def _due_evidence(work: Workplace, row: Row, manifest: Sequence[Mapping[str, Any]]) -> Due:
-    promoted = work.ledger.promoted_version(row["id"])
+def _due_evidence(work: Workplace, row: Project, manifest: Sequence[ManifestEntry]) -> Due:
+    promoted = work.ledger.versions.promoted(row.id)
     judge: int | None = None
-    learnt: Sequence[Mapping[str, Any]] = ()
+    learnt: Sequence[ManifestEntry] = ()
     if promoted is not None:
         # An earlier one has not seen the new labels either; where none is whole, judging says so.
-        judge = whole_version(work, row, promoted["number"]) or int(promoted["number"])
-        version = next(v for v in work.ledger.versions(row["id"]) if v["number"] == judge)
-        learnt = work.ledger.round(version["round_id"])["manifest"] or ()
+        judge = whole_version(work, row, promoted.number) or int(promoted.number)
+        version = next(v for v in work.ledger.versions.all(row.id) if v.number == judge)
+        learnt = work.ledger.rounds.get(version.round_id).manifest or ()
     return due_evidence(
         manifest,
-        work.ledger.evidence(row["id"]),
+        work.ledger.evidence.all(row.id),
         judge,
         learnt,
-        work.registry.versions(row["slug"]),
+        work.registry.versions(row.slug),
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from backend.ledger.ledger import Row
-from backend.rounds.stages.outcome import Outcome, Progress
+from backend.ledger import Outcome, Round
+from backend.ledger.shapes import FitPayload, ManifestEntry
 from backend.workplace import Workplace
 from training.committee.registry import save_weights
 from training.config import TrainConfig
@@ -18,27 +17,35 @@ from training.networks.build import check_allowed
 log = logging.getLogger(__name__)
 
 
-def fit(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+def fit(
+    work: Workplace, round_: Round, payload: FitPayload, tick: Callable[[float], None]
+) -> Outcome:
     """Train one member; its weights wait in the round's scratch folder."""
-    slug = work.ledger.project(round_["project_id"])["slug"]
-    config = TrainConfig.from_json(round_["config"])
+    slug = work.ledger.projects.get(round_.project_id).slug
+    config = config_of(round_)
     check_allowed(config, work.registry.own_network)
-    member = int(payload["member"])
+    member = payload["member"]
     name = member_file(member)
-    if not work.registry.has_round(slug, round_["id"], name):
-        examples = load_examples(work, slug, round_["manifest"], audits=False)
+    if not work.registry.has_round(slug, round_.id, name):
+        examples = load_examples(work, slug, round_.manifest or (), audits=False)
         weights, history = fit_member(
             examples, config, member, progress=lambda done, of: tick(done / of)
         )
-        work.registry.put_round(slug, round_["id"], name, save_weights(weights))
+        work.registry.put_round(slug, round_.id, name, save_weights(weights))
         log.info(
             "member %d of round %d: loss %.3f at the end, after %.0f s",
             member,
-            round_["id"],
+            round_.id,
             history.loss[-1],
             history.seconds,
         )
     return Outcome(result={"member": member})
+
+
+def config_of(round_: Round) -> TrainConfig:
+    """How a training round's members are made, once it has collected its labels."""
+    assert round_.config is not None  # collect is its first stage
+    return TrainConfig.from_json(round_.config)
 
 
 def member_file(member: int) -> str:
@@ -46,7 +53,7 @@ def member_file(member: int) -> str:
 
 
 def load_examples(
-    work: Workplace, slug: str, manifest: Iterable[Mapping[str, Any]], *, audits: bool
+    work: Workplace, slug: str, manifest: Iterable[ManifestEntry], *, audits: bool
 ) -> list[Example]:
     """The manifest's examples, without the audit's unless asked for."""
     return [

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from backend.ledger.ledger import Row
+from backend.ledger import Evidence, Outcome, Round
+from backend.ledger.shapes import FitPayload, JudgePayload, ManifestEntry
 from backend.rounds.evidence import truth_for
-from backend.rounds.stages.outcome import Outcome, Progress
+from backend.rounds.stages.fit import config_of
 from backend.workplace import Workplace
 from training.config import BadConfig, TrainConfig
 from training.errors import TrainingError
-from training.examples import Example
 
 if TYPE_CHECKING:
     from training.committee.inference import Committee
 
 
-def judge(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+def judge(
+    work: Workplace, round_: Round, payload: JudgePayload, tick: Callable[[float], None]
+) -> Outcome:
     """Look at newly labelled images by a version that never saw the labels: which measure saw
     its errors?"""
-    row = work.ledger.project(round_["project_id"])
-    config = TrainConfig.from_json(round_["config"])
-    entries = {entry["task"]: entry for entry in round_["manifest"]}
-    before = {each["task_id"]: each for each in work.ledger.evidence(row["id"])}
-    chosen_for = work.ledger.chosen_for(row["id"], labelled_at(round_["manifest"]))
-    judged: list[dict[str, Any]] = []
+    row = work.ledger.projects.get(round_.project_id)
+    config = config_of(round_)
+    manifest = round_.manifest or []
+    entries = {entry["task"]: entry for entry in manifest}
+    before = {each.task_id: each for each in work.ledger.evidence.all(row.id)}
+    chosen_for = work.ledger.publications.chosen_for(row.id, labelled_at(manifest))
+    judged: list[Evidence] = []
     withdrawn: list[int] = []
     judges: dict[int, Committee | None] = {}
     problems: list[str] = []
     for done, (task_id, digest, number) in enumerate(payload["tasks"]):
         if number not in judges:
             try:
-                judges[number] = _judge_of(work, row["slug"], number, config)
+                judges[number] = _judge_of(work, row.slug, number, config)
             except TrainingError as error:
                 judges[number] = None
                 problems.append(f"Version {number} cannot judge new labels: {error}")
@@ -42,32 +45,38 @@ def judge(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
             if task_id in before:
                 withdrawn.append(task_id)  # it was of the label before it was edited
             continue
-        example = work.registry.get_example(row["slug"], digest)
+        example = work.registry.get_example(row.slug, digest)
         former = before.get(task_id)
+        prediction = committee.predict(example.image)
+        h, w = prediction.predicted.shape
+        truth = truth_for(example.mask, (h, w), config.classes, committee.config.classes)
+        found = prediction.judge(truth)
         judged.append(
-            {
-                "task_id": task_id,
-                "round_id": round_["id"] if former is None else former["round_id"],
-                "version": number,
-                "stamp": entries[task_id]["stamp"],
-                **_judgement(committee, example, config.classes),
-                "audit": entries[task_id]["audit"],
-                "chosen_for": (
-                    chosen_for.get(task_id, "") if former is None else former["chosen_for"]
-                ),
-            }
+            Evidence(
+                task_id=task_id,
+                round_id=round_.id if former is None else former.round_id,
+                version=number,
+                stamp=entries[task_id]["stamp"] or "",
+                rewards=dict(found.rewards),
+                scores=dict(prediction.arms),
+                error=found.error,
+                wrong=found.wrong,
+                judged=found.judged,
+                audit=entries[task_id]["audit"],
+                chosen_for=chosen_for.get(task_id, "") if former is None else former.chosen_for,
+            )
         )
         tick((done + 1) / len(payload["tasks"]))
     return Outcome(
         result={"judged": len(judged)},
-        next_payloads=[{"member": member} for member in range(config.members)],
+        next_payloads=[FitPayload(member=member) for member in range(config.members)],
         problems=problems,
         judged=judged,
         withdrawn=withdrawn,
     )
 
 
-def labelled_at(manifest: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+def labelled_at(manifest: Iterable[ManifestEntry]) -> dict[int, float]:
     """Task id to when its first annotation was made, or last changed: unix seconds."""
     return {
         entry["task"]: min(
@@ -91,18 +100,3 @@ def _judge_of(work: Workplace, slug: str, number: int, config: TrainConfig) -> C
             f"it sees {', '.join(gone)}, which the labeling configuration does not have any more"
         )
     return committee
-
-
-def _judgement(committee: Committee, example: Example, classes: Sequence[str]) -> dict[str, Any]:
-    """The columns of evidence that a look at an example gives."""
-    prediction = committee.predict(example.image)
-    h, w = prediction.predicted.shape
-    truth = truth_for(example.mask, (h, w), classes, committee.config.classes)
-    found = prediction.judge(truth)
-    return {
-        "rewards": dict(found.rewards),
-        "scores": dict(prediction.arms),
-        "error": found.error,
-        "wrong": found.wrong,
-        "judged": found.judged,
-    }

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import orjson
 
 from backend.errors import StudioRefused
 from backend.label_studio.connection import set_order
-from backend.ledger.ledger import NO_VERSION, Row
+from backend.ledger import NO_VERSION, Outcome, Place, Project, Publication, Round
+from backend.ledger.shapes import NoPayload
 from backend.rounds.evidence import trust_of
 from backend.rounds.ranking import (
-    Place,
+    Ranked,
     arm_quantiles,
     first_rank,
     queue_quantiles,
@@ -23,7 +23,6 @@ from backend.rounds.ranking import (
 )
 from backend.rounds.schedule import is_audit, unread
 from backend.rounds.stages.choose import mode_of
-from backend.rounds.stages.outcome import Outcome, Progress
 from backend.rounds.stages.shards import Scored, read_shards
 from backend.workplace import Workplace
 from training.compute import bounded_threads
@@ -31,51 +30,53 @@ from training.compute import bounded_threads
 log = logging.getLogger(__name__)
 
 
-def publish(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+def publish(
+    work: Workplace, round_: Round, payload: NoPayload, tick: Callable[[float], None]
+) -> Outcome:
     """Rank what was scored and make the head of it the queue that Label Studio serves."""
-    project_id = round_["project_id"]
-    row = work.ledger.project(project_id)
-    touched = work.studio.stamps(row["studio_id"])
+    project_id = round_.project_id
+    row = work.ledger.projects.get(project_id)
+    touched = work.studio.stamps(row.studio_id)
     # What was labelled since it was chosen is asked for no more, nor may this queue's reason
     # for it take the place of that for which it was.
     scored = {
         task_id: found
-        for task_id, found in read_shards(work, row["slug"], round_["id"]).items()
+        for task_id, found in read_shards(work, row.slug, round_.id).items()
         if task_id not in touched
     }
-    chosen = next(p["result"] for p in work.ledger.parts(round_["id"], "choose"))
-    score_parts = work.ledger.parts(round_["id"], "score")
-    version = int(score_parts[0]["payload"]["version"])
+    (chosen,) = work.ledger.parts.results(round_.id, "choose")
+    shards = work.ledger.parts.to_score(round_.id)
+    version = shards[0]["version"]
     # Many small steps, which a second thread would only wait upon.
     with bounded_threads(1):
         ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
     head, left_out = ranking.places, len(scored) - len(ranking.places)
-    left_out += chosen["unlabelled"] - sum(len(part["payload"]["tasks"]) for part in score_parts)
+    left_out += chosen["unlabelled"] - sum(len(shard["tasks"]) for shard in shards)
     problems: list[str] = []
     published = 0
-    if refused := unread(work.ledger, round_["id"]):
+    if refused := unread(work.ledger, round_.id):
         problems.append(
             f"None of the {refused} images that were chosen could be read, so the queue is as it "
             "was; they are tried again in an hour."
         )
     if head:
-        held = work.studio.model_versions(row["studio_id"])
+        held = work.studio.model_versions(row.studio_id)
         publication = _stored_already(work, row, round_, held)
         if publication is None:
             publication, stored = _store_what_is_there(
                 work, row, round_, version, ranking, scored, held
             )
         else:
-            stored = publication["length"]
-        published = publication["length"]
+            stored = publication.length
+        published = publication.length
         if stored < published:
             problems.append(
                 f"Label Studio dropped {published - stored} of {published} predictions silently."
             )
         tick(0.8)
-        set_order(work.studio, row["studio_id"], publication["name"])
-        work.ledger.serve_publication(publication["id"], stored)
-    work.ledger.update_project(
+        set_order(work.studio, row.studio_id, publication.name)
+        work.ledger.publications.serve(publication.id, stored)
+    work.ledger.projects.update(
         project_id, pool=chosen["pool"], left_out=left_out, ranked_left=published
     )
     return Outcome(
@@ -96,7 +97,7 @@ class Ranking:
         arm_quantiles: of the weighted arms.
     """
 
-    places: Sequence[Place]
+    places: Sequence[Ranked]
     mode: str
     weights: Mapping[str, float]
     arm_quantiles: Mapping[str, Sequence[float]]
@@ -104,52 +105,54 @@ class Ranking:
 
 def _rank(
     work: Workplace,
-    row: Row,
-    round_: Row,
+    row: Project,
+    round_: Round,
     version: int,
     scored: Mapping[int, Scored],
     drawn: Collection[int] | None,
 ) -> Ranking:
     options = work.options(row)
     length = options.queue_length or work.settings.queue_length
-    audits = {t for t in scored if is_audit(row["slug"], t, options.audit_fraction)}
-    seed = options.seed + round_["id"]
+    audits = {t for t in scored if is_audit(row.slug, t, options.audit_fraction)}
+    seed = options.seed + round_.id
     if version == NO_VERSION:
         places = first_rank(scored, audits, length, seed=seed, drawn=drawn)
         by_chance = any(place.why == "chance" for place in places)
         return Ranking(places, "random" if by_chance else options.mode, {}, {})
-    ranks = next(v for v in work.ledger.versions(row["id"]) if v["number"] == version)
+    ranks = next(v for v in work.ledger.versions.all(row.id) if v.number == version)
     mode = mode_of(options, ranks)
-    weights = weights_of(mode, trust_of(work.ledger, row["id"]))
-    counts = ranks["metrics"].get("labelled_images")  # an earlier release did not count them
-    known = None if counts is None else [counts[name] for name in ranks["classes"]]
+    weights = weights_of(mode, trust_of(work.ledger, row.id))
+    counts = ranks.metrics.get("labelled_images")  # an earlier release did not count them
+    known = None if counts is None else [counts[name] for name in ranks.classes]
     places = rank(scored, audits, weights, length, seed=seed, known=known, drawn=drawn)
     return Ranking(places, mode, weights, arm_quantiles(scored, weights))
 
 
-def _stored_already(work: Workplace, row: Row, round_: Row, held: Mapping[str, int]) -> Row | None:
+def _stored_already(
+    work: Workplace, row: Project, round_: Round, held: Mapping[str, int]
+) -> Publication | None:
     """A publication that an earlier attempt of this round had stored whole before it died."""
     found = None
-    for publication in work.ledger.publications(row["id"]):
-        if publication["round_id"] != round_["id"]:
+    for publication in work.ledger.publications.all(row.id):
+        if publication.round_id != round_.id:
             continue
-        whole = held.get(publication["name"], 0) == publication["length"]
-        if publication["state"] in ("prepared", "serving") and whole and found is None:
+        whole = held.get(publication.name, 0) == publication.length
+        if publication.state in ("prepared", "serving") and whole and found is None:
             found = publication
-        elif publication["state"] == "prepared":
-            work.ledger.set_publication_state(publication["id"], "failed")
+        elif publication.state == "prepared":
+            work.ledger.publications.set_state(publication.id, "failed")
     return found
 
 
 def _store_what_is_there(
     work: Workplace,
-    row: Row,
-    round_: Row,
+    row: Project,
+    round_: Round,
     version: int,
     ranking: Ranking,
     scored: Mapping[int, Scored],
     held: Collection[str],
-) -> tuple[Row, int]:
+) -> tuple[Publication, int]:
     """``_store_head``, again without the tasks that were deleted since they were scored.
 
     Label Studio refuses all predictions when one names a task that is gone. Asking first which
@@ -161,7 +164,7 @@ def _store_what_is_there(
         if error.studio_status != 400:
             raise
         ids = [place.task_id for place in ranking.places]
-        there = {task.id for task in work.studio.tasks(row["studio_id"], ids=ids)}
+        there = {task.id for task in work.studio.tasks(row.studio_id, ids=ids)}
         left = [place for place in ranking.places if place.task_id in there]
         if not left or len(left) == len(ids):
             raise
@@ -172,35 +175,35 @@ def _store_what_is_there(
 
 def _store_head(
     work: Workplace,
-    row: Row,
-    round_: Row,
+    row: Project,
+    round_: Round,
     version: int,
     ranking: Ranking,
     scored: Mapping[int, Scored],
     held: Collection[str],
-) -> tuple[Row, int]:
+) -> tuple[Publication, int]:
     """Write the publication to the ledger and its predictions to Label Studio, in one POST.
 
     Returns:
         The publication, and how many predictions Label Studio stored.
     """
     head, weights = ranking.places, ranking.weights
-    publication = work.ledger.prepare_publication(
-        row["id"],
+    publication = work.ledger.publications.prepare(
+        row.id,
         version,
-        round_["id"],
+        round_.id,
         arm=max(weights, key=lambda arm: weights[arm], default=""),
         quantiles=queue_quantiles([place.uncertainty for place in head]),
-        rows=[
-            {
-                "task_id": place.task_id,
-                "position": position,
-                "doubt": place.uncertainty,
-                "audit": place.why == "audit",
-                "arms": scored[place.task_id].arms,
-                "why": place.why,
-            }
-            for position, place in enumerate(head)
+        places=[
+            Place(
+                task_id=each.task_id,
+                position=position,
+                uncertainty=each.uncertainty,
+                audit=each.why == "audit",
+                arms=dict(scored[each.task_id].arms),
+                why=each.why,
+            )
+            for position, each in enumerate(head)
         ],
         taken=held,
         mode=ranking.mode,
@@ -212,17 +215,17 @@ def _store_head(
             "task": place.task_id,
             "result": orjson.Fragment(scored[place.task_id].result),
             "score": place_score(position, len(head)),
-            "model_version": publication["name"],
+            "model_version": publication.name,
         }
         for position, place in enumerate(head)
     ]
     try:
-        stored = work.studio.import_predictions(row["studio_id"], predictions)
+        stored = work.studio.import_predictions(row.studio_id, predictions)
     except StudioRefused:
-        work.ledger.set_publication_state(publication["id"], "failed")
+        work.ledger.publications.set_state(publication.id, "failed")
         raise
     if stored == 0:
-        work.ledger.set_publication_state(publication["id"], "failed")
+        work.ledger.publications.set_state(publication.id, "failed")
         raise StudioRefused(
             f"Label Studio stored none of {len(predictions)} predictions and said no reason: "
             "run `python -m backend doctor`.",

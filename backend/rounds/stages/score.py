@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import ImageRefused
-from backend.ledger.ledger import NO_VERSION, Row
+from backend.ledger import NO_VERSION, Outcome, Project, Round
+from backend.ledger.shapes import ScorePayload
 from backend.options import ProjectOptions
 from backend.predict import label_config_of, pre_annotate, read_image
-from backend.rounds.stages.outcome import Outcome, Progress
 from backend.rounds.stages.shards import packed, write_shard
 from backend.workplace import Workplace
 
@@ -22,9 +22,11 @@ FIRST_SIDE_PX = 512
 and half the usual side takes a quarter of the time."""
 
 
-def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progress) -> Outcome:
+def score(
+    work: Workplace, round_: Round, payload: ScorePayload, tick: Callable[[float], None]
+) -> Outcome:
     """Look at one shard of the candidates; masks and measures wait in the scratch folder."""
-    row = work.ledger.project(round_["project_id"])
+    row = work.ledger.projects.get(round_.project_id)
     options = work.options(row)
     version, tasks = int(payload["version"]), payload["tasks"]
     scored: list[dict[str, Any]] = []
@@ -61,7 +63,7 @@ def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
                     "does not heed which images are alike: look at the network."
                 )
             tick((len(scored) + len(problems)) / len(tasks))
-    name = write_shard(work, row["slug"], round_["id"], payload, scored)
+    name = write_shard(work, row.slug, round_.id, payload, scored)
     return Outcome(
         result={"file": name, "scored": len(scored), "refused": len(problems)},
         problems=problems + unlike,
@@ -70,14 +72,14 @@ def score(work: Workplace, round_: Row, payload: Mapping[str, Any], tick: Progre
 
 def _score_results(
     work: Workplace,
-    row: Row,
+    row: Project,
     options: ProjectOptions,
     version: int,
     images: Iterator[NDArray[np.uint8]],
 ) -> Iterator[dict[str, Any]]:
     """What a version sees in each image: what ranks it, and its regions."""
-    config = label_config_of(row["label_config"], options)
-    committee = work.registry.load(row["slug"], version)
+    config = label_config_of(row.label_config, options)
+    committee = work.registry.load(row.slug, version)
     for prediction in committee.predict_all(images):
         yield {
             "arms": prediction.arms,

@@ -55,8 +55,8 @@ def write_shard(
 def read_shards(work: Workplace, slug: str, round_id: int) -> dict[int, Scored]:
     """All that the round scored, by task id."""
     scored: dict[int, Scored] = {}
-    for part in work.ledger.parts(round_id, "score"):
-        data = gzip.decompress(work.registry.get_round(slug, round_id, part["result"]["file"]))
+    for shard in work.ledger.parts.results(round_id, "score"):
+        data = gzip.decompress(work.registry.get_round(slug, round_id, shard["file"]))
         for line in data.splitlines():
             head, result = line.split(b"\t", 1)
             entry = orjson.loads(head)

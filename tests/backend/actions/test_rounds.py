@@ -9,7 +9,7 @@ import pytest
 
 from backend.actions.rounds import RoundAsked, pause, resume, retrain
 from backend.errors import BadRequest, UnknownProject
-from backend.ledger.ledger import upgrade
+from backend.ledger import upgrade
 from backend.settings import load_settings
 from backend.workplace import Workplace
 
@@ -30,18 +30,18 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
     )
     upgrade(settings.ledger_url)
     opened = Workplace(settings)
-    row = opened.ledger.ensure_project(opened.server, STUDIO_ID, 1795468845, title="Urine")
-    opened.ledger.update_project(row["id"], connected=True)
+    row = opened.ledger.projects.ensure(opened.server, STUDIO_ID, 1795468845, title="Urine")
+    opened.ledger.projects.update(row.id, connected=True)
     yield opened
     opened.close()
 
 
 def project_id(work: Workplace) -> int:
-    return int(work.ledger.project_of_studio(work.server, STUDIO_ID)["id"])
+    return int(work.ledger.projects.of_studio(work.server, STUDIO_ID).id)
 
 
 def actions(work: Workplace) -> list[str]:
-    return [event["action"] for event in work.ledger.pending_events(project_id(work))]
+    return [event.action for event in work.ledger.events.pending(project_id(work))]
 
 
 def test_retrain_asks_for_a_round_and_says_that_no_worker_will_take_it(work: Workplace) -> None:
@@ -50,16 +50,16 @@ def test_retrain_asks_for_a_round_and_says_that_no_worker_will_take_it(work: Wor
 
 
 def test_retrain_names_the_round_that_it_has_to_wait_for(work: Workplace) -> None:
-    under_way = work.ledger.start_round(project_id(work), "train", "10 labels", "collect", {})
+    under_way = work.ledger.rounds.start(project_id(work), "train", "10 labels", "collect", {})
     assert under_way is not None
-    work.ledger.beat("host-1", "worker", "", "host", 1)
-    assert retrain(work, STUDIO_ID) == RoundAsked(active_round=under_way["id"], workers=1)
+    work.ledger.processes.beat("host-1", "worker", "", "host", 1)
+    assert retrain(work, STUDIO_ID) == RoundAsked(active_round=under_way.id, workers=1)
 
 
 def test_retrain_refuses_a_project_that_is_not_connected(work: Workplace) -> None:
     with pytest.raises(UnknownProject, match="connect --project 8"):
         retrain(work, 8)
-    work.ledger.update_project(project_id(work), connected=False)
+    work.ledger.projects.update(project_id(work), connected=False)
     with pytest.raises(BadRequest, match="connect --project 7"):
         retrain(work, STUDIO_ID)
     assert actions(work) == []
@@ -67,9 +67,9 @@ def test_retrain_refuses_a_project_that_is_not_connected(work: Workplace) -> Non
 
 def test_a_pause_ends_with_a_clean_slate(work: Workplace) -> None:
     pause(work, STUDIO_ID)
-    assert work.ledger.project(project_id(work))["paused"]
-    work.ledger.update_project(project_id(work), failures=3, not_before=2e9)
+    assert work.ledger.projects.get(project_id(work)).paused
+    work.ledger.projects.update(project_id(work), failures=3, not_before=2e9)
     resume(work, STUDIO_ID)
-    row = work.ledger.project(project_id(work))
-    assert (row["paused"], row["failures"], row["not_before"]) == (False, 0, 0.0)
+    row = work.ledger.projects.get(project_id(work))
+    assert (row.paused, row.failures, row.not_before) == (False, 0, 0.0)
     assert actions(work) == ["RESUMED"]

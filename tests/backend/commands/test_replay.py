@@ -24,7 +24,7 @@ from backend.commands.shared import parse_options_object
 from backend.errors import BadOptions, BadRequest
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask
-from backend.ledger.ledger import Ledger, upgrade
+from backend.ledger import Ledger, upgrade
 from backend.options import parse_options
 from backend.settings import load_settings
 from backend.workplace import Workplace
@@ -206,7 +206,7 @@ class TestWhatIsRefused:
             replay(work, plan, self.say)
 
     def test_a_system_without_workers(self, work: Workplace, folder: Path) -> None:
-        Ledger(work.settings.ledger_url).beat("w", "web", "http://127.0.0.1:1", "here", 1)
+        Ledger(work.settings.ledger_url).processes.beat("w", "web", "http://127.0.0.1:1", "here", 1)
         plan = ReplayPlan(folder, rounds=1, per_round=3)
         with pytest.raises(BadRequest, match="No worker of ours is alive"):
             replay(work, plan, self.say)

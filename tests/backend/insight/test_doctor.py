@@ -19,7 +19,7 @@ from backend.insight import installation_checks as surroundings
 from backend.insight.finding import Finding, report
 from backend.label_studio.client import Json
 from backend.label_studio.connection import basic_auth
-from backend.ledger.ledger import upgrade
+from backend.ledger import upgrade
 from backend.settings import Settings, load_settings
 from backend.web.model import POOL, TEACHING
 from backend.workplace import Workplace
@@ -284,7 +284,7 @@ def test_workers_that_never_came_are_an_error(work: Workplace):
 def test_workers_that_fell_silent_are_an_error_and_say_since_when(
     work: Workplace, monkeypatch: pytest.MonkeyPatch
 ):
-    work.ledger.beat("worker-a", "worker", "2 jobs", "host", 1)
+    work.ledger.processes.beat("worker-a", "worker", "2 jobs", "host", 1)
     now = time.time()
     monkeypatch.setattr(surroundings.time, "time", lambda: now + 100)
     (found,) = surroundings.check_workers(work)
@@ -293,10 +293,10 @@ def test_workers_that_fell_silent_are_an_error_and_say_since_when(
 
 
 def test_one_silent_worker_of_two_is_a_warning(work: Workplace, monkeypatch: pytest.MonkeyPatch):
-    work.ledger.beat("worker-a", "worker", "2 jobs", "host", 1)
+    work.ledger.processes.beat("worker-a", "worker", "2 jobs", "host", 1)
     now = time.time()
-    monkeypatch.setattr("backend.ledger.ledger.time.time", lambda: now + 100)
-    work.ledger.beat("worker-b", "worker", "2 jobs", "host", 2)
+    monkeypatch.setattr("backend.ledger.processes.time.time", lambda: now + 100)
+    work.ledger.processes.beat("worker-b", "worker", "2 jobs", "host", 2)
     assert codes(surroundings.check_workers(work)) == {"workers-silent": "warning"}
 
 

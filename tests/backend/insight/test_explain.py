@@ -19,10 +19,11 @@ from backend.commands import shared
 from backend.errors import BadRequest, UnknownProject
 from backend.insight.explain import WHYS, describe, explain
 from backend.label_studio.bulk import Task
-from backend.ledger.ledger import Row, upgrade
+from backend.ledger import Evidence, Outcome, Project, Publication, upgrade
 from backend.rounds.ranking import Candidate, arm_quantiles
 from backend.settings import Settings
 from backend.workplace import Workplace
+from tests.backend import rows
 
 BEST = "mutual_information"
 SERVER = "http://studio.invalid"
@@ -48,95 +49,79 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
 
 
 @pytest.fixture
-def project(work: Workplace) -> Row:
-    return work.ledger.ensure_project(
+def project(work: Workplace) -> Project:
+    return work.ledger.projects.ensure(
         work.server, 7, 1, title="Urine", label_config="<View/>", extra_params={}
     )
 
 
-def end_round(work: Workplace, project: Row, **values: Any) -> int:
+def end_round(work: Workplace, project: Project, **values: Any) -> int:
     """A training round that does no more than end; its number."""
-    round_ = work.ledger.start_round(project["id"], "train", "a test's", "collect", {})
+    round_ = work.ledger.rounds.start(project.id, "train", "a test's", "collect", {})
     assert round_ is not None
-    [part] = work.ledger.waiting_parts()
-    taken = work.ledger.take_part(part["id"], "test")
+    [part] = work.ledger.parts.waiting()
+    taken = work.ledger.parts.take(part.id, "test")
     assert taken is not None
-    work.ledger.finish_part(
-        taken["id"], taken["token"], {}, next_stage=None, next_payloads=[], **values
-    )
-    return int(round_["id"])
+    work.ledger.parts.finish(taken, Outcome(**values), next_stage=None)
+    return int(round_.id)
 
 
-def evidence(task_id: int, round_id: int, best: float = 0.9, wrong: int = 400) -> dict[str, Any]:
+def evidence(task_id: int, round_id: int, best: float = 0.9, wrong: int = 400) -> Evidence:
     rewards = dict.fromkeys(MEASURES, 0.5) | {BEST: best}
-    return {
-        "task_id": task_id,
-        "round_id": round_id,
-        "version": 1,
-        "stamp": "aa",
-        "rewards": rewards if wrong >= 20 else {},
-        "scores": dict.fromkeys(ARMS, 0.1 * task_id),
-        "error": wrong / 10_000,
-        "wrong": wrong,
-        "judged": 10_000,
-        "audit": False,
-        "chosen_for": "doubt",
-    }
+    return rows.evidence(
+        task_id,
+        round_id,
+        rewards=rewards if wrong >= 20 else {},
+        scores=dict.fromkeys(ARMS, 0.1 * task_id),
+        error=wrong / 10_000,
+        wrong=wrong,
+        judged=10_000,
+    )
 
 
-def serve(work: Workplace, project: Row, version: int = 1) -> Row:
+def serve(work: Workplace, project: Project, version: int = 1) -> Publication:
     """A queue of five of the ten tasks; task 17 was looked at and found no room, 18 was broken."""
-    round_ = work.ledger.start_round(project["id"], "rank", "a test's", "choose", {})
+    round_ = work.ledger.rounds.start(project.id, "rank", "a test's", "choose", {})
     assert round_ is not None
-    [part] = work.ledger.waiting_parts()
-    taken = work.ledger.take_part(part["id"], "test")
+    [part] = work.ledger.parts.waiting()
+    taken = work.ledger.parts.take(part.id, "test")
     assert taken is not None
     payload = {"tasks": [[task_id, ""] for task_id in range(10, 19)]}
-    work.ledger.finish_part(
-        taken["id"], taken["token"], {}, next_stage="score", next_payloads=[payload]
-    )
-    [part] = work.ledger.waiting_parts()
-    taken = work.ledger.take_part(part["id"], "test")
+    work.ledger.parts.finish(taken, Outcome(next_payloads=[payload]), next_stage="score")
+    [part] = work.ledger.parts.waiting()
+    taken = work.ledger.parts.take(part.id, "test")
     assert taken is not None
-    work.ledger.finish_part(
-        taken["id"],
-        taken["token"],
-        {},
-        next_stage=None,
-        next_payloads=[],
-        problems=["Task 18: no image"],
-    )
+    work.ledger.parts.finish(taken, Outcome(problems=["Task 18: no image"]), next_stage=None)
     weights = {f"{BEST}/image_mean": 0.75, f"{BEST}/object_max": 0.25}
     found = {t: Candidate(dict.fromkeys(ARMS, (t - 10) / 8)) for t in range(10, 19)}
     first = version == 0
     whys = ["diverse"] * 5 if first else ["doubt", "class", "chance", "audit", "doubt"]
-    made = work.ledger.prepare_publication(
-        project["id"],
+    made = work.ledger.publications.prepare(
+        project.id,
         version,
-        round_["id"],
+        round_.id,
         arm="",
         quantiles=[0.9, 0.1],
-        rows=[
-            {
-                "task_id": 16 - place,
-                "position": place,
-                "doubt": 0.9 - place / 10,
-                "audit": why == "audit",
-                "arms": {} if first else found[16 - place].arms,
-                "why": why,
-            }
-            for place, why in enumerate(whys)
+        places=[
+            rows.place(
+                16 - position,
+                position,
+                why,
+                uncertainty=0.9 - position / 10,
+                arms={} if first else dict(found[16 - position].arms),
+            )
+            for position, why in enumerate(whys)
         ],
         mode="hedge",
         weights={} if first else weights,
         arm_quantiles={} if first else arm_quantiles(found, weights),
     )
-    work.ledger.serve_publication(made["id"], 5)
+    work.ledger.publications.serve(made.id, 5)
     if not first:
-        work.ledger.record_version(
-            project["id"],
+        work.ledger.versions.record(
+            project.id,
             version,
-            round_["id"],
+            round_.id,
             state="promoted",
             reason="",
             members=2,
@@ -146,7 +131,7 @@ def serve(work: Workplace, project: Row, version: int = 1) -> Row:
     return made
 
 
-def judged(work: Workplace, project: Row) -> None:
+def judged(work: Workplace, project: Project) -> None:
     first = end_round(work, project)
     end_round(work, project, judged=[evidence(21, first, 0.2), evidence(22, first, 0.2)])
     last = end_round(work, project)
@@ -154,7 +139,7 @@ def judged(work: Workplace, project: Row) -> None:
     end_round(work, project, judged=rows)
 
 
-def test_before_anything_it_says_so(work: Workplace, project: Row) -> None:
+def test_before_anything_it_says_so(work: Workplace, project: Project) -> None:
     found = explain(work, 7)
     assert (found["leader"], found["evidence"], found["publication"]) == (None, [], None)
     said = describe(found)
@@ -165,7 +150,7 @@ def test_before_anything_it_says_so(work: Workplace, project: Row) -> None:
 
 
 def test_before_the_first_version_the_queue_is_of_different_images(
-    work: Workplace, project: Row
+    work: Workplace, project: Project
 ) -> None:
     serve(work, project, version=0)
     said = describe(explain(work, 7, 16))
@@ -173,7 +158,7 @@ def test_before_the_first_version_the_queue_is_of_different_images(
     assert f"Task 16 stands at place 1 of 5 in committee-v0.1. {WHYS['diverse']}" in said
 
 
-def test_the_leader_is_told_with_its_evidence(work: Workplace, project: Row) -> None:
+def test_the_leader_is_told_with_its_evidence(work: Workplace, project: Project) -> None:
     judged(work, project)
     serve(work, project)
     found = explain(work, 7)
@@ -203,12 +188,14 @@ def test_the_leader_is_told_with_its_evidence(work: Workplace, project: Row) -> 
     assert sum(each["weight"] for each in found["measures"]) == pytest.approx(1)
 
 
-def test_who_leads_the_last_round_need_not_be_the_heaviest(work: Workplace, project: Row) -> None:
+def test_who_leads_the_last_round_need_not_be_the_heaviest(
+    work: Workplace, project: Project
+) -> None:
     other = "standard_deviation"
     for best, rewards in ((BEST, 0.95), (BEST, 0.95), (other, 0.6)):
         number = end_round(work, project)
         row = evidence(number + 20, number)
-        row["rewards"] = dict.fromkeys(MEASURES, 0.2) | {best: rewards}
+        row.rewards = dict.fromkeys(MEASURES, 0.2) | {best: rewards}
         end_round(work, project, judged=[row])
     found = explain(work, 7)
     leader, heaviest = found["leader"], found["leader"]["heaviest"]
@@ -217,16 +204,16 @@ def test_who_leads_the_last_round_need_not_be_the_heaviest(work: Workplace, proj
     assert heaviest["weight"] > leader["weight"] == leader["queue_weight"]
     said = describe(found)
     assert f", and {heaviest['arm']} is the heaviest with ." in said
-    work.ledger.update_project(project["id"], extra_params={"mode": "leader"})
+    work.ledger.projects.update(project.id, extra_params={"mode": "leader"})
     found = explain(work, 7)
     assert found["leader"]["queue_weight"] == 1
     assert "In this mode it ranks alone, with weight 1." in describe(found)
 
 
-def test_only_corrections_that_count_are_counted(work: Workplace, project: Row) -> None:
+def test_only_corrections_that_count_are_counted(work: Workplace, project: Project) -> None:
     first = end_round(work, project)
-    unknown = {**evidence(30, first), "judged": 0, "rewards": {}}
-    audit = {**evidence(31, first, best=-0.5), "audit": True}
+    unknown, audit = evidence(30, first), evidence(31, first, best=-0.5)
+    unknown.judged, unknown.rewards, audit.audit = 0, {}, True
     end_round(work, project, judged=[unknown, audit, *(evidence(t, first) for t in range(40, 90))])
     last = end_round(work, project)
     end_round(work, project, judged=[evidence(90, last)])
@@ -241,9 +228,11 @@ def test_only_corrections_that_count_are_counted(work: Workplace, project: Row) 
     )
 
 
-def test_a_judged_audit_is_told_and_steers_nothing(work: Workplace, project: Row) -> None:
+def test_a_judged_audit_is_told_and_steers_nothing(work: Workplace, project: Project) -> None:
     first = end_round(work, project)
-    end_round(work, project, judged=[{**evidence(10, first), "audit": True}])
+    audit = evidence(10, first)
+    audit.audit = True
+    end_round(work, project, judged=[audit])
     serve(work, project)
     found = explain(work, 7, 10)
     assert found["leader"] is None
@@ -262,9 +251,9 @@ def test_a_judged_audit_is_told_and_steers_nothing(work: Workplace, project: Row
     ],
 )
 def test_a_committee_of_one_is_told_that_it_disagrees_with_nobody(
-    work: Workplace, project: Row, mode: str, members: int, told: bool
+    work: Workplace, project: Project, mode: str, members: int, told: bool
 ) -> None:
-    work.ledger.update_project(project["id"], extra_params={"mode": mode, "members": members})
+    work.ledger.projects.update(project.id, extra_params={"mode": mode, "members": members})
     said = describe(explain(work, 7))
     assert ("a committee of one disagrees with nobody" in said) == told
 
@@ -274,7 +263,7 @@ def test_a_committee_of_one_is_told_that_it_disagrees_with_nobody(
     [(16, 1, "doubt"), (15, 2, "class"), (14, 3, "chance"), (13, 4, "audit")],
 )
 def test_a_task_in_the_queue_is_told_why(
-    work: Workplace, project: Row, task_id: int, place: int, why: str
+    work: Workplace, project: Project, task_id: int, place: int, why: str
 ) -> None:
     serve(work, project)
     said = describe(explain(work, 7, task_id))
@@ -294,14 +283,14 @@ def test_a_task_in_the_queue_is_told_why(
     ],
 )
 def test_a_task_that_is_not_in_the_queue_is_told_why_not(
-    work: Workplace, project: Row, task_id: int, because: str
+    work: Workplace, project: Project, task_id: int, because: str
 ) -> None:
     serve(work, project)
     said = describe(explain(work, 7, task_id))
     assert re.search(f"Task {task_id} is not in the queue: {because}", said)
 
 
-def test_a_judged_task_is_told_its_evidence(work: Workplace, project: Row) -> None:
+def test_a_judged_task_is_told_its_evidence(work: Workplace, project: Project) -> None:
     judged(work, project)
     serve(work, project)
     said = describe(explain(work, 7, 10))
@@ -320,18 +309,18 @@ def test_a_judged_task_is_told_its_evidence(work: Workplace, project: Row) -> No
     ],
 )
 def test_a_mode_that_was_changed_is_told_of_the_queue_too(
-    work: Workplace, project: Row, mode: str, says: str
+    work: Workplace, project: Project, mode: str, says: str
 ) -> None:
     judged(work, project)
     serve(work, project)
-    work.ledger.update_project(project["id"], extra_params={"mode": mode})
+    work.ledger.projects.update(project.id, extra_params={"mode": mode})
     said = describe(explain(work, 7))
     assert says in said
     assert "It was made in mode hedge; the next will be in the present one." in said
     assert ("It is not heeded, but by the evidence " in said) == (mode != "leader")
 
 
-def test_unknown_projects_and_tasks_are_sentences(work: Workplace, project: Row) -> None:
+def test_unknown_projects_and_tasks_are_sentences(work: Workplace, project: Project) -> None:
     with pytest.raises(UnknownProject, match="connect --project 8"):
         explain(work, 8)
     with pytest.raises(BadRequest, match="Project 7 has no task 99"):
@@ -339,7 +328,7 @@ def test_unknown_projects_and_tasks_are_sentences(work: Workplace, project: Row)
 
 
 def test_the_command_prints_words_or_json_and_fails_with_a_sentence(
-    work: Workplace, project: Row, monkeypatch: pytest.MonkeyPatch
+    work: Workplace, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged(work, project)
     serve(work, project)

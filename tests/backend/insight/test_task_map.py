@@ -19,9 +19,10 @@ from backend.commands import shared
 from backend.commands.replay.strokes import label_config, strokes
 from backend.errors import BadRequest, ImageRefused, StudioRefused, UnknownProject
 from backend.insight.task_map import find_task, write_task_map
-from backend.label_studio.bulk import Project, Studio, Task
+from backend.label_studio.bulk import Project as StudioProject
+from backend.label_studio.bulk import Studio, Task
 from backend.label_studio.client import Json
-from backend.ledger.ledger import Row, upgrade
+from backend.ledger import Project, upgrade
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.training.discs import CLASSES, disc_example
@@ -53,9 +54,9 @@ class MemoryStudio(Studio):
     def task(self, task_id: int) -> Task:
         raise AssertionError("Label Studio would ask the backend for a prediction")
 
-    def project(self, project_id: int) -> Project:
+    def project(self, project_id: int) -> StudioProject:
         config = label_config(CLASSES, UNKNOWN)
-        return Project(project_id, "discs", CREATED, config, "", "", 1, 0, {})
+        return StudioProject(project_id, "discs", CREATED, config, "", "", 1, 0, {})
 
     def annotations(self, task_id: int) -> list[Json]:
         if not any(task_id in tasks for tasks in self.held.values()):
@@ -96,25 +97,25 @@ def work(tmp_path: Path, studio: MemoryStudio) -> Iterator[Workplace]:
     opened.close()
 
 
-def connected(work: Workplace, studio_id: int, server: str = URL) -> Row:
-    row = work.ledger.ensure_project(server, studio_id, CREATED, extra_params={})
-    work.ledger.update_project(row["id"], connected=True, extra_params={"unknown_label": UNKNOWN})
-    return work.ledger.project(row["id"])
+def connected(work: Workplace, studio_id: int, server: str = URL) -> Project:
+    row = work.ledger.projects.ensure(server, studio_id, CREATED, extra_params={})
+    work.ledger.projects.update(row.id, connected=True, extra_params={"unknown_label": UNKNOWN})
+    return work.ledger.projects.get(row.id)
 
 
-def promote_a_version(work: Workplace, row: Row) -> None:
+def promote_a_version(work: Workplace, row: Project) -> None:
     config = TrainConfig(CLASSES, members=2, network=OWN)
     weights = []
     for member in range(2):
         torch.manual_seed(member)
         weights.append(build_network(config).state_dict())
-    round_ = work.ledger.start_round(row["id"], "train", "asked for", "collect", {})
+    round_ = work.ledger.rounds.start(row.id, "train", "asked for", "collect", {})
     assert round_ is not None
-    work.registry.save_version(row["slug"], 1, weights, config, {}, {"temperature": 1.0})
-    work.ledger.record_version(
-        row["id"],
+    work.registry.save_version(row.slug, 1, weights, config, {}, {"temperature": 1.0})
+    work.ledger.versions.record(
+        row.id,
         1,
-        round_["id"],
+        round_.id,
         state="promoted",
         reason="the first",
         members=2,
@@ -124,7 +125,7 @@ def promote_a_version(work: Workplace, row: Row) -> None:
 
 
 @pytest.fixture
-def project(work: Workplace, studio: MemoryStudio) -> Row:
+def project(work: Workplace, studio: MemoryStudio) -> Project:
     """Project 7 with the tasks 40 and 41, and a version; other projects beside it."""
     connected(work, 3)  # deleted in Label Studio since
     connected(work, 7, "http://another.invalid")
@@ -135,14 +136,14 @@ def project(work: Workplace, studio: MemoryStudio) -> Row:
     return row
 
 
-def test_a_task_is_found_in_whichever_project_holds_it(work: Workplace, project: Row) -> None:
+def test_a_task_is_found_in_whichever_project_holds_it(work: Workplace, project: Project) -> None:
     row, task = find_task(work, 41)
-    assert (row["id"], task.id) == (project["id"], 41)
-    assert find_task(work, 30)[0]["studio_id"] == 5
+    assert (row.id, task.id) == (project.id, 41)
+    assert find_task(work, 30)[0].studio_id == 5
 
 
 def test_an_annotated_task_is_drawn_with_its_error(
-    work: Workplace, project: Row, studio: MemoryStudio, tmp_path: Path
+    work: Workplace, project: Project, studio: MemoryStudio, tmp_path: Path
 ) -> None:
     mask = DISC.mask.copy()
     mask[:9, :9] = 255
@@ -163,7 +164,7 @@ def test_an_annotated_task_is_drawn_with_its_error(
 
 
 def test_a_task_without_an_annotation_has_no_truth(
-    work: Workplace, project: Row, studio: MemoryStudio, tmp_path: Path
+    work: Workplace, project: Project, studio: MemoryStudio, tmp_path: Path
 ) -> None:
     studio.submitted[41] = [annotation(1, 7, [], cancelled=True)]
     written = write_task_map(work, 41, tmp_path)
@@ -173,7 +174,7 @@ def test_a_task_without_an_annotation_has_no_truth(
 
 
 def test_what_cannot_be_drawn_is_said_in_a_sentence(
-    work: Workplace, project: Row, studio: MemoryStudio, tmp_path: Path
+    work: Workplace, project: Project, studio: MemoryStudio, tmp_path: Path
 ) -> None:
     with pytest.raises(BadRequest, match="has no task 99 that our user may see"):
         write_task_map(work, 99, tmp_path)
@@ -195,7 +196,7 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(
 
 
 def test_another_refusal_of_label_studio_is_not_taken_for_a_missing_task(
-    work: Workplace, project: Row, studio: MemoryStudio, monkeypatch: pytest.MonkeyPatch
+    work: Workplace, project: Project, studio: MemoryStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise StudioRefused("no token", 401)
@@ -209,7 +210,7 @@ def test_another_refusal_of_label_studio_is_not_taken_for_a_missing_task(
 
 
 def test_the_command_prints_files_and_scores(
-    work: Workplace, project: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Workplace, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "load_settings", lambda: work.settings)
     monkeypatch.setattr(shared, "Workplace", lambda settings: work)

@@ -23,7 +23,7 @@ from rq.serializers import JSONSerializer
 
 from backend.jobs.jobs import QUEUE
 from backend.jobs.safe_job import ALLOWED, MAX_DATA_BYTES, OurJob
-from backend.ledger.ledger import Ledger, upgrade
+from backend.ledger import Ledger, upgrade
 from tests.backend.label_studio.test_images import Host, body
 from tests.live.servers import ROOT, Process, ValkeyServer, start_valkey, wait_until
 
@@ -272,7 +272,7 @@ def test_a_ledgers_worth_of_facts_survives_them(tmp_path: Path) -> None:
     upgrade(url)
     ledger = Ledger(url)
     try:
-        assert ledger.take_part("1; DROP TABLE parts", "lab") is None  # type: ignore[arg-type]
+        assert ledger.parts.take("1; DROP TABLE parts", "lab") is None  # type: ignore[arg-type]
         ledger.check_schema()
     finally:
         ledger.close()

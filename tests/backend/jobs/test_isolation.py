@@ -18,7 +18,8 @@ from backend.insight.status import status
 from backend.jobs import jobs
 from backend.jobs.jobs import Clock, open_queue
 from backend.jobs.safe_job import OurJob
-from backend.ledger.ledger import Ledger, project_slug, upgrade
+from backend.ledger import Ledger, upgrade
+from backend.ledger.projects import project_slug
 from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.web.model import predict_tasks
@@ -97,14 +98,14 @@ def post(client: FlaskClient, path: str, body: Any) -> Any:
 
 def serve(ledger: Ledger, project_id: int, version: int) -> str:
     """Make a publication of this version serve; its name."""
-    round_ = ledger.start_round(project_id, "rank", "a test", "publish", {})
+    round_ = ledger.rounds.start(project_id, "rank", "a test", "publish", {})
     assert round_ is not None
-    publication = ledger.prepare_publication(
-        project_id, version, round_["id"], arm="", quantiles=[], rows=[]
+    publication = ledger.publications.prepare(
+        project_id, version, round_.id, arm="", quantiles=[], places=[]
     )
-    ledger.serve_publication(publication["id"], 0)
-    ledger.fail_round(round_["id"], "the test needs it no more")
-    return str(publication["name"])
+    ledger.publications.serve(publication.id, 0)
+    ledger.rounds.fail(round_.id, "the test needs it no more")
+    return str(publication.name)
 
 
 # Keys and names
@@ -112,18 +113,18 @@ def serve(ledger: Ledger, project_id: int, version: int) -> str:
 
 def test_the_same_numbers_on_two_servers_are_two_projects(here: Workplace) -> None:
     ledger = here.ledger
-    a = ledger.ensure_project(HERE, 1, CREATED, title="ours", label_config=CONFIG)
-    b = ledger.ensure_project(THERE, 1, CREATED, title="theirs", label_config="")
-    assert a["id"] != b["id"]
-    assert a["slug"] != b["slug"]
-    assert ledger.project(a["id"])["label_config"] == CONFIG
-    assert ledger.project_of_studio(THERE, 1)["id"] == b["id"]
+    a = ledger.projects.ensure(HERE, 1, CREATED, title="ours", label_config=CONFIG)
+    b = ledger.projects.ensure(THERE, 1, CREATED, title="theirs", label_config="")
+    assert a.id != b.id
+    assert a.slug != b.slug
+    assert ledger.projects.get(a.id).label_config == CONFIG
+    assert ledger.projects.of_studio(THERE, 1).id == b.id
 
 
 def test_a_number_given_anew_is_another_project(here: Workplace) -> None:
-    old = here.ledger.ensure_project(HERE, 1, CREATED)
-    new = here.ledger.ensure_project(HERE, 1, CREATED + 1)
-    assert (old["id"], old["slug"]) != (new["id"], new["slug"])
+    old = here.ledger.projects.ensure(HERE, 1, CREATED)
+    new = here.ledger.projects.ensure(HERE, 1, CREATED + 1)
+    assert (old.id, old.slug) != (new.id, new.slug)
 
 
 def test_slugs_are_names_that_lead_nowhere_and_do_not_collide(tmp_path: Path) -> None:
@@ -146,8 +147,8 @@ def test_ids_that_run_into_each_other_do_not(here: Workplace) -> None:
 
 def test_an_event_of_one_project_is_not_anothers(client: FlaskClient, here: Workplace) -> None:
     """A webhook of project 1 that names annotations of project 2 only makes us look at 1."""
-    a = here.ledger.ensure_project(HERE, 1, CREATED)
-    b = here.ledger.ensure_project(HERE, 2, CREATED)
+    a = here.ledger.projects.ensure(HERE, 1, CREATED)
+    b = here.ledger.projects.ensure(HERE, 2, CREATED)
     stamp = "2026-11-24T03:20:45Z"
     body = {
         "action": "ANNOTATION_CREATED",
@@ -156,20 +157,20 @@ def test_an_event_of_one_project_is_not_anothers(client: FlaskClient, here: Work
         "annotation": {"id": 77, "project": 2, "task": 900, "result": []},
     }
     post(client, "/webhook", body)
-    owners = [p["id"] for p in here.ledger.projects() if here.ledger.pending_events(p["id"])]
-    assert b["id"] not in owners
+    owners = [p.id for p in here.ledger.projects.all() if here.ledger.events.pending(p.id)]
+    assert b.id not in owners
     (owner,) = owners
-    assert here.ledger.project(owner)["studio_id"] == 1
-    assert a["server"] == here.ledger.project(owner)["server"] == HERE
-    assert here.ledger.project(b["id"])["label_config"] == ""
+    assert here.ledger.projects.get(owner).studio_id == 1
+    assert a.server == here.ledger.projects.get(owner).server == HERE
+    assert here.ledger.projects.get(b.id).label_config == ""
 
 
 def test_setup_and_predict_tell_of_their_own_project_alone(
     client: FlaskClient, here: Workplace
 ) -> None:
-    a = here.ledger.ensure_project(HERE, 1, CREATED, label_config=CONFIG)
-    here.ledger.ensure_project(HERE, 2, CREATED, label_config=CONFIG)
-    name = serve(here.ledger, a["id"], version=0)
+    a = here.ledger.projects.ensure(HERE, 1, CREATED, label_config=CONFIG)
+    here.ledger.projects.ensure(HERE, 2, CREATED, label_config=CONFIG)
+    name = serve(here.ledger, a.id, version=0)
     asked = {"schema": CONFIG, "hostname": HERE}
     assert post(client, "/setup", {"project": f"1.{CREATED}", **asked}) == {"model_version": name}
     assert post(client, "/setup", {"project": f"2.{CREATED}", **asked}) == {
@@ -183,51 +184,51 @@ def test_setup_and_predict_tell_of_their_own_project_alone(
 
 def test_a_predict_looks_with_the_version_of_the_project_that_asks(here: Workplace) -> None:
     """Versions of both are numbered 1, and only project 1 has one."""
-    a = here.ledger.ensure_project(HERE, 1, CREATED, label_config=CONFIG)
-    b = here.ledger.ensure_project(HERE, 2, CREATED, label_config=CONFIG)
+    a = here.ledger.projects.ensure(HERE, 1, CREATED, label_config=CONFIG)
+    b = here.ledger.projects.ensure(HERE, 2, CREATED, label_config=CONFIG)
     config = TrainConfig(("background", "Cell"), members=1, network="unet")
     torch.manual_seed(1)
     weights = [build_network(config).state_dict()]
-    here.registry.save_version(a["slug"], 1, weights, config, {}, {"temperature": 1.0})
-    serve(here.ledger, b["id"], version=1)
-    publication = here.ledger.serving(b["id"])
+    here.registry.save_version(a.slug, 1, weights, config, {}, {"temperature": 1.0})
+    serve(here.ledger, b.id, version=1)
+    publication = here.ledger.publications.serving(b.id)
     assert publication is not None
-    with pytest.raises(UnknownVersion, match=b["slug"]):
+    with pytest.raises(UnknownVersion, match=b.slug):
         predict_tasks(here, b, publication, [(5, {"image": "/data/upload/1/x.png"})])
 
 
 def test_publications_evidence_and_rounds_are_told_by_project(here: Workplace) -> None:
     ledger = here.ledger
-    a = ledger.ensure_project(HERE, 1, CREATED)
-    b = ledger.ensure_project(THERE, 1, CREATED)
-    serve(ledger, a["id"], version=0)
-    ledger.start_round(a["id"], "rank", "only in A", "choose", {})
-    assert ledger.publications(b["id"]) == []
-    assert ledger.serving(b["id"]) is None
-    assert ledger.evidence(b["id"]) == []
-    assert ledger.active_round(b["id"]) is None
-    assert ledger.last_round(b["id"]) is None
-    ledger.forget_project(b["id"])
-    assert len(ledger.publications(a["id"])) == 1
-    assert ledger.active_round(a["id"]) is not None
+    a = ledger.projects.ensure(HERE, 1, CREATED)
+    b = ledger.projects.ensure(THERE, 1, CREATED)
+    serve(ledger, a.id, version=0)
+    ledger.rounds.start(a.id, "rank", "only in A", "choose", {})
+    assert ledger.publications.all(b.id) == []
+    assert ledger.publications.serving(b.id) is None
+    assert ledger.evidence.all(b.id) == []
+    assert ledger.rounds.active(b.id) is None
+    assert ledger.rounds.last(b.id) is None
+    ledger.projects.forget(b.id)
+    assert len(ledger.publications.all(a.id)) == 1
+    assert ledger.rounds.active(a.id) is not None
 
 
 def test_status_of_one_project_holds_nothing_of_another(here: Workplace) -> None:
-    a = here.ledger.ensure_project(HERE, 1, CREATED, title="Patients of ward 7")
-    here.ledger.ensure_project(HERE, 2, CREATED, title="Urine")
-    here.ledger.update_project(a["id"], last_error="a sentence about ward 7")
+    a = here.ledger.projects.ensure(HERE, 1, CREATED, title="Patients of ward 7")
+    here.ledger.projects.ensure(HERE, 2, CREATED, title="Urine")
+    here.ledger.projects.update(a.id, last_error="a sentence about ward 7")
     assert "ward 7" not in json.dumps(status(here.ledger, 2))
 
 
 def test_versions_names_publications_by_number_alone(client: FlaskClient, here: Workplace) -> None:
     """Label Studio asks for versions without saying for which project: so a name tells no more
     than that some project has a version of this number."""
-    a = here.ledger.ensure_project(HERE, 1, CREATED, title="Patients of ward 7")
-    name = serve(here.ledger, a["id"], version=0)
+    a = here.ledger.projects.ensure(HERE, 1, CREATED, title="Patients of ward 7")
+    name = serve(here.ledger, a.id, version=0)
     answer = client.get("/versions", auth=("lab", "secret"))
     assert answer.json == {"versions": [name]}
     assert "ward" not in answer.text
-    assert a["slug"] not in answer.text
+    assert a.slug not in answer.text
 
 
 # Workers: the ledger of two servers
@@ -243,17 +244,18 @@ def test_a_clock_serves_the_projects_of_its_own_server(
     here: Workplace, there: Workplace, redis: Redis
 ) -> None:
     """Project 1 there, asked of the server here, would be another laboratory's project 1."""
-    a = here.ledger.ensure_project(HERE, 1, CREATED)
-    b = here.ledger.ensure_project(THERE, 1, CREATED)
+    a = here.ledger.projects.ensure(HERE, 1, CREATED)
+    b = here.ledger.projects.ensure(THERE, 1, CREATED)
     for project in (a, b):
-        assert here.ledger.start_round(project["id"], "rank", "a test", "choose", {}) is not None
-        here.ledger.add_event(project["id"], "PREDICT_REST", [5])
-    parts = {part["project_id"]: part["id"] for part in here.ledger.waiting_parts()}
+        assert here.ledger.rounds.start(project.id, "rank", "a test", "choose", {}) is not None
+        here.ledger.events.add(project.id, "PREDICT_REST", [5])
+    waiting = here.ledger.parts.waiting()
+    parts = {here.ledger.rounds.get(part.round_id).project_id: part.id for part in waiting}
     Clock(here).tick()
-    assert jobs_in(redis, here) == {("run_part", parts[a["id"]]), ("predict_rest", a["id"])}
+    assert jobs_in(redis, here) == {("run_part", parts[a.id]), ("predict_rest", a.id)}
     redis.flushall()
     Clock(there).tick()
-    assert jobs_in(redis, there) == {("run_part", parts[b["id"]]), ("predict_rest", b["id"])}
+    assert jobs_in(redis, there) == {("run_part", parts[b.id]), ("predict_rest", b.id)}
 
 
 def test_a_worker_leaves_another_servers_jobs_alone(
@@ -263,18 +265,18 @@ def test_a_worker_leaves_another_servers_jobs_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever queued them: both may share a Redis, and anybody with Redis can write any number."""
-    b = here.ledger.ensure_project(THERE, 1, CREATED)
-    here.ledger.start_round(b["id"], "rank", "a test", "choose", {})
-    (part,) = here.ledger.waiting_parts()
-    before = dict(here.ledger.project(b["id"]))
+    b = here.ledger.projects.ensure(THERE, 1, CREATED)
+    here.ledger.rounds.start(b.id, "rank", "a test", "choose", {})
+    (part,) = here.ledger.parts.waiting()
+    before = here.ledger.projects.get(b.id)
     monkeypatch.setattr(jobs, "load_settings", lambda: here.settings)
-    jobs.run_part(part["id"])
-    jobs.check(b["id"])
-    jobs.clean(b["id"])
-    jobs.predict_rest(b["id"], here.ledger.add_event(b["id"], "PREDICT_REST", [5]))
-    (after,) = here.ledger.waiting_parts()
-    assert (after["state"], after["attempts"]) == ("waiting", 0)
-    assert dict(here.ledger.project(b["id"])) == before
+    jobs.run_part(part.id)
+    jobs.check(b.id)
+    jobs.clean(b.id)
+    jobs.predict_rest(b.id, here.ledger.events.add(b.id, "PREDICT_REST", [5]))
+    (after,) = here.ledger.parts.waiting()
+    assert (after.state, after.attempts) == ("waiting", 0)
+    assert here.ledger.projects.get(b.id) == before
     assert caplog.text.count(f"is of {THERE}") == 3
     # Its own workers take it.
-    assert there.ledger.take_part(part["id"], "lab", THERE) is not None
+    assert there.ledger.parts.take(part.id, "lab", THERE) is not None

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask
-from backend.ledger.ledger import Row, upgrade
+from backend.ledger import upgrade
 from backend.options import ProjectOptions
 from backend.predict import pre_annotate, read_image
 from backend.rounds.stages import collect
@@ -281,14 +281,16 @@ def test_a_round_leaves_out_what_cannot_be_read_says_why_and_learns_from_the_res
         upgrade(settings.ledger_url)
         work = Workplace(settings)
         parameters = {"audit_fraction": 0, "steps": 1}
-        row = work.ledger.ensure_project(work.server, 1, CREATED_S, extra_params=parameters)
-        work.ledger.update_project(row["id"], connected=True, extra_params=parameters)
-        round_ = cast(Row, {"project_id": row["id"]})
+        row = work.ledger.projects.ensure(work.server, 1, CREATED_S, extra_params=parameters)
+        work.ledger.projects.update(row.id, connected=True, extra_params=parameters)
+        round_ = work.ledger.rounds.start(row.id, "train", "a test's", "collect")
+        assert round_ is not None
         outcome = collect.collect(work, round_, {}, lambda share: None)
         work.close()
     finally:
         studio.close()
-    manifest = outcome.round_values["manifest"]
+    manifest = outcome.manifest
+    assert manifest is not None
     assert [entry["task"] for entry in manifest if entry["digest"]] == [1, 2, 3]
     assert len(outcome.problems) == len(BAD)
     for number, (problem, kind) in enumerate(zip(outcome.problems, BAD, strict=True), start=4):

@@ -12,15 +12,16 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from backend.ledger import ledger as ledger_module
-from backend.ledger.ledger import HEAD, Ledger, make_engine, upgrade
+from backend.errors import LedgerUnavailable
+from backend.ledger import Ledger, upgrade
+from backend.ledger.engine import HEAD, MIGRATIONS, make_engine
 from tests.live.servers import ROOT
 
 # The process kills itself before its Nth statement that changes the schema.
 KILLED = """
 import os, signal, sys
 from sqlalchemy import event
-from backend.ledger import ledger
+from backend.ledger import engine as ledger
 make, seen = ledger.make_engine, 0
 
 def watched(url, busy_s):
@@ -94,23 +95,21 @@ def test_a_ledger_of_the_first_release_loses_nothing(tmp_path: Path, after: int)
     db.close()
     assert migrate_and_die(url, after)
     ledger = Ledger(url)
-    with pytest.raises(ledger_module.LedgerUnavailable, match=f"0001, this release needs {HEAD}"):
+    with pytest.raises(LedgerUnavailable, match=f"0001, this release needs {HEAD}"):
         ledger.check_schema()
     upgrade(url)
     ledger.check_schema()
-    serving = ledger.serving(1)
+    serving = ledger.publications.serving(1)
     assert serving is not None
-    assert serving["name"] == "committee-v1.1"
-    assert [row["task_id"] for row in ledger.ranking(6)] == [11]
-    assert ledger.last_manifest(1) == [{"task": 3, "stamp": "aa"}]
+    assert serving.name == "committee-v1.1"
+    assert [row.task_id for row in ledger.publications.ranking(6)] == [11]
+    assert ledger.rounds.last_manifest(1) == [{"task": 3, "stamp": "aa"}]
     ledger.close()
 
 
 def _make_first(url: str) -> None:
     config = Config()
-    config.set_main_option(
-        "script_location", str(Path(ledger_module.__file__).parent / "migrations")
-    )
+    config.set_main_option("script_location", str(MIGRATIONS))
     engine = make_engine(url, busy_s=1)
     with engine.connect() as connection:
         config.attributes["connection"] = connection

@@ -3,6 +3,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from backend.ledger import Version
 from backend.rounds.audits import advice, audit_metrics, describe_audit, harms
 from training.config import TrainConfig
 from training.examples import Example
@@ -44,12 +45,26 @@ def audit_examples(count):
     return [Example(str(i), np.zeros((20, 20, 3), np.uint8), mask) for i in range(count)]
 
 
+def version(number, classes, metrics):
+    return Version(
+        project_id=1,
+        number=number,
+        round_id=number,
+        state="promoted",
+        reason="",
+        members=5,
+        classes=list(classes),
+        metrics=metrics,
+        created_at=0.0,
+    )
+
+
 def promoted(metrics_of, *assessments):
     """Rows of versions made one after the other."""
     rows = []
     for number, each in enumerate(assessments, start=1):
         metrics = metrics_of(each, rows)
-        rows.append({"number": number, "classes": list(CLASSES), "metrics": metrics})
+        rows.append(version(number, CLASSES, metrics))
     return rows
 
 
@@ -82,7 +97,7 @@ def test_labels_that_stopped_paying_are_told_once_thirty_audits_are_there():
             lambda each, rows: audit_metrics(each, audit_examples(audits), set(), TRUTHS, rows),
             *(assessed(share=0.9, examples=10 * n) for n in range(1, 5)),
         )
-        return advice(rows[-1]["metrics"])
+        return advice(rows[-1].metrics)
 
     assert told(FEWEST_AUDITS - 1) is None
     assert told(FEWEST_AUDITS) == (
@@ -96,8 +111,8 @@ def test_labels_that_pay_are_left_alone():
         lambda each, rows: audit_metrics(each, audit_examples(FEWEST_AUDITS), set(), TRUTHS, rows),
         *(assessed(share=n / 10, examples=10 * n) for n in range(5, 9)),
     )
-    assert rows[-1]["metrics"]["audit_gain"]["pays"]
-    assert advice(rows[-1]["metrics"]) is None
+    assert rows[-1].metrics["audit_gain"]["pays"]
+    assert advice(rows[-1].metrics) is None
 
 
 def falling(members=5, classes=CLASSES, edited=(), other_network=False):
@@ -111,8 +126,8 @@ def falling(members=5, classes=CLASSES, edited=(), other_network=False):
             new.config = replace(new.config, network="unet")
         truths = TRUTHS | dict.fromkeys(edited, f"edited before {number}")
         metrics = audit_metrics(new, [], chance, truths, rows)
-        rows.append({"number": number, "classes": list(classes), "metrics": metrics})
-    return rows[-1]["metrics"]
+        rows.append(version(number, classes, metrics))
+    return rows[-1].metrics
 
 
 def test_harm_is_seen_on_what_chance_asked_for():
@@ -142,7 +157,7 @@ def test_what_an_earlier_release_measured_is_compared_with_nothing():
         *(assessed(examples=10 * n) for n in range(1, 4)),
     )
     for row in rows:
-        del row["metrics"]["truths"], row["metrics"]["recipe"]
+        del row.metrics["truths"], row.metrics["recipe"]
     new = assessed(examples=40)
     metrics = audit_metrics(new, audit_examples(FEWEST_AUDITS), set(), TRUTHS, rows)
     assert metrics["audit_gain"] is None

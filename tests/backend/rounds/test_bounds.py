@@ -16,14 +16,15 @@ from typing import Any, cast
 
 import pytest
 import torch
+from sqlalchemy import text
 
 from backend.actions.versions import roll_back
 from backend.errors import BadRequest, LedgerUnavailable
 from backend.insight.versions import describe_versions, versions_of
 from backend.jobs.jobs import LOCK_TTL_S, QUIET_BEFORE_DELETE_S, clean, next_stage
 from backend.label_studio.bulk import Studio
-from backend.ledger import ledger as ledger_module
-from backend.ledger.ledger import Ledger, Row, upgrade
+from backend.ledger import Ledger, Outcome, Project, Round, upgrade
+from backend.ledger import rounds as rounds_module
 from backend.local import child as child_module
 from backend.local.child import Child
 from backend.rounds.retention import (
@@ -39,6 +40,7 @@ from backend.rounds.retention import (
 from backend.rounds.schedule import PREDICT_REST, STAGES, check_is_due
 from backend.settings import load_settings
 from backend.workplace import Workplace
+from tests.backend.rows import place
 from tests.backend.small_studio import CREATED_S, small_studio
 from tests.live.servers import wait_until
 from training.committee.registry import STALE_S, Registry
@@ -60,7 +62,7 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
     url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
     upgrade(url)
     ledger = Ledger(url)
-    ledger.ensure_project(SERVER, STUDIO_ID, 1795468845, title="Urine")
+    ledger.projects.ensure(SERVER, STUDIO_ID, 1795468845, title="Urine")
     yield cast(
         Workplace,
         SimpleNamespace(ledger=ledger, registry=Registry(tmp_path / "registry"), server=SERVER),
@@ -68,16 +70,16 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
     ledger.close()
 
 
-def project(work: Workplace) -> Row:
-    return work.ledger.project_of_studio(SERVER, STUDIO_ID)
+def project(work: Workplace) -> Project:
+    return work.ledger.projects.of_studio(SERVER, STUDIO_ID)
 
 
-def play_round(work: Workplace, *, promote: bool = True) -> Row:
+def play_round(work: Workplace, *, promote: bool = True) -> Round:
     """A training round's rows and files, as its jobs leave them; then what nobody needs goes."""
     ledger, row = work.ledger, project(work)
-    round_ = ledger.start_round(row["id"], "train", "10 labels changed", "collect", {})
+    round_ = ledger.rounds.start(row.id, "train", "10 labels changed", "collect", {})
     assert round_ is not None
-    number = round_["version"]
+    number = round_.version
     manifest = [
         {"task": task, "stamp": f"{number}-{task}", "audit": False, "digest": f"d{number}-{task}"}
         for task in range(LABELLED)
@@ -87,33 +89,34 @@ def play_round(work: Workplace, *, promote: bool = True) -> Row:
             _record(work, row, round_, promote=promote)
         if stage == "publish":
             _publish(work, row, round_)
-        for part in ledger.parts(round_["id"], stage):
-            taken = ledger.take_part(part["id"], "host-1-0")
+        for part in ledger.parts.of_round(round_.id, stage):
+            taken = ledger.parts.take(part.id, "host-1-0")
             assert taken is not None
             following = next_stage("train", stage)
             shard = {"tasks": [[task, f"/data/upload/{task}.png"] for task in range(32)]}
-            ledger.finish_part(
-                part["id"],
-                taken["token"],
-                {"scored": 32},
+            ledger.parts.finish(
+                taken,
+                Outcome(
+                    result={"scored": 32},
+                    next_payloads=[shard] * 3,
+                    manifest=manifest if stage == "collect" else None,
+                    problems=["Task 3: its image cannot be read"],
+                ),
                 next_stage=following,
-                next_payloads=[shard] * 3,
-                round_values={"manifest": manifest} if stage == "collect" else None,
-                problems=["Task 3: its image cannot be read"],
             )
-    work.registry.drop_round(row["slug"], round_["id"])
+    work.registry.drop_round(row.slug, round_.id)
     prune(work, row)
-    return ledger.round(round_["id"])
+    return ledger.rounds.get(round_.id)
 
 
-def _record(work: Workplace, row: Row, round_: Row, *, promote: bool) -> None:
-    number = round_["version"]
+def _record(work: Workplace, row: Project, round_: Round, *, promote: bool) -> None:
+    number = round_.version
     weights = [{"a.weight": torch.zeros(1)}]
-    work.registry.save_version(row["slug"], number, weights, CONFIG, {}, {"temperature": 1.0})
-    work.ledger.record_version(
-        row["id"],
+    work.registry.save_version(row.slug, number, weights, CONFIG, {}, {"temperature": 1.0})
+    work.ledger.versions.record(
+        row.id,
         number,
-        round_["id"],
+        round_.id,
         state="promoted" if promote else "kept",
         reason="better" if promote else "worse",
         members=1,
@@ -122,21 +125,20 @@ def _record(work: Workplace, row: Row, round_: Row, *, promote: bool) -> None:
     )
 
 
-def _publish(work: Workplace, row: Row, round_: Row) -> None:
-    ranks = work.ledger.promoted_version(row["id"])
+def _publish(work: Workplace, row: Project, round_: Round) -> None:
+    ranks = work.ledger.versions.promoted(row.id)
     assert ranks is not None
-    place = {"doubt": 0.5, "audit": False, "arms": {"a": 0.5}, "why": "doubt"}
-    publication = work.ledger.prepare_publication(
-        row["id"],
-        ranks["number"],
-        round_["id"],
+    publication = work.ledger.publications.prepare(
+        row.id,
+        ranks.number,
+        round_.id,
         arm="a",
         quantiles=[0.1] * 101,
-        rows=[{"task_id": task, "position": task, **place} for task in range(LABELLED)],
+        places=[place(task, task, arms={"a": 0.5}) for task in range(LABELLED)],
         weights={"a": 1.0},
         arm_quantiles={"a": [0.1] * 101},
     )
-    work.ledger.serve_publication(publication["id"], LABELLED)
+    work.ledger.publications.serve(publication.id, LABELLED)
 
 
 # Versions
@@ -192,14 +194,14 @@ def test_a_removed_version_is_named_and_cannot_be_rolled_back_to(work: Workplace
     for _ in range(KEEP_VERSIONS + 4):
         play_round(work)
     newest = KEEP_VERSIONS + 4
-    assert work.registry.versions(project(work)["slug"]) == list(range(5, newest + 1))
+    assert work.registry.versions(project(work).slug) == list(range(5, newest + 1))
     found = {each["version"]: each for each in versions_of(work, STUDIO_ID)}
     assert sorted(found) == list(range(1, newest + 1))
     assert [found[4]["removed"], found[4]["files"], found[5]["removed"]] == [True, {}, False]
     assert "files removed, as those of old versions are" in describe_versions([found[4]])
     with pytest.raises(BadRequest, match=r"newest 10 versions are kept.* one of 5, 6"):
         roll_back(work, STUDIO_ID, 4)
-    work.registry.delete_version(project(work)["slug"], newest)
+    work.registry.delete_version(project(work).slug, newest)
     [lost] = [each for each in versions_of(work, STUDIO_ID) if each["version"] == newest]
     assert not lost["removed"]
     assert "files missing" in describe_versions([lost])
@@ -213,9 +215,9 @@ def test_a_long_life_leaves_ledger_and_registry_as_small_as_a_short_one(
     work: Workplace, tmp_path: Path
 ) -> None:
     def pages() -> int:
-        with work.ledger._read() as db:
-            count = db.exec_driver_sql("PRAGMA page_count").scalar_one()
-            return int(count) - int(db.exec_driver_sql("PRAGMA freelist_count").scalar_one())
+        with work.ledger.database.read() as db:
+            count = db.execute(text("PRAGMA page_count")).scalar_one()
+            return int(count) - int(db.execute(text("PRAGMA freelist_count")).scalar_one())
 
     def files() -> int:
         return sum(1 for _ in (tmp_path / "registry").rglob("*"))
@@ -232,25 +234,27 @@ def test_a_long_life_leaves_ledger_and_registry_as_small_as_a_short_one(
 
 def test_old_rounds_keep_how_they_ended_and_lose_what_they_worked_with(work: Workplace) -> None:
     ended = [play_round(work, promote=number < 3) for number in range(KEEP_ROUNDS + 5)]
-    row, oldest = project(work), ended[0]["id"]
-    found = [work.ledger.round(each["id"]) for each in ended]
-    assert [each["state"] for each in found] == ["succeeded"] * len(ended)
-    assert work.ledger.parts(oldest) == []
-    assert found[0]["problems"] == []
-    assert len(work.ledger.parts(ended[-KEEP_ROUNDS]["id"])) > 0
+    row, oldest = project(work), ended[0].id
+    found = [work.ledger.rounds.get(each.id) for each in ended]
+    assert [each.state for each in found] == ["succeeded"] * len(ended)
+    assert work.ledger.parts.of_round(oldest) == []
+    assert found[0].problems == []
+    assert len(work.ledger.parts.of_round(ended[-KEEP_ROUNDS].id)) > 0
     # The third version ranks on: what it has learnt must be known, to be judged by nothing of it.
-    with_manifest = {each["version"] for each in found if each["manifest"] is not None}
-    assert with_manifest == set(work.registry.versions(row["slug"]))
+    with_manifest = {each.version for each in found if each.manifest is not None}
+    assert with_manifest == set(work.registry.versions(row.slug))
     assert {1, 2, 3, len(ended)} <= with_manifest
-    assert len(work.ledger.last_manifest(row["id"])) == LABELLED
-    assert len(work.ledger.kept_manifests(row["id"], 99)) >= KEEP_MANIFESTS
-    ranked = [p for p in work.ledger.publications(row["id"]) if work.ledger.ranking(p["id"])]
+    assert len(work.ledger.rounds.last_manifest(row.id)) == LABELLED
+    assert len(work.ledger.rounds.newest_manifests(row.id, 99)) >= KEEP_MANIFESTS
+    ranked = [
+        p for p in work.ledger.publications.all(row.id) if work.ledger.publications.ranking(p.id)
+    ]
     assert len(ranked) == KEEP_RANKINGS
-    old = work.ledger.publications(row["id"])[-1]
-    assert (old["quantiles"], old["arm_quantiles"]) == ([], None)
-    serving = work.ledger.serving(row["id"])
+    old = work.ledger.publications.all(row.id)[-1]
+    assert (old.quantiles, old.arm_quantiles) == ([], None)
+    serving = work.ledger.publications.serving(row.id)
     assert serving is not None
-    assert len(serving["arm_quantiles"]["a"]) == 101
+    assert len(serving.arm_quantiles["a"]) == 101
 
 
 def test_what_ranks_keeps_its_manifest_while_its_files_are_away(
@@ -258,12 +262,12 @@ def test_what_ranks_keeps_its_manifest_while_its_files_are_away(
 ) -> None:
     play_round(work)
     row = project(work)
-    folder = work.registry.version_path(row["slug"], 1)
+    folder = work.registry.version_path(row.slug, 1)
     folder.rename(tmp_path / "away")
     for _ in range(KEEP_MANIFESTS + 2):
         play_round(work, promote=False)
     with_manifest = {
-        each["version"] for n in range(1, 7) if (each := work.ledger.round(n))["manifest"]
+        each.version for n in range(1, 7) if (each := work.ledger.rounds.get(n)).manifest
     }
     assert 1 in with_manifest
 
@@ -271,70 +275,70 @@ def test_what_ranks_keeps_its_manifest_while_its_files_are_away(
 def test_a_round_keeps_few_problems_and_says_how_many_more_there_were(
     work: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "KEEP_PROBLEMS", 3)
-    round_ = work.ledger.start_round(project(work)["id"], "train", "asked for", "collect", {})
+    monkeypatch.setattr(rounds_module, "MOST_PROBLEMS", 3)
+    round_ = work.ledger.rounds.start(project(work).id, "train", "asked for", "collect", {})
     assert round_ is not None
     for problems in (["a", "b"], ["c", "d", "e"], ["f"]):
-        part = work.ledger.parts(round_["id"])[-1]
-        taken = work.ledger.take_part(part["id"], "host-1-0")
+        part = work.ledger.parts.of_round(round_.id)[-1]
+        taken = work.ledger.parts.take(part.id, "host-1-0")
         assert taken is not None
-        work.ledger.finish_part(
-            part["id"],
-            taken["token"],
-            {},
-            next_stage=f"after {problems[0]}",
-            next_payloads=[{}],
-            problems=problems,
+        work.ledger.parts.finish(
+            taken, Outcome(problems=problems), next_stage=next_stage("train", part.stage)
         )
-    assert work.ledger.round(round_["id"])["problems"] == ["a", "b", "c", "And 3 more problems."]
+    assert work.ledger.rounds.get(round_.id).problems == [
+        "a",
+        "b",
+        "c",
+        "And 3 more problems.",
+    ]
 
 
 def test_a_burst_of_events_is_outlined_for_the_clock_and_handled_whole(work: Workplace) -> None:
     row, ledger = project(work), work.ledger
     burst = 40_000  # more than SQLite takes values in a statement
-    with ledger._write() as db:
-        db.exec_driver_sql(
+    with ledger.database.write() as db:
+        db.connection().exec_driver_sql(
             "INSERT INTO events (project_id, action, ids, received_at, handled) "
             "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
             "SELECT ?, CASE i % 2 WHEN 0 THEN 'ANNOTATION_CREATED' ELSE 'TASKS_CREATED' END, "
             "'[]', 1000 + i, 0 FROM n",
-            (burst - 1, row["id"]),
+            (burst - 1, row.id),
         )
-    rest = [ledger.add_event(row["id"], PREDICT_REST, [number]) for number in range(3)]
-    outline = ledger.outline_of_events(row["id"], whole=PREDICT_REST)
-    assert [event["id"] for event in outline] == [1, 2, burst - 1, burst, *rest]
-    pending = ledger.pending_events(row["id"])
+    rest = [ledger.events.add(row.id, PREDICT_REST, [number]) for number in range(3)]
+    outline = ledger.events.pending_ends(row.id, all_of=PREDICT_REST)
+    assert [event.id for event in outline] == [1, 2, burst - 1, burst, *rest]
+    pending = ledger.events.pending(row.id)
     for now in (1009.0, 1061.0, 41_010.0):
         assert check_is_due(row, outline[:4], False, now) == check_is_due(
             row, pending[:burst], False, now
         )
-    ledger.handle_events([event["id"] for event in pending])
-    assert ledger.pending_events(row["id"]) == []
+    ledger.events.handle([event.id for event in pending])
+    assert ledger.events.pending(row.id) == []
 
 
 def test_a_thread_that_waits_for_its_turn_to_write_says_so_in_half_the_time(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
     upgrade(url)
     ledger = Ledger(url, busy_s=0.2)
-    row = ledger.ensure_project(SERVER, STUDIO_ID, 1795468845)
+    row = ledger.projects.ensure(SERVER, STUDIO_ID, 1795468845)
     with (
         ThreadPoolExecutor(1) as other,
-        ledger._write(),
+        ledger.database.write(),
         pytest.raises(LedgerUnavailable, match=r"waited for it for 0\.1 s"),
     ):
-        other.submit(ledger.add_event, row["id"], "ANNOTATION_CREATED").result()
-    assert ledger.add_event(row["id"], "ANNOTATION_CREATED") == 1
+        other.submit(ledger.events.add, row.id, "ANNOTATION_CREATED").result()
+    assert ledger.events.add(row.id, "ANNOTATION_CREATED") == 1
     ledger.close()
 
 
 def test_events_that_nobody_handles_are_thinned_to_the_last_of_each_kind(work: Workplace) -> None:
     row, ledger = project(work), work.ledger
     for action in ("ANNOTATION_CREATED", "TASKS_CREATED", "ANNOTATION_CREATED"):
-        ledger.add_event(row["id"], action)
-    ledger.drop_old_events(3600)
-    assert len(ledger.pending_events(row["id"])) == 3
-    ledger.drop_old_events(-1)  # a moment that is still to come: all of them are old
-    assert [event["id"] for event in ledger.pending_events(row["id"])] == [2, 3]
+        ledger.events.add(row.id, action)
+    ledger.events.drop_old(3600)
+    assert len(ledger.events.pending(row.id)) == 3
+    ledger.events.drop_old(-1)  # a moment that is still to come: all of them are old
+    assert [event.id for event in ledger.events.pending(row.id)] == [2, 3]
 
 
 # Label Studio's predictions
@@ -356,29 +360,29 @@ def test_predictions_that_never_served_are_deleted_like_those_that_did(
         settings = load_settings()
         upgrade(settings.ledger_url)
         ledger = Ledger(settings.ledger_url)
-        row = ledger.ensure_project(settings.label_studio()[0], 1, CREATED_S)
-        round_ = ledger.start_round(row["id"], "rank", "3 more tasks", "choose", {})
+        row = ledger.projects.ensure(settings.label_studio()[0], 1, CREATED_S)
+        round_ = ledger.rounds.start(row.id, "rank", "3 more tasks", "choose", {})
         assert round_ is not None
         left, serves = (
-            ledger.prepare_publication(row["id"], 1, round_["id"], arm="", quantiles=[], rows=[])
+            ledger.publications.prepare(row.id, 1, round_.id, arm="", quantiles=[], places=[])
             for _ in range(2)
         )
         # It ended between storing the predictions and saying that they serve.
-        ledger.fail_round(round_["id"], "publish: Label Studio refused the order")
-        ledger.handle_events([event["id"] for event in ledger.pending_events(row["id"])])
-        studio.predictions = {left["name"]: 3, serves["name"]: 3}
-        studio.model_version = serves["name"]
+        ledger.rounds.fail(round_.id, "publish: Label Studio refused the order")
+        ledger.events.handle([event.id for event in ledger.events.pending(row.id)])
+        studio.predictions = {left.name: 3, serves.name: 3}
+        studio.model_version = serves.name
 
         def states_after(later_s: float) -> list[str]:
             monkeypatch.setattr(time, "time", lambda: now + later_s)
-            clean(row["id"])
-            return [each["state"] for each in reversed(ledger.publications(row["id"]))]
+            clean(row.id)
+            return [each.state for each in reversed(ledger.publications.all(row.id))]
 
         assert states_after(QUIET_BEFORE_DELETE_S / 2) == ["prepared", "prepared"]
         assert states_after(2 * QUIET_BEFORE_DELETE_S) == ["failed", "prepared"]
         assert states_after(LOCK_TTL_S) == ["failed", "prepared"]
         assert states_after(2 * LOCK_TTL_S) == ["deleted", "prepared"]
-        assert studio.predictions == {serves["name"]: 3}
+        assert studio.predictions == {serves.name: 3}
         ledger.close()
 
 

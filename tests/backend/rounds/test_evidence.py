@@ -13,11 +13,12 @@ import torch
 
 from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
-from backend.ledger.ledger import Row, upgrade
+from backend.ledger import Evidence, Outcome, Round, upgrade
 from backend.rounds.evidence import due_evidence, trust_of, truth_for
 from backend.rounds.stages import collect, judge
 from backend.settings import Settings
 from backend.workplace import Workplace
+from tests.backend.rows import evidence
 from tests.training.discs import CLASSES, disc_examples
 from training.committee import registry
 from training.config import TrainConfig
@@ -32,8 +33,8 @@ def entry(task_id: int, stamp: str = "old", **values: Any) -> dict[str, Any]:
     return {**found, "annotations": [[task_id, "2026-11-24T09:00:00.5Z"]], **values}
 
 
-def row(task_id: int, stamp: str = "old", version: int = 3) -> Any:
-    return {"task_id": task_id, "stamp": stamp, "version": version}
+def row(task_id: int, stamp: str = "old", version: int = 3) -> Evidence:
+    return evidence(task_id, stamp=stamp, version=version)
 
 
 class TestWhatIsDue:
@@ -94,25 +95,25 @@ class TestTruth:
 # The stage itself, with a real version, ledger and registry
 
 
-class Round:
+class OneProject:
     """A project with version 1, made in round 1, and a training round under way."""
 
     def __init__(self, work: Workplace) -> None:
         self.work = work
         ledger = work.ledger
-        project = ledger.ensure_project("http://studio", 7, 1, title="Discs")
-        self.id, self.slug = project["id"], project["slug"]
-        made = ledger.start_round(self.id, "train", "first", "collect", {})
+        project = ledger.projects.ensure("http://studio", 7, 1, title="Discs")
+        self.id, self.slug = project.id, project.slug
+        made = ledger.rounds.start(self.id, "train", "first", "collect", {})
         assert made is not None
         self._finish({"manifest": [entry(1)]})
-        self.version(1, made["id"])
+        self.version(1, made.id)
 
     def version(self, number: int, round_id: int, config: TrainConfig = TINY) -> None:
         torch.manual_seed(number)
         weights = [build_network(config).state_dict() for _ in range(config.members)]
         metrics = {"temperature": 1.0}
         self.work.registry.save_version(self.slug, number, weights, config, {}, metrics)
-        self.work.ledger.record_version(
+        self.work.ledger.versions.record(
             self.id,
             number,
             round_id,
@@ -124,19 +125,17 @@ class Round:
         )
 
     def _finish(self, values: dict[str, Any]) -> None:
-        [part] = self.work.ledger.waiting_parts()
-        taken = self.work.ledger.take_part(part["id"], "test")
+        [part] = self.work.ledger.parts.waiting()
+        taken = self.work.ledger.parts.take(part.id, "test")
         assert taken is not None
-        self.work.ledger.finish_part(
-            taken["id"], taken["token"], {}, next_stage=None, next_payloads=[], round_values=values
-        )
+        self.work.ledger.parts.finish(taken, Outcome(**values), next_stage=None)
 
     def play(
         self,
         examples: dict[int, tuple[str, Example]],
         config: TrainConfig = TINY,
         audits: Collection[int] = (),
-    ) -> Row:
+    ) -> Round:
         """A round's collect, as far as evidence goes, and its judge; the round ends there.
 
         Args:
@@ -148,49 +147,41 @@ class Round:
             self.work.registry.put_example(self.slug, digest, example)
             manifest.append(entry(task_id, stamp, digest=digest, audit=task_id in audits))
         ledger = self.work.ledger
-        round_ = ledger.start_round(self.id, "train", "labels", "collect", {})
+        round_ = ledger.rounds.start(self.id, "train", "labels", "collect", {})
         assert round_ is not None
-        due = collect._due_evidence(self.work, ledger.project(self.id), manifest)
-        [part] = ledger.waiting_parts()
-        taken = ledger.take_part(part["id"], "test")
+        due = collect._due_evidence(self.work, ledger.projects.get(self.id), manifest)
+        [part] = ledger.parts.waiting()
+        taken = ledger.parts.take(part.id, "test")
         assert taken is not None
-        ledger.finish_part(
-            taken["id"],
-            taken["token"],
-            {},
+        ledger.parts.finish(
+            taken,
+            Outcome(
+                next_payloads=[{"tasks": [list(each) for each in due.judge]}],
+                manifest=manifest,
+                config=config.to_json(),
+                withdrawn=due.withdrawn,
+            ),
             next_stage="judge",
-            next_payloads=[{"tasks": [list(each) for each in due.judge]}],
-            round_values={"manifest": manifest, "config": config.to_json()},
-            withdrawn=due.withdrawn,
         )
-        [part] = ledger.waiting_parts()
-        taken = ledger.take_part(part["id"], "test")
+        [part] = ledger.parts.waiting()
+        taken = ledger.parts.take(part.id, "test")
         assert taken is not None
-        round_ = ledger.round(round_["id"])
-        outcome = judge.judge(self.work, round_, taken["payload"], lambda _share: None)
+        round_ = ledger.rounds.get(round_.id)
+        outcome = judge.judge(self.work, round_, taken.payload, lambda _share: None)
         assert [payload["member"] for payload in outcome.next_payloads] == [0, 1]
-        ledger.finish_part(
-            taken["id"],
-            taken["token"],
-            outcome.result,
-            next_stage=None,
-            next_payloads=[],
-            problems=outcome.problems,
-            judged=outcome.judged,
-            withdrawn=outcome.withdrawn,
-        )
-        return ledger.round(round_["id"])
+        ledger.parts.finish(taken, outcome, next_stage=None)
+        return ledger.rounds.get(round_.id)
 
-    def evidence(self) -> dict[int, Row]:
-        return {each["task_id"]: each for each in self.work.ledger.evidence(self.id)}
+    def evidence(self) -> dict[int, Evidence]:
+        return {each.task_id: each for each in self.work.ledger.evidence.all(self.id)}
 
 
 @pytest.fixture
-def round_(tmp_path: Path) -> Iterator[Round]:
+def round_(tmp_path: Path) -> Iterator[OneProject]:
     settings = Settings(data_dir=tmp_path, engine="torch", _env_file=None)  # type: ignore[call-arg]
     upgrade(settings.ledger_url)
     work = Workplace(settings)
-    yield Round(work)
+    yield OneProject(work)
     work.close()
 
 
@@ -205,31 +196,31 @@ def test_a_label_was_made_when_its_first_annotation_was() -> None:
     assert judge.labelled_at(manifest) == {1: 1795510800.5}
 
 
-def test_an_audit_is_judged_and_has_no_say(round_: Round) -> None:
+def test_an_audit_is_judged_and_has_no_say(round_: OneProject) -> None:
     round_.play(labels(1, 2, 3))
     without = trust_of(round_.work.ledger, round_.id)
     round_.play(labels(1, 2, 3, 4), audits={4})
-    assert round_.evidence()[4]["audit"]
+    assert round_.evidence()[4].audit
     assert trust_of(round_.work.ledger, round_.id) == without
 
 
-def test_new_labels_are_judged_and_those_it_learnt_from_are_not(round_: Round) -> None:
+def test_new_labels_are_judged_and_those_it_learnt_from_are_not(round_: OneProject) -> None:
     ended = round_.play(labels(1, 2, 3))
     found = round_.evidence()
     assert found.keys() == {2, 3}
-    assert ended["problems"] == []
+    assert ended.problems == []
     for each in found.values():
-        assert (each["version"], each["round_id"], each["stamp"]) == (1, ended["id"], "old")
-        assert each["scores"].keys() == set(ARMS)
-        assert each["rewards"].keys() == set(MEASURES)
-        assert 0 < each["wrong"] <= each["judged"]
-        assert each["error"] == each["wrong"] / each["judged"]
-        assert each["chosen_for"] == ""  # no queue asked for it
+        assert (each.version, each.round_id, each.stamp) == (1, ended.id, "old")
+        assert each.scores.keys() == set(ARMS)
+        assert each.rewards.keys() == set(MEASURES)
+        assert 0 < each.wrong <= each.judged
+        assert each.error == each.wrong / each.judged
+        assert each.chosen_for == ""  # no queue asked for it
 
 
-def test_an_edited_label_keeps_its_round_and_its_judge(round_: Round) -> None:
+def test_an_edited_label_keeps_its_round_and_its_judge(round_: OneProject) -> None:
     first = round_.play(labels(1, 2, 3))
-    round_.version(2, first["id"])
+    round_.version(2, first.id)
     before = round_.evidence()
     edited = labels(1, 2, 3)
     image = edited[2][1].image
@@ -237,13 +228,13 @@ def test_an_edited_label_keeps_its_round_and_its_judge(round_: Round) -> None:
     round_.play(edited)
     after = round_.evidence()
     assert after[3] == before[3]
-    assert (after[2]["version"], after[2]["round_id"]) == (1, first["id"])
-    assert after[2]["stamp"] == "new"
-    assert after[2]["wrong"] != before[2]["wrong"]
-    assert after[2]["scores"] == before[2]["scores"]  # the same eyes saw the same image
+    assert (after[2].version, after[2].round_id) == (1, first.id)
+    assert after[2].stamp == "new"
+    assert after[2].wrong != before[2].wrong
+    assert after[2].scores == before[2].scores  # the same eyes saw the same image
 
 
-def test_a_withdrawn_label_leaves_the_trust_as_if_it_had_never_been(round_: Round) -> None:
+def test_a_withdrawn_label_leaves_the_trust_as_if_it_had_never_been(round_: OneProject) -> None:
     round_.play(labels(1, 2, 3))
     without = trust_of(round_.work.ledger, round_.id)
     assert without == trust_of(round_.work.ledger, round_.id)
@@ -254,7 +245,7 @@ def test_a_withdrawn_label_leaves_the_trust_as_if_it_had_never_been(round_: Roun
     assert trust_of(round_.work.ledger, round_.id) == without
 
 
-def test_an_edit_that_is_taken_back_leaves_the_trust_as_it_was(round_: Round) -> None:
+def test_an_edit_that_is_taken_back_leaves_the_trust_as_it_was(round_: OneProject) -> None:
     round_.play(labels(1, 2, 3))
     before = trust_of(round_.work.ledger, round_.id)
     edited = labels(1, 2, 3)
@@ -267,23 +258,23 @@ def test_an_edit_that_is_taken_back_leaves_the_trust_as_it_was(round_: Round) ->
 
 
 def test_a_version_that_cannot_be_read_judges_nothing_and_the_round_goes_on(
-    round_: Round, monkeypatch: pytest.MonkeyPatch
+    round_: OneProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = round_.play(labels(1, 2))
-    round_.version(2, first["id"])
+    round_.version(2, first.id)
     monkeypatch.setattr(registry, "_loaded", OrderedDict())  # another worker's process
     for number in (1, 2):
         folder = round_.work.registry.version_path(round_.slug, number)
         (folder / "member-00.safetensors").write_bytes(b"damaged")
     ended = round_.play({**labels(1, 3), **labels(2, stamp="new")})
-    assert len(ended["problems"]) == 2
-    assert all("cannot judge new labels" in problem for problem in ended["problems"])
+    assert len(ended.problems) == 2
+    assert all("cannot judge new labels" in problem for problem in ended.problems)
     # What it said of the label before the edit does not hold any more.
     assert round_.evidence() == {}
 
 
 def test_a_class_that_was_added_is_an_error_and_one_that_is_gone_stops_the_judging(
-    round_: Round,
+    round_: OneProject,
 ) -> None:
     more = TrainConfig((*CLASSES, "new"), members=2, network="unet")
     found = labels(2)
@@ -291,20 +282,20 @@ def test_a_class_that_was_added_is_an_error_and_one_that_is_gone_stops_the_judgi
     mask = np.full(example.mask.shape, len(CLASSES), np.uint8)
     round_.play({2: ("old", Example("2", example.image, mask))}, more)
     [judged] = round_.evidence().values()
-    assert judged["wrong"] == judged["judged"] > 0
-    assert judged["rewards"] == {}  # nothing right to compare with
+    assert judged.wrong == judged.judged > 0
+    assert judged.rewards == {}  # nothing right to compare with
     fewer = TrainConfig(CLASSES[:-1], members=2, network="unet")
     ended = round_.play(labels(2, 3), fewer)
-    assert ended["problems"] == [
+    assert ended.problems == [
         f"Version 1 cannot judge new labels: it sees {CLASSES[-1]}, which the labeling "
         "configuration does not have any more"
     ]
     assert round_.evidence().keys() == {2}
 
 
-def test_what_shows_no_judged_pixel_says_nothing(round_: Round) -> None:
+def test_what_shows_no_judged_pixel_says_nothing(round_: OneProject) -> None:
     example = labels(2)[2][1]
     mask = np.full(example.mask.shape, 255, np.uint8)
     round_.play({2: ("old", Example("2", example.image, mask))})
-    assert round_.evidence()[2]["judged"] == 0
+    assert round_.evidence()[2].judged == 0
     assert trust_of(round_.work.ledger, round_.id).images == 0

@@ -5,17 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from backend.ledger.ledger import Row, upgrade
+from backend.ledger import Project, upgrade
 from backend.rounds.fallback import damage_of, describe_damage, load_whole, whole_version
 from backend.rounds.stages.choose import version_that_ranks
 from backend.settings import load_settings
 from backend.web.model import REST_TASKS, predict_tasks
 from backend.workplace import Workplace
+from tests.backend import rows
 from tests.training.discs import CLASSES
 from training.committee.checksums import DamagedVersion, UnknownVersion
 from training.config import TrainConfig
@@ -46,19 +46,19 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
 
 
 @pytest.fixture
-def project(work: Workplace) -> Row:
+def project(work: Workplace) -> Project:
     """With versions 1 to 4, of which 3 was made and never promoted."""
-    row = work.ledger.ensure_project(work.server, 7, 1795468845, title="Urine")
-    round_ = work.ledger.start_round(row["id"], "train", "a test's", "collect", {})
+    row = work.ledger.projects.ensure(work.server, 7, 1795468845, title="Urine")
+    round_ = work.ledger.rounds.start(row.id, "train", "a test's", "collect", {})
     assert round_ is not None
     for number in (1, 2, 3, 4):
         torch.manual_seed(number)
         weights = [build_network(CONFIG).state_dict() for _ in range(2)]
-        work.registry.save_version(row["slug"], number, weights, CONFIG, {}, {"temperature": 1.0})
-        work.ledger.record_version(
-            row["id"],
+        work.registry.save_version(row.slug, number, weights, CONFIG, {}, {"temperature": 1.0})
+        work.ledger.versions.record(
+            row.id,
             number,
-            round_["id"],
+            round_.id,
             state="kept" if number == 3 else "promoted",
             reason="a test's",
             members=2,
@@ -68,8 +68,8 @@ def project(work: Workplace) -> Row:
     return row
 
 
-def folder(work: Workplace, project: Row, number: int) -> Path:
-    return work.registry.version_path(project["slug"], number)
+def folder(work: Workplace, project: Project, number: int) -> Path:
+    return work.registry.version_path(project.slug, number)
 
 
 def truncate(version: Path) -> None:
@@ -100,7 +100,7 @@ def put_a_folder(version: Path) -> None:
 EVERY_DAMAGE = [truncate, alter, lose, empty_the_list, put_a_folder, shutil.rmtree]
 
 
-def test_a_whole_version_looks_itself(work: Workplace, project: Row) -> None:
+def test_a_whole_version_looks_itself(work: Workplace, project: Project) -> None:
     assert damage_of(work, project, 4) is None
     assert whole_version(work, project, 4) == 4
     assert load_whole(work, project, 4).version == 4
@@ -108,7 +108,7 @@ def test_a_whole_version_looks_itself(work: Workplace, project: Row) -> None:
 
 @pytest.mark.parametrize("damage", EVERY_DAMAGE)
 def test_the_promoted_one_before_a_damaged_version_looks(
-    work: Workplace, project: Row, damage: Callable[[Path], None]
+    work: Workplace, project: Project, damage: Callable[[Path], None]
 ) -> None:
     damage(folder(work, project, 4))
     said = damage_of(work, project, 4)
@@ -116,12 +116,12 @@ def test_the_promoted_one_before_a_damaged_version_looks(
     assert whole_version(work, project, 4) == 2  # 3 was never good enough
     assert load_whole(work, project, 4).version == 2
     ranks, problems = version_that_ranks(work, project)
-    assert ranks["number"] == 2
+    assert ranks.number == 2
     assert problems == [describe_damage(4, said, 2)]
     assert "version 2 looks at new images until a round makes another" in problems[0]
 
 
-def test_a_restored_version_looks_again_by_itself(work: Workplace, project: Row) -> None:
+def test_a_restored_version_looks_again_by_itself(work: Workplace, project: Project) -> None:
     version = folder(work, project, 4)
     kept = version.rename(version.with_name("away"))
     assert load_whole(work, project, 4).version == 2
@@ -131,7 +131,7 @@ def test_a_restored_version_looks_again_by_itself(work: Workplace, project: Row)
 
 
 def test_without_any_whole_version_the_sentence_is_of_the_one_that_ranks(
-    work: Workplace, project: Row
+    work: Workplace, project: Project
 ) -> None:
     for number in (1, 2):
         shutil.rmtree(folder(work, project, number))
@@ -146,22 +146,26 @@ def test_without_any_whole_version_the_sentence_is_of_the_one_that_ranks(
         load_whole(work, project, 4)
 
 
-def test_what_predict_has_no_time_for_is_queued_in_pieces(work: Workplace, project: Row) -> None:
-    work.ledger.ensure_project(work.server, 7, 1795468845, label_config=LABEL_CONFIG)
-    row = work.ledger.project(project["id"])
+def test_what_predict_has_no_time_for_is_queued_in_pieces(
+    work: Workplace, project: Project
+) -> None:
+    work.ledger.projects.ensure(work.server, 7, 1795468845, label_config=LABEL_CONFIG)
+    row = work.ledger.projects.get(project.id)
     tasks = [(task_id, {"image": "/data/upload/1/a.png"}) for task_id in range(2 * REST_TASKS + 3)]
-    publication: Any = {"version": 4, "name": "committee-v4.1"}
+    publication = rows.publication(4)
     assert predict_tasks(work, row, publication, tasks, within_s=0) == [[] for _ in tasks]
-    queued = [event["ids"] for event in work.ledger.pending_events(project["id"])]
+    queued = [event.ids for event in work.ledger.events.pending(project.id)]
     assert [len(ids) for ids in queued] == [REST_TASKS, REST_TASKS, 3]
     assert [task_id for ids in queued for task_id in ids] == [task_id for task_id, _ in tasks]
 
 
-def test_what_label_studio_gives_no_image_of_now_is_queued(work: Workplace, project: Row) -> None:
-    work.ledger.ensure_project(work.server, 7, 1795468845, label_config=LABEL_CONFIG)
-    row = work.ledger.project(project["id"])
+def test_what_label_studio_gives_no_image_of_now_is_queued(
+    work: Workplace, project: Project
+) -> None:
+    work.ledger.projects.ensure(work.server, 7, 1795468845, label_config=LABEL_CONFIG)
+    row = work.ledger.projects.get(project.id)
     tasks = [(task_id, {"image": "/data/upload/1/a.png"}) for task_id in (5, 6)]
-    publication: Any = {"version": 4, "name": "committee-v4.1"}
+    publication = rows.publication(4)
     assert predict_tasks(work, row, publication, tasks) == [[], []]
-    (event,) = work.ledger.pending_events(project["id"])
-    assert event["ids"] == [5, 6]
+    (event,) = work.ledger.events.pending(project.id)
+    assert event.ids == [5, 6]

@@ -11,6 +11,7 @@ import torch
 from acquisition.adaptive import ARMS, Evidence, trust
 from acquisition.queue import Rule
 from acquisition.scores import percentiles
+from backend.ledger import Publication
 from backend.rounds.ranking import (
     QUANTILES,
     Candidate,
@@ -23,6 +24,7 @@ from backend.rounds.ranking import (
     score_between,
     weights_of,
 )
+from tests.backend import rows
 
 ARM = "mutual_information/image_mean"
 OTHER = "predictive_entropy/object_max"
@@ -251,15 +253,15 @@ class TestFirstRank:
 
 
 class TestOutside:
-    def publication(self, weights: dict[str, float] | None) -> Any:
+    def publication(self, weights: dict[str, float] | None) -> Publication:
         found = candidates(200)
         places = rank(found, set(), weights or {ARM: 1.0}, 200, seed=0)
-        return {
-            "arm": ARM,
-            "weights": weights,
-            "arm_quantiles": None if weights is None else arm_quantiles(found, weights),
-            "quantiles": queue_quantiles([place.uncertainty for place in places]),
-        }
+        return rows.publication(
+            arm=ARM,
+            weights=weights,
+            arm_quantiles=None if weights is None else arm_quantiles(found, weights),
+            quantiles=queue_quantiles([place.uncertainty for place in places]),
+        )
 
     def test_its_score_falls_with_its_uncertainty_through_the_whole_queue(self) -> None:
         publication = self.publication({ARM: 0.6, OTHER: 0.4})
@@ -278,12 +280,12 @@ class TestOutside:
             assert score == pytest.approx((position + 0.5) / 200, abs=0.02)
 
     def test_a_publication_from_before_the_weights_ranks_by_its_arm(self) -> None:
-        old = {"arm": ARM, "weights": None, "arm_quantiles": None, "quantiles": [0.9, 0.6, 0.1]}
-        assert outside_score({ARM: 0.7}, old) == pytest.approx(1 / 3)  # type: ignore[arg-type]
+        old = rows.publication(arm=ARM, quantiles=[0.9, 0.6, 0.1])
+        assert outside_score({ARM: 0.7}, old) == pytest.approx(1 / 3)
 
     def test_chance_favours_no_place(self) -> None:
-        by_chance = {"arm": "", "weights": {}, "arm_quantiles": {}, "quantiles": [0.9, 0.1]}
-        assert outside_score({ARM: 0.7}, by_chance) == 0.5  # type: ignore[arg-type]
+        by_chance = rows.publication(weights={}, arm_quantiles={}, quantiles=[0.9, 0.1])
+        assert outside_score({ARM: 0.7}, by_chance) == 0.5
 
     @pytest.mark.parametrize(
         ("uncertainty", "score"), [(0.95, 0.0), (0.5, 0.5), (0.05, 1.0), (0.6, 0.25)]

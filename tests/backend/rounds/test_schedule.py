@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from backend.label_studio.bulk import Stamp
-from backend.ledger.ledger import LONGEST_WAIT_S
+from backend.ledger import Event, Project
+from backend.ledger.rounds import LONGEST_WAIT_S
 from backend.rounds.schedule import (
     PATIENCE_S,
     QUIET_S,
@@ -18,26 +19,20 @@ from backend.rounds.schedule import (
     label_states,
     stamp_digest,
 )
+from tests.backend import rows
 
 NOW = 1_000_000.0
 
 
-def project(**fields: Any) -> Any:
-    return {
-        "connected": True,
-        "paused": False,
-        "not_before": 0.0,
-        "check_asked_at": NOW - 30,
-        "checked_at": NOW - 29,
-        **fields,
-    }
+def project(**fields: Any) -> Project:
+    return rows.project(**{"check_asked_at": NOW - 30, "checked_at": NOW - 29, **fields})
 
 
-def event(age_s: float, action: str = "ANNOTATION_CREATED") -> Any:
-    return {"action": action, "received_at": NOW - age_s}
+def event(age_s: float, action: str = "ANNOTATION_CREATED") -> Event:
+    return rows.event(NOW - age_s, action)
 
 
-def due(row: Any, *events: Any, active: bool = False) -> bool:
+def due(row: Project, *events: Event, active: bool = False) -> bool:
     return check_is_due(row, events, active, NOW)
 
 

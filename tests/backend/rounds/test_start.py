@@ -23,7 +23,7 @@ from backend.jobs import jobs
 from backend.jobs.jobs import Clock, next_stage
 from backend.label_studio.bulk import Project, Stamp, Task
 from backend.label_studio.client import Json
-from backend.ledger.ledger import Row, upgrade
+from backend.ledger import Outcome, Place, Publication, Round, upgrade
 from backend.rounds import schedule as rounds
 from backend.rounds.schedule import STAGES, check_project
 from backend.rounds.stages import RUN
@@ -32,6 +32,7 @@ from backend.rounds.stages.shards import packed, write_shard
 from backend.settings import Settings
 from backend.web.model import predict_tasks
 from backend.workplace import Workplace
+from tests.backend.rows import evidence
 from training.networks.encoder import DamagedWeights
 
 SERVER = "http://studio.invalid"
@@ -92,7 +93,7 @@ class MemoryStudio:
             self.stamped[task_id] = (Stamp(task_id, "2026-11-24T00:00:00Z", False),)
 
 
-class Place:
+class OneProject:
     """A workplace on a memory studio with one connected project."""
 
     def __init__(self, tmp_path: Path, count: int) -> None:
@@ -109,7 +110,7 @@ class Place:
         self.broken: set[str] = set()
         self.work.studio = cast(Any, self.studio)  # type: ignore[misc]  # the cached client
         self.work.images = cast(Any, SimpleNamespace(fetch=self._fetch))  # type: ignore[misc]
-        self.id = int(self.work.ledger.ensure_project(self.work.server, 7, 1)["id"])
+        self.id = int(self.work.ledger.projects.ensure(self.work.server, 7, 1).id)
         self.options(audit_fraction=0)
 
     def _fetch(self, url: str) -> bytes:
@@ -118,58 +119,51 @@ class Place:
         return png(10 * int(url.removeprefix("/data/").removesuffix(".png")))
 
     def options(self, **values: Any) -> None:
-        self.work.ledger.update_project(
+        self.work.ledger.projects.update(
             self.id, extra_params=values, label_config=BRUSH, connected=True
         )
 
-    def check(self) -> Row | None:
+    def check(self) -> Round | None:
         return check_project(self.work, self.id)
 
-    def serving(self) -> Row:
-        found = self.work.ledger.serving(self.id)
+    def serving(self) -> Publication:
+        found = self.work.ledger.publications.serving(self.id)
         assert found is not None
         return found
 
-    def ranking(self) -> list[Row]:
-        return self.work.ledger.ranking(self.serving()["id"])
+    def ranking(self) -> list[Place]:
+        return self.work.ledger.publications.ranking(self.serving().id)
 
-    def play(self, round_: Row) -> Row:
+    def play(self, round_: Round) -> Round:
         """Do every part of a round, as a worker would."""
         ledger = self.work.ledger
         while True:
-            waiting = [p for p in ledger.waiting_parts() if p["round_id"] == round_["id"]]
+            waiting = [p for p in ledger.parts.waiting() if p.round_id == round_.id]
             if not waiting:
-                return ledger.round(round_["id"])
-            part = ledger.take_part(waiting[0]["id"], "test")
+                return ledger.rounds.get(round_.id)
+            part = ledger.parts.take(waiting[0].id, "test")
             assert part is not None
-            now = ledger.round(round_["id"])
-            outcome = RUN[part["stage"]](self.work, now, part["payload"], lambda _share: None)
-            ledger.finish_part(
-                part["id"],
-                part["token"],
-                outcome.result,
-                next_stage=next_stage(now["kind"], part["stage"]),
-                next_payloads=outcome.next_payloads,
-                round_values=outcome.round_values,
-                problems=outcome.problems,
-            )
+            now = ledger.rounds.get(round_.id)
+            outcome = RUN[part.stage](self.work, now, part.payload, lambda _share: None)
+            following = next_stage(now.kind, part.stage)
+            ledger.parts.finish(part, outcome, next_stage=following)
 
-    def start(self) -> Row:
+    def start(self) -> Round:
         round_ = self.check()
         assert round_ is not None
-        assert round_["kind"] == "start"
+        assert round_.kind == "start"
         return self.play(round_)
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Any]:
-    made: list[Place] = []
+    made: list[OneProject] = []
     folders = itertools.count()
 
-    def one(count: int = 9) -> Place:
+    def one(count: int = 9) -> OneProject:
         folder = tmp_path / str(next(folders))
         folder.mkdir()
-        made.append(Place(folder, count))
+        made.append(OneProject(folder, count))
         return made[-1]
 
     yield one
@@ -181,14 +175,14 @@ class TestAStartRound:
     def test_it_orders_all_images_and_claims_nothing_of_them(self, make: Any) -> None:
         place = make()
         ended = place.start()
-        assert (ended["state"], ended["problems"], ended["version"]) == ("succeeded", [], None)
-        assert set(ended["timings"]) == set(STAGES["start"])
+        assert (ended.state, ended.problems, ended.version) == ("succeeded", [], None)
+        assert set(ended.timings) == set(STAGES["start"])
         serving = place.serving()
-        assert (serving["name"], serving["version"], serving["length"]) == ("committee-v0.1", 0, 9)
-        assert (serving["mode"], serving["weights"], serving["arm"]) == ("hedge", {}, "")
-        ranking = [row["task_id"] for row in place.ranking()]
+        assert (serving.name, serving.version, serving.length) == ("committee-v0.1", 0, 9)
+        assert (serving.mode, serving.weights, serving.arm) == ("hedge", {}, "")
+        ranking = [row.task_id for row in place.ranking()]
         assert sorted(ranking) == place.studio.task_ids
-        assert {row["why"] for row in place.ranking()} == {"diverse"}
+        assert {row.why for row in place.ranking()} == {"diverse"}
         sent = place.studio.sent["committee-v0.1"]
         assert [row["result"] for row in sent] == [[]] * 9
         assert [row["task"] for row in sorted(sent, key=lambda row: row["score"])] == ranking
@@ -203,7 +197,7 @@ class TestAStartRound:
         for _ in range(2):
             place = make()
             place.start()
-            orders.append([row["task_id"] for row in place.ranking()])
+            orders.append([row.task_id for row in place.ranking()])
         assert orders[0] == orders[1]
 
     def test_in_mode_random_chance_orders_them_without_a_look(self, make: Any) -> None:
@@ -211,29 +205,29 @@ class TestAStartRound:
         place.options(mode="random", audit_fraction=0)
         place.work.images = cast(Any, None)  # nothing is fetched
         place.start()
-        assert place.serving()["mode"] == "random"
-        assert {row["why"] for row in place.ranking()} == {"chance"}
-        assert sorted(row["task_id"] for row in place.ranking()) == place.studio.task_ids
+        assert place.serving().mode == "random"
+        assert {row.why for row in place.ranking()} == {"chance"}
+        assert sorted(row.task_id for row in place.ranking()) == place.studio.task_ids
 
     def test_an_image_that_cannot_be_read_is_told_and_left_out(self, make: Any) -> None:
         place = make()
         place.broken = {"/data/3.png"}
         ended = place.start()
-        assert len(ended["problems"]) == 1
-        assert ended["problems"][0].startswith("Task 3: ")
-        assert 3 not in {row["task_id"] for row in place.ranking()}
+        assert len(ended.problems) == 1
+        assert ended.problems[0].startswith("Task 3: ")
+        assert 3 not in {row.task_id for row in place.ranking()}
         assert place.check() is None
 
     def test_where_none_can_be_read_it_is_not_tried_again_until_more_come(self, make: Any) -> None:
         place = make(2)
         place.broken = {"/data/1.png", "/data/2.png"}
         ended = place.start()
-        assert ended["state"] == "succeeded"
-        assert place.work.ledger.serving(place.id) is None
+        assert ended.state == "succeeded"
+        assert place.work.ledger.publications.serving(place.id) is None
         assert place.check() is None
         place.studio.task_ids += [3, 4]
         place.start()
-        assert sorted(row["task_id"] for row in place.ranking()) == [3, 4]
+        assert sorted(row.task_id for row in place.ranking()) == [3, 4]
 
     def test_or_until_a_while_has_passed(self, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         place = make(2)
@@ -243,7 +237,7 @@ class TestAStartRound:
         assert place.check() is None
         monkeypatch.setattr(rounds, "START_AGAIN_S", 0.0)
         place.start()
-        assert sorted(row["task_id"] for row in place.ranking()) == [1, 2]
+        assert sorted(row.task_id for row in place.ranking()) == [1, 2]
 
     def test_features_that_are_not_finite_are_told_and_chance_orders_the_images(
         self, make: Any, monkeypatch: pytest.MonkeyPatch
@@ -255,17 +249,17 @@ class TestAStartRound:
         monkeypatch.setattr("training.networks.pretrained_features.pretrained_features", odd)
         place = make()
         ended = place.start()
-        assert ended["state"] == "succeeded"
-        assert [said[:43] for said in ended["problems"]] == [
+        assert ended.state == "succeeded"
+        assert [said[:43] for said in ended.problems] == [
             "The features of task 4 are not finite numbe"
         ]
         assert len(place.ranking()) == 9
-        assert place.serving()["mode"] == "random"
+        assert place.serving().mode == "random"
 
     def test_predict_answers_nothing_and_loads_nothing(self, make: Any) -> None:
         place = make()
         place.start()
-        row = place.work.ledger.project(place.id)
+        row = place.work.ledger.projects.get(place.id)
         place.work.images = cast(Any, None)
         tasks = [(1, {"image": "/data/1.png"}), (2, {})]
         assert predict_tasks(place.work, row, place.serving(), tasks) == [[], []]
@@ -293,31 +287,31 @@ class TestWhenItStarts:
         place.studio.task_ids += [10, 11]
         round_ = place.check()
         assert round_ is not None
-        assert (round_["kind"], round_["reason"]) == ("start", "no version yet; 2 more tasks")
+        assert (round_.kind, round_.reason) == ("start", "no version yet; 2 more tasks")
         place.play(round_)
-        assert place.serving()["name"] == "committee-v0.2"
+        assert place.serving().name == "committee-v0.2"
         assert len(place.ranking()) == 11
 
     def test_a_used_up_queue_is_made_anew(self, make: Any) -> None:
         place = make()
         place.options(audit_fraction=0, queue_length=3, retrain_every=4)
         place.start()
-        place.studio.label(*[row["task_id"] for row in place.ranking()])
+        place.studio.label(*[row.task_id for row in place.ranking()])
         round_ = place.check()
         assert round_ is not None
-        assert round_["reason"] == "no version yet; only 0 ordered tasks left"
+        assert round_.reason == "no version yet; only 0 ordered tasks left"
 
     def test_a_label_of_a_short_queue_starts_no_round(self, make: Any) -> None:
         place = make()
         place.options(audit_fraction=0, queue_length=4, retrain_every=4)
         place.start()
-        queue = [row["task_id"] for row in place.ranking()]
+        queue = [row.task_id for row in place.ranking()]
         place.studio.label(*queue[:2])
         assert place.check() is None
         place.studio.label(queue[2])
         round_ = place.check()
         assert round_ is not None
-        assert round_["reason"] == "no version yet; only 1 ordered tasks left"
+        assert round_.reason == "no version yet; only 1 ordered tasks left"
 
     def test_a_label_of_a_version_s_short_queue_starts_no_round_either(self, make: Any) -> None:
         place = make(60)
@@ -325,13 +319,13 @@ class TestWhenItStarts:
         promote(place)
         place.studio.sent["committee-v1.1"] = []
         publish(place, SHARDS)
-        queue = [row["task_id"] for row in place.ranking()]
+        queue = [row.task_id for row in place.ranking()]
         place.studio.label(*queue[:2])
         assert place.check() is None
         place.studio.label(queue[2])
         round_ = place.check()
         assert round_ is not None
-        assert round_["reason"] == "only 1 ranked tasks left"
+        assert round_.reason == "only 1 ranked tasks left"
 
     def test_labels_too_few_to_teach_start_no_training_and_take_no_start_round_s_place(
         self, make: Any
@@ -342,68 +336,68 @@ class TestWhenItStarts:
         assert start is not None
         place.studio.label(1)
         for event in ("ANNOTATION_CREATED", "CONNECTED"):
-            place.work.ledger.add_event(place.id, event)
+            place.work.ledger.events.add(place.id, event)
             assert place.check() is None
-            assert place.work.ledger.pending_events(place.id) == []
-        assert place.work.ledger.round(start["id"])["state"] == "active"
+            assert place.work.ledger.events.pending(place.id) == []
+        assert place.work.ledger.rounds.get(start.id).state == "active"
         place.studio.label(2)
         round_ = place.check()
         assert round_ is not None
-        assert round_["kind"] == "train"
+        assert round_.kind == "train"
 
     def test_audits_do_not_count_among_those(self, make: Any) -> None:
         place = make()
-        slug = place.work.ledger.project(place.id)["slug"]
+        slug = place.work.ledger.projects.get(place.id).slug
         audits = [task for task in place.studio.task_ids if rounds.is_audit(slug, task, 0.5)]
         assert len(audits) >= 2
         place.options(audit_fraction=0.5, retrain_every=1)
         place.studio.label(*audits)
         round_ = place.check()
         assert round_ is not None
-        assert round_["kind"] == "start"
+        assert round_.kind == "start"
 
     def test_failing_training_leaves_nobody_without_a_queue(self, make: Any) -> None:
         place = make()
         place.studio.label(1, 2, 3, 4)
         training = place.check()
         assert training is not None
-        place.work.ledger.fail_round(training["id"], "all of one fold")
+        place.work.ledger.rounds.fail(training.id, "all of one fold")
         place.studio.task_ids.append(10)
-        place.work.ledger.add_event(place.id, "TASKS_CREATED")
+        place.work.ledger.events.add(place.id, "TASKS_CREATED")
         place.start()
         assert len(place.ranking()) == 6
         # Ranking with a version still waits, and what tells of it is not forgotten meanwhile.
         promote(place)
-        place.work.ledger.update_project(place.id, not_before=time.time() + 600)
-        place.work.ledger.add_event(place.id, "TASKS_CREATED")
+        place.work.ledger.projects.update(place.id, not_before=time.time() + 600)
+        place.work.ledger.events.add(place.id, "TASKS_CREATED")
         place.studio.stamped.clear()
         assert place.check() is None
-        pending = place.work.ledger.pending_events(place.id)
-        assert "TASKS_CREATED" in {event["action"] for event in pending}
-        place.work.ledger.update_project(place.id, not_before=0.0)
+        pending = place.work.ledger.events.pending(place.id)
+        assert "TASKS_CREATED" in {event.action for event in pending}
+        place.work.ledger.projects.update(place.id, not_before=0.0)
         round_ = place.check()
         assert round_ is not None
-        assert round_["reason"] == "0 more tasks"
+        assert round_.reason == "0 more tasks"
 
     def test_a_check_takes_back_what_deleted_labels_said(self, make: Any) -> None:
         place = make()
         promote(place)
         place.studio.label(900, 1)
         place.check()
-        assert [row["task_id"] for row in place.work.ledger.evidence(place.id)] == [900]
+        assert [row.task_id for row in place.work.ledger.evidence.all(place.id)] == [900]
         del place.studio.stamped[900]
-        active = place.work.ledger.active_round(place.id)
+        active = place.work.ledger.rounds.active(place.id)
         if active is not None:
-            place.work.ledger.fail_round(active["id"], "not the point here")
+            place.work.ledger.rounds.fail(active.id, "not the point here")
         place.check()
-        assert place.work.ledger.evidence(place.id) == []
+        assert place.work.ledger.evidence.all(place.id) == []
 
     def test_enough_labels_start_training_instead(self, make: Any) -> None:
         place = make()
         place.studio.label(1, 2, 3, 4)
         round_ = place.check()
         assert round_ is not None
-        assert round_["kind"] == "train"
+        assert round_.kind == "train"
 
     def test_it_makes_way_for_training(self, make: Any) -> None:
         place = make()
@@ -413,9 +407,9 @@ class TestWhenItStarts:
         place.studio.label(1, 2, 3, 4)
         round_ = place.check()
         assert round_ is not None
-        assert round_["kind"] == "train"
-        cancelled = place.work.ledger.round(start["id"])
-        assert (cancelled["state"], cancelled["error"]) == (
+        assert round_.kind == "train"
+        cancelled = place.work.ledger.rounds.get(start.id)
+        assert (cancelled.state, cancelled.error) == (
             "cancelled",
             "A training round became due.",
         )
@@ -430,23 +424,23 @@ class TestWhenItStarts:
         place.studio.label(1, 2, 3, 4)
         training = place.check()
         assert training is not None
-        slug = place.work.ledger.project(place.id)["slug"]
+        slug = place.work.ledger.projects.get(place.id).slug
         registry = place.work.registry
         for round_ in (start, training):  # the cancelled one's worker was not done yet
-            registry.put_round(slug, round_["id"], "shard-1.gz", b"scratch")
+            registry.put_round(slug, round_.id, "shard-1.gz", b"scratch")
         monkeypatch.setattr(jobs, "_workplace", lambda: nullcontext(place.work))
-        place.work.ledger.add_event(place.id, "ANNOTATION_CREATED")  # no quiet moment
+        place.work.ledger.events.add(place.id, "ANNOTATION_CREATED")  # no quiet moment
         jobs.clean(place.id)
-        assert not registry.round_path(slug, start["id"]).exists()
-        assert registry.has_round(slug, training["id"], "shard-1.gz")
+        assert not registry.round_path(slug, start.id).exists()
+        assert registry.has_round(slug, training.id, "shard-1.gz")
 
     def test_the_button_does_not_wait_for_it(self, make: Any) -> None:
         place = make()
         place.check()
-        place.work.ledger.add_event(place.id, "START_TRAINING")
+        place.work.ledger.events.add(place.id, "START_TRAINING")
         round_ = place.check()
         assert round_ is not None
-        assert round_["reason"].startswith("asked for")
+        assert round_.reason.startswith("asked for")
 
     def test_the_clock_looks_for_training_while_it_runs_and_not_beside_training(
         self, make: Any
@@ -465,9 +459,9 @@ class TestWhenItStarts:
 
         def tick() -> int:
             before = len(asked)
-            place.work.ledger.add_event(place.id, "START_TRAINING")
-            place.work.ledger.update_project(place.id, check_asked_at=None)
-            Clock(place.work)._serve_project(queue, place.work.ledger.project(place.id))
+            place.work.ledger.events.add(place.id, "START_TRAINING")
+            place.work.ledger.projects.update(place.id, check_asked_at=None)
+            Clock(place.work)._serve_project(queue, place.work.ledger.projects.get(place.id))
             return len(asked) - before
 
         place.check()
@@ -478,18 +472,18 @@ class TestWhenItStarts:
 
     def test_a_paused_project_is_left_alone(self, make: Any) -> None:
         place = make()
-        place.work.ledger.update_project(place.id, paused=True)
+        place.work.ledger.projects.update(place.id, paused=True)
         assert place.check() is None
 
     def test_a_version_that_serves_is_not_replaced_by_none(self, make: Any) -> None:
         place = make()
         place.start()
         ledger = place.work.ledger
-        made = ledger.prepare_publication(
-            place.id, 1, place.ranking()[0]["publication_id"], arm="", quantiles=[], rows=[]
+        made = ledger.publications.prepare(
+            place.id, 1, place.ranking()[0].publication_id, arm="", quantiles=[], places=[]
         )
-        place.studio.sent[made["name"]] = [{"task": 1}]
-        ledger.serve_publication(made["id"], 1)
+        place.studio.sent[made.name] = [{"task": 1}]
+        ledger.publications.serve(made.id, 1)
         place.studio.task_ids += [10]
         assert place.check() is None
 
@@ -505,60 +499,58 @@ class TestWhenItStarts:
         assert round_ is not None
         with pytest.raises(DamagedWeights):
             place.play(round_)
-        place.work.ledger.fail_round(round_["id"], "score: the ImageNet weights are missing")
+        place.work.ledger.rounds.fail(round_.id, "score: the ImageNet weights are missing")
         assert place.check() is None
         place.studio.label(1, 2, 3, 4)
         training = place.check()
         assert training is not None
-        assert training["kind"] == "train"
-        place.work.ledger.fail_round(training["id"], "not the point here")
-        place.work.ledger.update_project(place.id, not_before=0.0)
+        assert training.kind == "train"
+        place.work.ledger.rounds.fail(training.id, "not the point here")
+        place.work.ledger.projects.update(place.id, not_before=0.0)
         place.studio.stamped.clear()
         assert place.check() is None
         monkeypatch.setattr(rounds, "START_AGAIN_S", 0.0)
         again = place.check()
         assert again is not None
-        assert again["kind"] == "start"
+        assert again.kind == "start"
 
 
 # Publishing with a version, from shards that are drawn
 
 
 def publish(
-    place: Place,
+    place: OneProject,
     shards: Sequence[Sequence[Mapping[str, Any]]],
     number: int = 1,
     drawn: Sequence[int] | None = None,
-) -> tuple[Row, list[Row]]:
+) -> tuple[Publication, list[Place]]:
     """Publish what a scoring left, in a ranking round of its own."""
     ledger = place.work.ledger
-    round_ = ledger.start_round(place.id, "rank", "a test's", "choose", {})
+    round_ = ledger.rounds.start(place.id, "rank", "a test's", "choose", {})
     assert round_ is not None
     tasks = sum(len(shard) for shard in shards)
-    slug = ledger.project(place.id)["slug"]
+    slug = ledger.projects.get(place.id).slug
     payloads = [
         {"version": number, "tasks": [[entry["task"], ""] for entry in shard]} for shard in shards
     ]
-    [part] = ledger.waiting_parts()
-    taken = ledger.take_part(part["id"], "test")
+    [part] = ledger.parts.waiting()
+    taken = ledger.parts.take(part.id, "test")
     assert taken is not None
-    ledger.finish_part(
-        taken["id"],
-        taken["token"],
-        {"pool": tasks, "unlabelled": tasks, "drawn": drawn},
+    ledger.parts.finish(
+        taken,
+        Outcome(
+            result={"pool": tasks, "unlabelled": tasks, "drawn": drawn}, next_payloads=payloads
+        ),
         next_stage="score",
-        next_payloads=payloads,
     )
     for shard in shards:
-        taken = ledger.take_part(ledger.waiting_parts()[0]["id"], "test")
+        taken = ledger.parts.take(ledger.parts.waiting()[0].id, "test")
         assert taken is not None
-        file = write_shard(place.work, slug, round_["id"], taken["payload"], shard)
-        ledger.finish_part(
-            taken["id"],
-            taken["token"],
-            {"file": file, "scored": len(shard), "refused": 0},
+        file = write_shard(place.work, slug, round_.id, taken.payload, shard)
+        ledger.parts.finish(
+            taken,
+            Outcome(result={"file": file, "scored": len(shard), "refused": 0}),
             next_stage="publish",
-            next_payloads=[{}],
         )
     place.play(round_)
     return place.serving(), place.ranking()
@@ -578,18 +570,18 @@ def scored(task_id: int) -> dict[str, Any]:
 SHARDS = [[scored(task_id) for task_id in part] for part in (range(1, 30), range(30, 61))]
 
 
-def promote(place: Place, **metrics: Any) -> None:
+def promote(place: OneProject, **metrics: Any) -> None:
     """Version 1, as far as the ledger knows, and whole as far as its files go."""
-    ledger, slug = place.work.ledger, place.work.ledger.project(place.id)["slug"]
+    ledger, slug = place.work.ledger, place.work.ledger.projects.get(place.id).slug
     folder = place.work.settings.registry_path / slug / "versions" / "1"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "version.json").write_text('{"version": 1, "files": {}}')
-    round_ = ledger.start_round(place.id, "train", "a test's", "collect", {})
+    round_ = ledger.rounds.start(place.id, "train", "a test's", "collect", {})
     assert round_ is not None
-    ledger.record_version(
+    ledger.versions.record(
         place.id,
         1,
-        round_["id"],
+        round_.id,
         state="promoted",
         reason="",
         members=2,
@@ -597,29 +589,22 @@ def promote(place: Place, **metrics: Any) -> None:
         metrics=metrics,
     )
     rewards = dict.fromkeys(MEASURES, 0.2) | {"variation_ratio": 0.9}
-    taken = ledger.take_part(ledger.waiting_parts()[0]["id"], "test")
+    taken = ledger.parts.take(ledger.parts.waiting()[0].id, "test")
     assert taken is not None
-    ledger.finish_part(
-        taken["id"],
-        taken["token"],
-        {},
+    ledger.parts.finish(
+        taken,
+        Outcome(
+            judged=[
+                evidence(
+                    900,
+                    round_.id,
+                    rewards=rewards,
+                    scores=dict.fromkeys(ARMS, 0.5),
+                    chosen_for="",
+                )
+            ]
+        ),
         next_stage=None,
-        next_payloads=[],
-        judged=[
-            {
-                "task_id": 900,
-                "round_id": round_["id"],
-                "version": 1,
-                "stamp": "aa",
-                "rewards": rewards,
-                "scores": dict.fromkeys(ARMS, 0.5),
-                "error": 0.1,
-                "wrong": 100,
-                "judged": 1000,
-                "audit": False,
-                "chosen_for": "",
-            }
-        ],
     )
 
 
@@ -631,9 +616,9 @@ class TestPublish:
             promote(place, labelled_images={"background": 9, "Cell": 9, "Cast": 1})
             serving, ranking = publish(place, shards)
             queues.append(
-                [(row["task_id"], row["position"], row["why"], row["doubt"]) for row in ranking]
+                [(row.task_id, row.position, row.why, row.uncertainty) for row in ranking]
             )
-            assert serving["length"] == 60
+            assert serving.length == 60
         assert queues[0] == queues[1]
         assert {why for _, _, why, _ in queues[0]} == {"doubt", "class", "chance"}
 
@@ -653,70 +638,70 @@ class TestPublish:
         place.options(mode=mode, audit_fraction=0)
         promote(place)
         serving, ranking = publish(place, SHARDS)
-        assert serving["mode"] == mode
-        assert serving["arm"].startswith(heaviest)
-        assert sum(serving["weights"].values()) == pytest.approx(1)
-        assert len(serving["weights"]) == (30 if mode == "hedge" else 1)
-        assert serving["arm_quantiles"].keys() == serving["weights"].keys()
-        assert {len(each) for each in serving["arm_quantiles"].values()} == {101}
+        assert serving.mode == mode
+        assert serving.arm.startswith(heaviest)
+        assert sum(serving.weights.values()) == pytest.approx(1)
+        assert len(serving.weights) == (30 if mode == "hedge" else 1)
+        assert serving.arm_quantiles.keys() == serving.weights.keys()
+        assert {len(each) for each in serving.arm_quantiles.values()} == {101}
         if mode != "hedge":
             by_task = {entry["task"]: entry["arms"] for shard in SHARDS for entry in shard}
-            best = max(ranking, key=lambda row: row["doubt"])
-            assert best["task_id"] == max(by_task, key=lambda t: by_task[t][serving["arm"]])
+            best = max(ranking, key=lambda row: row.uncertainty)
+            assert best.task_id == max(by_task, key=lambda t: by_task[t][serving.arm])
 
     def test_by_chance_nothing_weighs(self, make: Any) -> None:
         place = make()
         place.options(mode="random", audit_fraction=0)
         promote(place)
         serving, ranking = publish(place, SHARDS)
-        assert (serving["mode"], serving["weights"], serving["arm"]) == ("random", {}, "")
-        assert {row["why"] for row in ranking} == {"chance"}
+        assert (serving.mode, serving.weights, serving.arm) == ("random", {}, "")
+        assert {row.why for row in ranking} == {"chance"}
 
     def test_audits_stand_anywhere_and_say_so(self, make: Any) -> None:
         place = make()
         place.options(audit_fraction=0.5)
         promote(place)
         _, ranking = publish(place, SHARDS)
-        slug = place.work.ledger.project(place.id)["slug"]
+        slug = place.work.ledger.projects.get(place.id).slug
         for row in ranking:
-            assert row["audit"] == rounds.is_audit(slug, row["task_id"], 0.5)
-            assert row["audit"] == (row["why"] == "audit")
+            assert row.audit == rounds.is_audit(slug, row.task_id, 0.5)
+            assert row.audit == (row.why == "audit")
 
     def test_what_was_labelled_meanwhile_keeps_the_reason_it_was_asked_for(self, make: Any) -> None:
         place = make()
         promote(place)
         first, ranking = publish(place, SHARDS)
-        asked = {row["task_id"]: row["why"] for row in ranking}
-        labelled = [row["task_id"] for row in ranking[:30]]
+        asked = {row.task_id: row.why for row in ranking}
+        labelled = [row.task_id for row in ranking[:30]]
         place.studio.label(*labelled)  # while the next round is under way
         second, anew = publish(place, SHARDS)
-        assert second["length"] == 30
-        assert not {row["task_id"] for row in anew} & set(labelled)
-        assert place.work.ledger.project(place.id)["left_out"] == 0
-        now = dict.fromkeys(labelled, second["served_at"] + 60)
-        chosen_for = place.work.ledger.chosen_for(place.id, now)
+        assert second.length == 30
+        assert not {row.task_id for row in anew} & set(labelled)
+        assert place.work.ledger.projects.get(place.id).left_out == 0
+        now = dict.fromkeys(labelled, second.served_at + 60)
+        chosen_for = place.work.ledger.publications.chosen_for(place.id, now)
         assert chosen_for == {task_id: asked[task_id] for task_id in labelled}
-        assert first["served_at"] < second["served_at"]
+        assert first.served_at < second.served_at
 
     def test_chance_places_hold_only_what_was_drawn_evenly(self, make: Any) -> None:
         place = make(60)
         place.options(audit_fraction=0, candidates=30, queue_length=12)
         promote(place)
         publish(place, SHARDS)
-        head = {row["task_id"] for row in place.ranking()}
+        head = {row.task_id for row in place.ranking()}
         ledger = place.work.ledger
-        round_ = ledger.start_round(place.id, "rank", "a test's", "choose", {})
+        round_ = ledger.rounds.start(place.id, "rank", "a test's", "choose", {})
         assert round_ is not None
         chosen = choose(place.work, round_, {}, lambda _share: None)
         task_ids = [t for payload in chosen.next_payloads for t, _ in payload["tasks"]]
         drawn = chosen.result["drawn"]
         assert head <= set(task_ids)
         assert len(drawn) == 18
-        ledger.fail_round(round_["id"], "chosen is all")
+        ledger.rounds.fail(round_.id, "chosen is all")
         shards = [[scored(task_id) for task_id in task_ids]]
         for drawn_ones in (drawn, [t for t in task_ids if t not in drawn]):
             _, ranking = publish(place, shards, drawn=drawn_ones)
-            by_chance = {row["task_id"] for row in ranking if row["why"] == "chance"}
+            by_chance = {row.task_id for row in ranking if row.why == "chance"}
             assert by_chance
             assert by_chance <= set(drawn_ones)
 
@@ -726,7 +711,7 @@ class TestPublish:
             place.options(audit_fraction=0, candidates=30, queue_length=12, mode=mode)
             promote(place, **metrics)
             publish(place, SHARDS)
-            round_ = place.work.ledger.start_round(place.id, "rank", "a test's", "choose", {})
+            round_ = place.work.ledger.rounds.start(place.id, "rank", "a test's", "choose", {})
             chosen = choose(place.work, round_, {}, lambda _share: None)
             assert len(chosen.result["drawn"]) == 30
 
@@ -735,5 +720,5 @@ class TestPublish:
         place.options(queue_length=20, audit_fraction=0)
         promote(place)
         serving, _ = publish(place, SHARDS)
-        assert serving["length"] == 20
-        assert place.work.ledger.project(place.id)["left_out"] == 40
+        assert serving.length == 20
+        assert place.work.ledger.projects.get(place.id).left_out == 40

@@ -22,12 +22,12 @@ from backend.errors import NotEnoughLabels
 from backend.insight.status import describe as describe_status
 from backend.insight.status import project_status
 from backend.jobs.jobs import DEADLY_ATTEMPTS, UNEXPECTED_ATTEMPTS, describe
-from backend.ledger.ledger import Row, upgrade
-from backend.ledger.tables import parts
+from backend.ledger import Outcome, Part, Round, upgrade
 from backend.rounds.schedule import AFTER_FAILURE_S, RECONCILE_S, check_is_due
 from backend.rounds.stages.collect import check_classes
 from backend.settings import load_settings
 from backend.workplace import Workplace
+from tests.backend import rows
 from tests.live.servers import ROOT, start_valkey
 from tests.training.discs import CLASSES, disc_examples
 from training.config import TrainConfig
@@ -42,13 +42,13 @@ from backend.workplace import Workplace
 
 ledger = Workplace(load_settings()).ledger
 for _ in range(int(sys.argv[2])):
-    waiting = [part for part in ledger.parts(int(sys.argv[1])) if part["state"] == "waiting"]
-    run_part(waiting[-1]["id"])
+    parts = ledger.parts.of_round(int(sys.argv[1]))
+    run_part([part for part in parts if part.state == "waiting"][-1].id)
 """
 
 
 @dataclass
-class Place:
+class OneProject:
     """A project with labels and a publication that serves, and a round that is about to fit."""
 
     work: Workplace
@@ -56,10 +56,10 @@ class Place:
     project_id: int
     serving: str
 
-    def start(self, network: str) -> Row:
+    def start(self, network: str) -> Round:
         """A training round past its collecting, to be made with this network."""
         ledger = self.work.ledger
-        started = ledger.start_round(self.project_id, "train", "asked for", "collect", {})
+        started = ledger.rounds.start(self.project_id, "train", "asked for", "collect", {})
         assert started is not None
         manifest = [
             {"task": key, "stamp": "s", "annotations": [], "audit": False, "digest": key}
@@ -67,25 +67,22 @@ class Place:
         ]
         config = replace(CONFIG, network=f"{NETWORKS}:{network}").to_json()
         self.finish(started, "fit", manifest=manifest, config=config)
-        return ledger.round(started["id"])
+        return ledger.rounds.get(started.id)
 
-    def finish(self, round_: Row, next_stage: str, **values: Any) -> None:
+    def finish(self, round_: Round, next_stage: str, **values: Any) -> None:
         ledger = self.work.ledger
-        part = ledger.take_part(ledger.parts(round_["id"])[-1]["id"], "a test")
+        part = ledger.parts.take(ledger.parts.of_round(round_.id)[-1].id, "a test")
         assert part is not None
-        ledger.finish_part(
-            part["id"],
-            part["token"],
-            {},
+        ledger.parts.finish(
+            part,
+            Outcome(next_payloads=[{"member": 0}, {"member": 1}], **values),
             next_stage=next_stage,
-            next_payloads=[{"member": 0}, {"member": 1}],
-            round_values=values,
         )
 
-    def run(self, round_: Row, network: str, times: int = 1) -> int:
+    def run(self, round_: Round, network: str, times: int = 1) -> int:
         """Do what waits, so many times, as a horse does; its exit status."""
         done = subprocess.run(
-            [sys.executable, "-c", RUN, str(round_["id"]), str(times)],
+            [sys.executable, "-c", RUN, str(round_.id), str(times)],
             cwd=ROOT,
             env={**self.environment, "NETWORK": f"{NETWORKS}:{network}"},
             capture_output=True,
@@ -96,22 +93,22 @@ class Place:
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode
 
-    def failed(self, round_: Row) -> str:
+    def failed(self, round_: Round) -> str:
         """The reason that the round failed for, as ``status`` tells it."""
-        row = self.work.ledger.project(self.project_id)
+        row = self.work.ledger.projects.get(self.project_id)
         told = project_status(self.work.ledger, row)
         assert told["round"]["state"] == "failed"
         assert told["last_error"] == told["round"]["error"]
         assert told["publication"] == self.serving
-        assert row["failures"] == 1
-        assert row["not_before"] > self.work.ledger.round(round_["id"])["ended_at"]
+        assert row.failures == 1
+        assert row.not_before > self.work.ledger.rounds.get(round_.id).ended_at
         # Asked for, the next one does not wait.
-        assert self.work.ledger.start_round(self.project_id, "train", "again", "collect", {})
+        assert self.work.ledger.rounds.start(self.project_id, "train", "again", "collect", {})
         return str(told["round"]["error"])
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path) -> Iterator[OneProject]:
     valkey = start_valkey(tmp_path)
     given = {
         "data_dir": str(tmp_path / "data"),
@@ -126,45 +123,44 @@ def place(tmp_path: Path) -> Iterator[Place]:
     upgrade(settings.ledger_url)
     work = Workplace(settings)
     environment = {**os.environ, **{name.upper(): value for name, value in given.items()}}
-    row = work.ledger.ensure_project(work.server, 7, 1795468845, title="Urine")
+    row = work.ledger.projects.ensure(work.server, 7, 1795468845, title="Urine")
     for example in disc_examples(6):
-        work.registry.put_example(row["slug"], example.key, example)
-    yield Place(work, environment, row["id"], _serve(work, row["id"]))
+        work.registry.put_example(row.slug, example.key, example)
+    yield OneProject(work, environment, row.id, _serve(work, row.id))
     work.close()
     work.redis.close()
     valkey.stop()
 
 
 def _serve(work: Workplace, project_id: int) -> str:
-    first = work.ledger.start_round(project_id, "rank", "a test's", "choose", {})
+    first = work.ledger.rounds.start(project_id, "rank", "a test's", "choose", {})
     assert first is not None
-    rows = [{"task_id": 5, "position": 0, "doubt": 0.5, "audit": False, "arms": {}}]
-    made = work.ledger.prepare_publication(
-        project_id, 1, first["id"], arm="", quantiles=[0.5], rows=rows
+    made = work.ledger.publications.prepare(
+        project_id, 1, first.id, arm="", quantiles=[0.5], places=[rows.place(5)]
     )
-    work.ledger.serve_publication(made["id"], 1)
-    work.ledger.cancel_round(first["id"], "over")
-    return str(made["name"])
+    work.ledger.publications.serve(made.id, 1)
+    work.ledger.rounds.cancel(first.id, "over")
+    return str(made.name)
 
 
-def test_a_loss_that_is_no_number_fails_the_round_at_once(place: Place) -> None:
+def test_a_loss_that_is_no_number_fails_the_round_at_once(place: OneProject) -> None:
     round_ = place.start("not_a_number")
     place.run(round_, "not_a_number")
     assert place.failed(round_).startswith("fit: member 1's loss is nan at step 0 of 30")
 
 
-def test_a_version_that_sees_no_number_never_serves(place: Place) -> None:
+def test_a_version_that_sees_no_number_never_serves(place: OneProject) -> None:
     round_ = place.start("blind_later")
     place.run(round_, "blind_later", times=3)
-    stages = [part["stage"] for part in place.work.ledger.parts(round_["id"])]
+    stages = [part.stage for part in place.work.ledger.parts.of_round(round_.id)]
     assert stages == ["collect", "fit", "fit", "assemble"]
     assert "nothing serves yet: The new version is unfit" in place.failed(round_)
 
 
-def test_a_network_that_raises_fails_the_round_in_its_own_words(place: Place) -> None:
+def test_a_network_that_raises_fails_the_round_in_its_own_words(place: OneProject) -> None:
     round_ = place.start("raising")
     place.run(round_, "raising")
-    told = project_status(place.work.ledger, place.work.ledger.project(place.project_id))
+    told = project_status(place.work.ledger, place.work.ledger.projects.get(place.project_id))
     assert told["last_error"] == "fit: RuntimeError: the laboratory's own mistake"
     assert told["publication"] == place.serving
     shown = describe_status({"projects": [told], "processes": []})
@@ -174,14 +170,14 @@ def test_a_network_that_raises_fails_the_round_in_its_own_words(place: Place) ->
     assert reason == "fit, 3 times: RuntimeError: the laboratory's own mistake"
 
 
-def test_a_network_that_cannot_be_made_fails_the_round_at_once(place: Place) -> None:
+def test_a_network_that_cannot_be_made_fails_the_round_at_once(place: OneProject) -> None:
     round_ = place.start("not_there")
     place.run(round_, "not_there")
     assert "unlucky_networks:not_there cannot be imported" in place.failed(round_)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's memory so")
-def test_want_of_memory_is_told_as_such(place: Place) -> None:
+def test_want_of_memory_is_told_as_such(place: OneProject) -> None:
     round_ = place.start("hungry")
     place.run(round_, "hungry", times=UNEXPECTED_ATTEMPTS)
     reason = place.failed(round_)
@@ -189,16 +185,14 @@ def test_want_of_memory_is_told_as_such(place: Place) -> None:
     assert "max_side_px" in reason
 
 
-def test_a_worker_that_is_killed_again_and_again_ends_the_round(place: Place) -> None:
+def test_a_worker_that_is_killed_again_and_again_ends_the_round(place: OneProject) -> None:
     round_ = place.start("deadly")
-    part = place.work.ledger.parts(round_["id"])[-1]
-    with place.work.ledger._write() as db:  # as if it had been killed so often already
-        db.execute(
-            parts.update().where(parts.c.id == part["id"]).values(attempts=DEADLY_ATTEMPTS - 1)
-        )
+    part = place.work.ledger.parts.of_round(round_.id)[-1]
+    with place.work.ledger.database.write() as db:  # as if it had been killed so often already
+        db.get_one(Part, part.id).attempts = DEADLY_ATTEMPTS - 1
     assert place.run(round_, "deadly") == -signal.SIGKILL
-    (held,) = [p for p in place.work.ledger.parts(round_["id"], "fit") if p["state"] == "leased"]
-    place.work.ledger.release_parts({held["holder"]}, died=True)
+    (held,) = [p for p in place.work.ledger.parts.of_round(round_.id, "fit") if p.state == "leased"]
+    place.work.ledger.parts.release({held.holder}, died=True)
     assert place.run(round_, "deadly") == 0
     assert "is there enough memory for a worker?" in place.failed(round_)
 
@@ -240,14 +234,9 @@ NOW = 1_000_000.0
 
 
 def due(checked_s_ago: float, event_s_ago: float, action: str = "START_TRAINING") -> bool:
-    row: Any = {
-        "connected": True,
-        "paused": False,
-        "not_before": 0.0,
-        "check_asked_at": NOW - checked_s_ago - 1,
-        "checked_at": NOW - checked_s_ago,
-    }
-    event: Any = {"action": action, "received_at": NOW - event_s_ago}
+    checked_at = NOW - checked_s_ago
+    row = rows.project(check_asked_at=checked_at - 1, checked_at=checked_at)
+    event = rows.event(NOW - event_s_ago, action)
     return check_is_due(row, [event], False, NOW)
 
 
@@ -265,14 +254,8 @@ class TestAfterACheckThatFailed:
     def test_a_night_of_failures_is_some_hundred_questions(self) -> None:
         event_at, checked_at, asked = 0.0, 6.0, 1
         while checked_at < 8 * 3600:
-            row: Any = {
-                "connected": True,
-                "paused": False,
-                "not_before": 0.0,
-                "check_asked_at": checked_at - 1,
-                "checked_at": checked_at,
-            }
-            event: Any = {"action": "START_TRAINING", "received_at": event_at}
+            row = rows.project(check_asked_at=checked_at - 1, checked_at=checked_at)
+            event = rows.event(event_at, "START_TRAINING")
             now = next(
                 checked_at + step
                 for step in range(600)

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from backend.ledger.ledger import Ledger, upgrade
+from backend.ledger import Ledger, upgrade
 from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.workplace import Workplace
@@ -66,9 +66,9 @@ def setup_body(**fields: Any) -> dict[str, Any]:
 
 def events(ledger: Ledger) -> list[tuple[str, list[int]]]:
     return [
-        (event["action"], event["ids"])
-        for project in ledger.projects()
-        for event in ledger.pending_events(project["id"])
+        (event.action, event.ids)
+        for project in ledger.projects.all()
+        for event in ledger.events.pending(project.id)
     ]
 
 
@@ -90,9 +90,9 @@ def test_everything_else_needs_the_password(client: FlaskClient, path: str) -> N
 def test_setup_before_any_training_says_untrained(client: FlaskClient, ledger: Ledger) -> None:
     answer = post(client, "/setup", setup_body())
     assert answer.json == {"model_version": "untrained"}
-    (project,) = ledger.projects()
-    assert (project["studio_id"], project["created"]) == (1, 1795468845)
-    assert project["label_config"] == CONFIG
+    (project,) = ledger.projects.all()
+    assert (project.studio_id, project.created) == (1, 1795468845)
+    assert project.label_config == CONFIG
 
 
 def test_setup_as_label_studio_sends_it_is_understood(client: FlaskClient) -> None:
@@ -109,16 +109,16 @@ def test_options_that_are_not_known_are_refused_by_name(client: FlaskClient) -> 
 def test_options_may_come_as_text(client: FlaskClient, ledger: Ledger) -> None:
     wrapped = json.dumps(json.dumps({"members": 3}))
     assert post(client, "/setup", setup_body(extra_params=wrapped)).status_code == 200
-    assert ledger.projects()[0]["extra_params"] == {"members": 3}
+    assert ledger.projects.all()[0].extra_params == {"members": 3}
 
 
 def test_setup_connects_a_project_again_that_was_disconnected(
     client: FlaskClient, ledger: Ledger
 ) -> None:
     post(client, "/setup", setup_body())
-    ledger.update_project(1, connected=False)
+    ledger.projects.update(1, connected=False)
     post(client, "/setup", setup_body())
-    assert ledger.project(1)["connected"]
+    assert ledger.projects.get(1).connected
 
 
 def test_predict_without_a_version_claims_nothing_for_every_task(client: FlaskClient) -> None:
@@ -181,7 +181,7 @@ def test_what_does_not_concern_training_is_ignored_with_201(
 
 def test_events_of_a_disconnected_project_are_ignored(client: FlaskClient, ledger: Ledger) -> None:
     post(client, "/setup", setup_body())
-    ledger.update_project(1, connected=False)
+    ledger.projects.update(1, connected=False)
     answer = post(client, "/webhook", {"action": "START_TRAINING", "project": PROJECT})
     assert answer.status_code == 201
     assert events(ledger) == []

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from werkzeug.datastructures import Authorization
 
-from backend.ledger.ledger import upgrade
+from backend.ledger import upgrade
 from backend.settings import load_settings
 from backend.web import auth as login
 from backend.web.app import build_app

@@ -22,7 +22,7 @@ import psutil
 import pytest
 import requests
 
-from backend.ledger.ledger import Ledger
+from backend.ledger import Ledger
 from backend.web.app import MAX_BODY, MAX_EVENT, MAX_SETUP
 from backend.web.serve import PROCESSES
 from backend.web.server import HEAD_BYTES, THREADS
@@ -473,7 +473,7 @@ def test_many_webhooks_at_once_are_all_kept(web: Web) -> None:
 def events_kept(web: Web) -> int:
     """Events of all projects that the ledger holds, read by a process of another time."""
     ledger = Ledger(web.settings.ledger_url)
-    kept = sum(len(ledger.pending_events(project["id"])) for project in ledger.projects())
+    kept = sum(len(ledger.events.pending(project.id)) for project in ledger.projects.all())
     ledger.close()
     return kept
 

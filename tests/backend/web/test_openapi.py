@@ -19,7 +19,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from backend.ledger.ledger import upgrade
+from backend.ledger import upgrade
 from backend.settings import load_settings
 from backend.web.app import build_app
 from backend.web.openapi import openapi

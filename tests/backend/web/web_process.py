@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from backend.ledger.ledger import upgrade
+from backend.ledger import upgrade
 from backend.settings import Settings, load_settings
 from tests.backend.web import impatient
 from tests.live.servers import ROOT, Process, free_port, wait_until

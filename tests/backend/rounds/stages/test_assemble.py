@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from backend.ledger import Round
 from backend.rounds.stages.assemble import assemble, labelled_images
 from backend.rounds.stages.fit import fit
 from backend.settings import Settings
@@ -29,11 +30,27 @@ def work_of(tmp_path: Path, **values: Any) -> Workplace:
     return Workplace(settings)
 
 
+def training_round(version: int, manifest: list[Any], config: str) -> Round:
+    round_ = Round(
+        project_id=1,
+        kind="train",
+        reason="",
+        stage="fit",
+        version=version,
+        config=config,
+        manifest=manifest,
+        started_at=0.0,
+        stage_started_at=0.0,
+    )
+    round_.id = 7
+    return round_
+
+
 def test_another_workers_own_network_is_not_imported(tmp_path: Path) -> None:
     config = replace(TINY, network="this:runs_code").to_json()
-    round_ = {"project_id": 1, "id": 7, "config": config, "manifest": [], "version": 1}
+    round_ = training_round(1, [], config)
     work = work_of(tmp_path, network=OWN)
-    work.ledger = cast(Any, SimpleNamespace(project=lambda _id: {"slug": SLUG}))
+    work.ledger = cast(Any, FakeLedger(None))
     for stage in (fit, assemble):
         with pytest.raises(ForeignNetwork, match="set NETWORK=this:runs_code"):
             stage(work, round_, {"member": 0}, lambda _share: None)
@@ -42,42 +59,29 @@ def test_another_workers_own_network_is_not_imported(tmp_path: Path) -> None:
 class FakeLedger:
     """What ``assemble`` asks and tells; the real one needs a project of Label Studio."""
 
-    def __init__(self, former: dict[str, Any] | None) -> None:
+    def __init__(self, former: SimpleNamespace | None) -> None:
         self.former = former
         self.recorded: dict[str, Any] = {}
+        self.projects = SimpleNamespace(get=lambda _id: SimpleNamespace(slug=SLUG))
+        self.evidence = SimpleNamespace(all=lambda _id: [])
+        self.versions = SimpleNamespace(
+            promoted=lambda _id: self.former, all=lambda _id: [], record=self._record
+        )
 
-    def project(self, _id: int) -> dict[str, Any]:
-        return {"slug": SLUG}
-
-    def promoted_version(self, _id: int) -> dict[str, Any] | None:
-        return self.former
-
-    def evidence(self, _id: int) -> list[dict[str, Any]]:
-        return []
-
-    def versions(self, _id: int) -> list[dict[str, Any]]:
-        return []
-
-    def record_version(self, project_id: int, number: int, round_id: int, **values: Any) -> None:
+    def _record(self, project_id: int, number: int, round_id: int, **values: Any) -> None:
         self.recorded = {"number": number, **values}
 
 
 def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -> None:
     work = work_of(tmp_path)
-    ledger = FakeLedger({"number": 1})
+    ledger = FakeLedger(SimpleNamespace(number=1))
     work.ledger = cast(Any, ledger)
     examples = disc_examples(8)
     manifest = []
     for example in examples:
         work.registry.put_example(SLUG, example.key, example)
         manifest.append({"task": example.key, "digest": example.key, "audit": False})
-    round_ = {
-        "project_id": 1,
-        "id": 7,
-        "config": TINY.to_json(),
-        "manifest": manifest,
-        "version": 2,
-    }
+    round_ = training_round(2, manifest, TINY.to_json())
     for member in range(2):
         fit(work, round_, {"member": member}, lambda _share: None)
     outcome = assemble(work, round_, {}, lambda _share: None)
@@ -91,8 +95,8 @@ def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert list(work.registry.version_path(SLUG, 2).glob("compiled-*.blob"))
     # With the former one whole again, the two are compared.
-    ledger.former = {"number": 2}
-    assemble(work, {**round_, "version": 3}, {}, lambda _share: None)
+    ledger.former = SimpleNamespace(number=2)
+    assemble(work, training_round(3, manifest, TINY.to_json()), {}, lambda _share: None)
     assert ledger.recorded["reason"].startswith("Foreground Dice changed by +0.000")
 
 

@@ -29,8 +29,8 @@ def stored(work: SimpleNamespace, shards: list[list[dict[str, Any]]]) -> Workpla
         write_shard(place, SLUG, 7, {"version": 1, "shard": number}, shard)
         for number, shard in enumerate(shards)
     ]
-    parts = [{"result": {"file": file}} for file in files]
-    work.ledger = SimpleNamespace(parts=lambda round_id, stage: parts)
+    results = [{"file": file} for file in files]
+    work.ledger = SimpleNamespace(parts=SimpleNamespace(results=lambda round_id, stage: results))
     return place
 
 

@@ -1,0 +1,81 @@
+"""What happened to the projects: webhooks, requests of a person, ends of rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import bindparam, delete, func, or_, select, union, update
+
+from backend.ledger.engine import Database
+from backend.ledger.entities import Event
+
+
+class Events:
+    """Events trigger checks; a check that looked at Label Studio marks them as handled."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, project_id: int, action: str, ids: Sequence[int] = ()) -> int:
+        """Write what happened, before anybody is told that it was received; the event's id."""
+        happened = Event(
+            project_id=project_id, action=action, ids=list(ids), received_at=time.time()
+        )
+        with self._db.write() as db:
+            db.add(happened)
+        return happened.id
+
+    def pending(self, project_id: int) -> list[Event]:
+        """The unhandled events, oldest first."""
+        with self._db.read() as db:
+            return list(
+                db.scalars(
+                    select(Event)
+                    .where(Event.project_id == project_id, ~Event.handled)
+                    .order_by(Event.id)
+                )
+            )
+
+    def pending_ends(self, project_id: int, *, all_of: str) -> list[Event]:
+        """The first and the last unhandled event of each action, oldest first.
+
+        Many thousands can wait for a round to end, and the clock asks every second.
+
+        Args:
+            all_of: the action of which every event is wanted.
+        """
+        pending = (Event.project_id == project_id) & ~Event.handled
+        ends = [
+            select(end(Event.id)).where(pending).group_by(Event.action)
+            for end in (func.min, func.max)
+        ]
+        wanted = or_(Event.id.in_(union(*ends)), Event.action == all_of)
+        with self._db.read() as db:
+            return list(db.scalars(select(Event).where(pending, wanted).order_by(Event.id)))
+
+    def handle(self, event_ids: Sequence[int]) -> None:
+        """Mark events as handled."""
+        if not event_ids:
+            return
+        with self._db.write() as db:
+            # One by one: a statement takes no more than 32,766 values.
+            db.connection().execute(
+                update(Event).where(Event.id == bindparam("done")).values(handled=True),
+                [{"done": event_id} for event_id in event_ids],
+            )
+
+    def drop_old(self, older_than_s: float) -> None:
+        """Forget old events: all that are handled, and of the others all but the last of each
+        action, which still says that there is something to look at."""
+        old = Event.received_at < time.time() - older_than_s
+        last = select(func.max(Event.id)).group_by(Event.project_id, Event.action)
+        with self._db.write() as db:
+            db.execute(delete(Event).where(old, or_(Event.handled, Event.id.not_in(last))))
+
+    def last_at(self, project_id: int) -> float | None:
+        """When the last event came; None before the first."""
+        with self._db.read() as db:
+            return db.scalar(
+                select(func.max(Event.received_at)).where(Event.project_id == project_id)
+            )

@@ -1,0 +1,139 @@
+"""The projects that the backend knows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Unpack
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from backend.errors import UnknownProject
+from backend.ledger.engine import Database
+from backend.ledger.entities import (
+    Event,
+    Evidence,
+    Part,
+    Place,
+    Project,
+    Publication,
+    Round,
+    Version,
+)
+from backend.ledger.shapes import ProjectFields
+
+
+class Projects:
+    """The projects that the backend knows, connected or not.
+
+    ``project_id`` is always the ledger's own number, ``studio_id`` Label Studio's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def ensure(
+        self,
+        server: str,
+        studio_id: int,
+        created: int,
+        *,
+        title: str | None = None,
+        label_config: str | None = None,
+        extra_params: Mapping[str, object] | None = None,
+    ) -> Project:
+        """The project of this key, made if new; given fields are written where they differ."""
+        fields = ProjectFields()
+        if title is not None:
+            fields["title"] = title
+        if label_config is not None:
+            fields["label_config"] = label_config
+        if extra_params is not None:
+            fields["extra_params"] = dict(extra_params)
+        with self._db.read() as db:
+            found = _by_key(db, server, studio_id, created)
+        if found is not None and all(
+            getattr(found, name) == value for name, value in fields.items()
+        ):
+            return found
+        with self._db.write() as db:
+            found = _by_key(db, server, studio_id, created)
+            if found is None:
+                slug = project_slug(server, studio_id, created)
+                found = Project(server=server, studio_id=studio_id, created=created, slug=slug)
+                db.add(found)
+            for name, value in fields.items():
+                setattr(found, name, value)
+            db.flush()
+            return found
+
+    def get(self, project_id: int) -> Project:
+        """The project of this number.
+
+        Raises:
+            UnknownProject: there is none.
+        """
+        with self._db.read() as db:
+            found = db.get(Project, project_id)
+        if found is None:
+            raise UnknownProject(f"The ledger knows no project number {project_id}.")
+        return found
+
+    def of_studio(self, server: str, studio_id: int) -> Project:
+        """The newest project of that Label Studio number.
+
+        Raises:
+            UnknownProject: it was never connected.
+        """
+        with self._db.read() as db:
+            found = db.scalars(
+                select(Project)
+                .where(Project.server == server, Project.studio_id == studio_id)
+                .order_by(Project.created.desc())
+            ).first()
+        if found is None:
+            raise UnknownProject(
+                f"Project {studio_id} of {server} is not connected: "
+                f"run `python -m backend connect --project {studio_id}`."
+            )
+        return found
+
+    def all(self, *, connected_only: bool = False, server: str | None = None) -> list[Project]:
+        """The projects, of one Label Studio server if it is named."""
+        query = select(Project).order_by(Project.id)
+        if server is not None:
+            query = query.where(Project.server == server)
+        if connected_only:
+            query = query.where(Project.connected)
+        with self._db.read() as db:
+            return list(db.scalars(query))
+
+    def update(self, project_id: int, **fields: Unpack[ProjectFields]) -> None:
+        with self._db.write() as db:
+            db.execute(update(Project).where(Project.id == project_id).values(**fields))
+
+    def forget(self, project_id: int) -> None:
+        """Delete everything that the ledger holds of a project."""
+        own_rounds = select(Round.id).where(Round.project_id == project_id)
+        own_publications = select(Publication.id).where(Publication.project_id == project_id)
+        with self._db.write() as db:
+            db.execute(delete(Place).where(Place.publication_id.in_(own_publications)))
+            db.execute(delete(Part).where(Part.round_id.in_(own_rounds)))
+            for entity in (Evidence, Publication, Version, Event, Round):
+                db.execute(delete(entity).where(entity.project_id == project_id))
+            db.execute(delete(Project).where(Project.id == project_id))
+
+
+def _by_key(db: Session, server: str, studio_id: int, created: int) -> Project | None:
+    return db.scalars(
+        select(Project).where(
+            Project.server == server, Project.studio_id == studio_id, Project.created == created
+        )
+    ).first()
+
+
+def project_slug(server: str, studio_id: int, created: int) -> str:
+    """A folder name for a project: its numbers and a hash of the server's URL."""
+    digest = hashlib.sha256(server.encode()).hexdigest()[:8]
+    return f"project-{studio_id}-{created}-{digest}"

@@ -1,0 +1,160 @@
+"""What the JSON columns of the ledger hold, by shape.
+
+A shape that grew from release to release is ``total=False``: an earlier one wrote fewer keys.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+RoundKind = Literal["train", "rank", "start"]
+RoundState = Literal["active", "succeeded", "failed", "cancelled"]
+Stage = Literal["collect", "judge", "fit", "assemble", "choose", "score", "publish"]
+PartState = Literal["waiting", "leased", "done", "dropped"]
+VersionState = Literal["promoted", "kept", "withdrawn"]
+PublicationState = Literal["prepared", "serving", "superseded", "failed", "deleted"]
+
+
+class ManifestEntry(TypedDict):
+    """A labelled task of a training round.
+
+    Attributes:
+        task: Label Studio's task id.
+        stamp: digest of its annotations' ids and times; None if it has none any more.
+        annotations: [id, updated_at] of each that is no skip.
+        audit: whether the task belongs to the audit set, which is never trained on.
+        url: of its image; None if the task names none.
+        digest: name of its example in the registry; None if it could not be made.
+    """
+
+    task: int
+    stamp: str | None
+    annotations: list[tuple[int, str]]
+    audit: bool
+    url: str | None
+    digest: str | None
+
+
+class JudgePayload(TypedDict):
+    """``tasks``: task id, digest of its example, and the version that judges, of each."""
+
+    tasks: list[tuple[int, str, int]]
+
+
+class FitPayload(TypedDict):
+    member: int
+
+
+class ScorePayload(TypedDict):
+    """``tasks``: task id and image URL of each candidate; ``version``: what scores them."""
+
+    version: int
+    tasks: list[tuple[int, str]]
+
+
+class NoPayload(TypedDict):
+    """A stage of a single part that finds all it needs in the ledger."""
+
+
+Payload = NoPayload | JudgePayload | FitPayload | ScorePayload
+
+
+class Result(TypedDict, total=False):
+    """What a finished part keeps of itself; each stage writes its own keys."""
+
+    # collect
+    labelled: int
+    # collect, judge
+    judged: int
+    # fit
+    member: int
+    # assemble
+    version: int
+    promoted: bool
+    # choose
+    pool: int
+    unlabelled: int
+    drawn: list[int] | None
+    # score
+    file: str
+    scored: int
+    refused: int
+    # publish
+    published: int
+    left_out: int
+
+
+class Interval(TypedDict):
+    """A value and its 95 % interval; both ends None where one image is all there is."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class AuditEstimate(TypedDict):
+    """A version's quality on the audit images; ``scores`` by task id as text."""
+
+    images: int
+    foreground_dice: Interval
+    dice: dict[str, Interval | None]
+    scores: dict[str, float]
+
+
+class Gain(TypedDict):
+    """What the last labels changed: new minus old foreground Dice of the same images."""
+
+    labels: int
+    since: int
+    pays: bool
+    harms: bool
+    mean: float
+    low: float
+    high: float
+    p_worse: float
+    pairs: int
+
+
+class Metrics(TypedDict, total=False):
+    """What was measured of a version. An earlier release kept fewer of these."""
+
+    out_of_fold: bool
+    examples: int
+    dice: dict[str, float | None]
+    iou: dict[str, float | None]
+    foreground_dice: float
+    scores: dict[str, float]
+    problems: list[str]
+    temperature: float
+    ece: float | None
+    ece_uncalibrated: float | None
+    reliability: list[tuple[float, float, int]]
+    bf16_agreement: float | None
+    labelled_images: dict[str, int]
+    audit: AuditEstimate | None
+    chance_scores: dict[str, float]
+    recipe: str
+    truths: dict[str, str]
+    audit_gain: Gain | None
+    chance_gain: Gain | None
+
+
+class ProjectFields(TypedDict, total=False):
+    """The columns of a project that may change."""
+
+    title: str
+    label_config: str
+    extra_params: dict[str, object]
+    connection: str | None
+    connected: bool
+    paused: bool
+    last_error: str | None
+    failures: int
+    not_before: float
+    check_asked_at: float | None
+    checked_at: float | None
+    labelled: int
+    ranked_left: int
+    changed: int
+    pool: int
+    left_out: int
