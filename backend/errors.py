@@ -85,3 +85,15 @@ class UnknownProject(BackendError):
     """No connected project of that number."""
 
     status = 404
+
+
+def describe_error(error: Exception) -> str:
+    """An unexpected error as a sentence; out-of-memory errors come as several exception types."""
+    described = f"{type(error).__name__}: {error}"
+    out_of_memory = any(text in described for text in ("allocate memory", "out of memory"))
+    if isinstance(error, MemoryError) or out_of_memory:
+        return (
+            f"There was not enough memory for a worker ({described}): let fewer WORKERS run, or "
+            "give the project fewer members or a smaller max_side_px."
+        )
+    return described

@@ -13,7 +13,8 @@ from backend.settings import load_settings
 @click.option("--single", "name", default=None, hidden=True, help="One RQ worker of this name.")
 def worker(workers: int | None, name: str | None) -> None:
     """Run rounds: RQ workers and the clock that hands out their jobs."""
-    from backend.jobs.worker import WorkerParent, run_single
+    from backend.jobs.worker import run_single
+    from backend.jobs.worker_parent import WorkerParent
     from backend.ledger import upgrade
 
     log_to_stderr()

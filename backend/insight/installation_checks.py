@@ -20,9 +20,9 @@ from sqlalchemy.exc import DatabaseError
 from backend.errors import BadSettings, LedgerUnavailable, StudioRefused, StudioUnreachable
 from backend.insight.finding import Finding
 from backend.insight.status import SILENT_AFTER_S
-from backend.jobs.jobs import open_queue
 from backend.label_studio.bulk import Studio
 from backend.label_studio.client import no_auth
+from backend.redis_queue import registered_workers
 from backend.settings import Settings
 from backend.workplace import Workplace
 
@@ -397,13 +397,11 @@ def check_workers(work: Workplace) -> list[Finding]:
 
 def _elsewhere(work: Workplace) -> Iterator[Finding]:
     """Workers that share our ledger but not our Redis never see what the web queues."""
-    from rq import Worker
-
     try:
-        listening = Worker.count(queue=open_queue(work))
+        listening = registered_workers(work.redis)
     except (RedisError, BadSettings):
         return  # check_redis says it
-    if listening == 0:
+    if not listening:
         yield _warning(
             "workers-elsewhere",
             "Workers are alive by the ledger, but none is registered in our Redis.",

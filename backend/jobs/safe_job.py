@@ -1,8 +1,9 @@
 """A job as it comes out of Redis: one of our functions, numbers, a time limit, and nothing else.
 
-Whoever can write to Redis writes jobs. RQ would import and call the callbacks that a job names,
+Whoever can write to Redis can write jobs. RQ would import and call the callbacks that a job names,
 some of them in the worker's own process and before any job runs, and would send the web requests
-that it asks for. So what our jobs do not have is not read, and a job that is not ours is none.
+that it asks for. So fields that our jobs do not have are not read, and a job that is not ours does
+not exist.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _READ = frozenset(
         *("result_ttl", "failure_ttl", "enqueue_at_front"),
     }
 )
-"""The fields of ours. Among the others are callbacks, webhooks, dependencies, retries, repeats."""
+"""The fields of our jobs. The others hold callbacks, webhooks, dependencies, retries, repeats."""
 
 MAX_DATA_BYTES = 4096
 """Ours have some eighty; zlib makes at most 4 MiB of these."""
 
 
-class OurJob(Job):
+class SafeJob(Job):
     """An RQ job that is one of ours, or does not exist."""
 
     def restore(self, raw_data: dict[bytes | str, Any]) -> None:
@@ -49,12 +50,12 @@ class OurJob(Job):
                 raise ValueError(f"its data are longer than {MAX_DATA_BYTES} bytes")
             super().restore({name: value for name, value in fields.items() if name in _READ})
             _check(self)
-        # Whatever a stranger's bytes make of RQ's reading, an AssertionError for one: it must not
-        # end the worker, which would meet the same job again.
+        # Hostile bytes can make RQ raise anything, an AssertionError for one. It must not end the
+        # worker, which would meet the same job again.
         except Exception as error:
-            said = str(error)[:200] or type(error).__name__
-            log.error("job %.80r in Redis is none of ours (%s): passed over", self.id, said)
-            raise NoSuchJobError(f"no job of ours: {said}") from error
+            reason = str(error)[:200] or type(error).__name__
+            log.error("job %.80r in Redis is not one of ours (%s): passed over", self.id, reason)
+            raise NoSuchJobError(f"no job of ours: {reason}") from error
 
 
 def _check(job: Job) -> None:

@@ -74,6 +74,13 @@ FEWEST_TASKS = 2
 Stamps = dict[int, tuple[Stamp, ...]]
 
 
+def next_stage(kind: RoundKind, stage: Stage) -> Stage | None:
+    """The stage that follows; None after the last."""
+    stages = STAGES[kind]
+    after = stages.index(stage) + 1
+    return stages[after] if after < len(stages) else None
+
+
 def check_is_due(project: Project, pending: Sequence[Event], active: bool, now: float) -> bool:
     """Whether Label Studio should be looked at now.
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import psutil
 
-from backend.jobs.jobs import next_stage
 from backend.ledger import START, upgrade
 from backend.rounds.retention import prune
-from backend.rounds.schedule import check_project
+from backend.rounds.schedule import check_project, next_stage
 from backend.rounds.stages import RUN
 from backend.settings import load_settings
 from backend.workplace import Workplace

@@ -20,7 +20,7 @@ from redis import Redis
 
 from backend.errors import BadSettings, StudioRefused
 from backend.jobs import jobs
-from backend.jobs.jobs import Clock
+from backend.jobs.clock import Clock
 from backend.label_studio.bulk import Studio
 from backend.ledger import upgrade
 from backend.local.valkey import embedded_valkey

@@ -19,9 +19,10 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import SimpleWorker
 
-from backend.jobs import jobs
-from backend.jobs.jobs import Clock, open_queue
-from backend.jobs.safe_job import OurJob
+from backend.jobs import clock, parts
+from backend.jobs.clock import Clock
+from backend.jobs.queue import open_queue
+from backend.jobs.safe_job import SafeJob
 from backend.label_studio import client
 from backend.ledger.heartbeat import BEAT_S, Heartbeat
 from backend.rounds import schedule
@@ -32,8 +33,8 @@ SHORT_WAITS: tuple[tuple[Any, str, object], ...] = (
     (schedule, "PATIENCE_S", 2.0),
     (schedule, "AFTER_FAILURE_S", (0.2, 1.0)),
     (schedule, "ASK_AGAIN_S", 1.0),
-    (jobs, "ASK_AGAIN_S", 1.0),
-    (jobs, "LONGEST_DELAY_S", 0.2),
+    (clock, "ASK_AGAIN_S", 1.0),
+    (parts, "LONGEST_DELAY_S", 0.2),
     (client, "RETRY_AFTER_S", (0.05,)),
 )
 """What people and servers are given time for, and a test would only wait out: (module, name, s).
@@ -59,7 +60,7 @@ class _NoLimit(BaseDeathPenalty):
 
 
 class _Worker(SimpleWorker):
-    job_class = OurJob
+    job_class = SafeJob
     death_penalty_class = _NoLimit
 
 

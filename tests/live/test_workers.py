@@ -19,12 +19,16 @@ from rq import Queue
 from rq.executions import Execution
 from rq.serializers import JSONSerializer
 
-from backend.jobs import jobs
-from backend.jobs.jobs import Clock, forget_workers, known_workers, open_queue
-from backend.jobs.worker import CommitteeWorker, WorkerParent, pause_after, worker_name
+from backend.jobs import clock as clock_module
+from backend.jobs.clock import Clock
+from backend.jobs.names import worker_name
+from backend.jobs.queue import open_queue, remove_workers
+from backend.jobs.worker import CommitteeWorker
+from backend.jobs.worker_parent import WorkerParent, pause_after
 from backend.ledger import Ledger, Project, upgrade
 from backend.ledger.heartbeat import process_id
 from backend.process_group import pid_space
+from backend.redis_queue import registered_workers
 from backend.rounds import schedule as rounds
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
@@ -163,7 +167,7 @@ def test_a_restarted_parent_takes_back_what_its_killed_forerunner_held(
     start_worker("--workers", "1")
     taken = held_until(work.ledger, {dead}, lambda: attempts(work.ledger, part_id) == 2)
     wait_until(taken, START_LIMIT_S, "the part to be taken")
-    assert dead not in known_workers(queue)
+    assert dead not in registered_workers(queue.connection)
     assert not set(first) & set(jobs_begun(queue))
 
 
@@ -198,9 +202,9 @@ def test_what_a_namesake_in_another_container_holds_is_its_own_while_it_is_heard
     assert work.ledger.parts.take(part_id, namesake) is not None
     work.ledger.processes.beat(process_id("worker", HOST, space, pid), "worker", "", HOST, pid)
     parent = WorkerParent(settings, 1)
-    assert parent._orphaned() == set()
+    assert parent._orphans() == set()
     work.ledger.processes.remove(process_id("worker", HOST, space, pid))
-    assert parent._orphaned() == {namesake}
+    assert parent._orphans() == {namesake}
     parent._work.close()
     parent._work.redis.close()
 
@@ -230,7 +234,7 @@ def test_what_a_killed_horse_or_worker_held_is_taken_again_at_once(
 
 SLOW_IMPORT = """
 import sys
-from backend.jobs import jobs
+from backend.jobs import jobs, lease
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.live.servers import wait_until
@@ -248,7 +252,7 @@ class Slow:
         raise SystemExit(7)
 
 sys.meta_path.insert(0, Slow())
-jobs.LEASE_S = 0.6  # renewed six times as often
+lease.LEASE_S = 0.6  # renewed six times as often
 jobs.run_part(1)
 """
 
@@ -356,9 +360,9 @@ def test_a_dead_worker_and_its_job_are_taken_out_of_redis(work: Workplace) -> No
     queue = open_queue(work)
     queue.enqueue_call("backend.jobs.clean", args=(1,), job_id="clean-1", timeout=60)
     begin_as(queue, "host-1-0")
-    assert (known_workers(queue), jobs_begun(queue)) == ({"host-1-0"}, ["clean-1"])
-    forget_workers(queue, {"host-1-0", "host-1-7"})
-    assert (known_workers(queue), jobs_begun(queue)) == (set(), [])
+    assert (registered_workers(queue.connection), jobs_begun(queue)) == ({"host-1-0"}, ["clean-1"])
+    remove_workers(queue, {"host-1-0", "host-1-7"})
+    assert (registered_workers(queue.connection), jobs_begun(queue)) == (set(), [])
     assert queue.intermediate_queue.get_job_ids() == []
     assert work.redis.keys("rq:job:*") == []
 
@@ -411,7 +415,7 @@ class TestTheClock:
         work.redis.flushall()
         clock.tick()
         assert asked() == []  # it may have failed: not every second
-        monkeypatch.setattr(jobs, "ASK_AGAIN_S", -1.0)
+        monkeypatch.setattr(clock_module, "ASK_AGAIN_S", -1.0)
         clock.tick()
         assert asked() == [[project.id, first]]
         work.redis.flushall()
@@ -419,7 +423,7 @@ class TestTheClock:
         clock.tick()
         assert asked() == [[project.id, second]]
         work.redis.flushall()
-        monkeypatch.setattr(jobs, "KEEP_REST_S", -1.0)
+        monkeypatch.setattr(clock_module, "KEEP_REST_S", -1.0)
         clock.tick()
         assert asked() == []
         assert work.ledger.events.pending(project.id) == []

@@ -16,8 +16,9 @@ from rq.serializers import JSONSerializer
 
 from backend.insight.status import status
 from backend.jobs import jobs
-from backend.jobs.jobs import Clock, open_queue
-from backend.jobs.safe_job import OurJob
+from backend.jobs.clock import Clock
+from backend.jobs.queue import open_queue
+from backend.jobs.safe_job import SafeJob
 from backend.ledger import Ledger, upgrade
 from backend.ledger.projects import project_slug
 from backend.settings import Settings, load_settings
@@ -236,7 +237,7 @@ def test_versions_names_publications_by_number_alone(client: FlaskClient, here: 
 
 def jobs_in(redis: Redis, work: Workplace) -> set[tuple[str, int]]:
     queue = open_queue(work)
-    found = (OurJob.fetch(i, redis, serializer=JSONSerializer) for i in queue.get_job_ids())
+    found = (SafeJob.fetch(i, redis, serializer=JSONSerializer) for i in queue.get_job_ids())
     return {(str(job.func_name).rpartition(".")[2], job.args[0]) for job in found}
 
 

@@ -21,7 +21,8 @@ from sqlalchemy import text
 from backend.actions.versions import roll_back
 from backend.errors import BadRequest, LedgerUnavailable
 from backend.insight.versions import describe_versions, versions_of
-from backend.jobs.jobs import LOCK_TTL_S, QUIET_BEFORE_DELETE_S, clean, next_stage
+from backend.jobs.cleaning import LOCK_TTL_S, QUIET_BEFORE_DELETE_S
+from backend.jobs.jobs import clean
 from backend.label_studio.bulk import Studio
 from backend.ledger import Ledger, Outcome, Project, Round, upgrade
 from backend.ledger import rounds as rounds_module
@@ -37,7 +38,7 @@ from backend.rounds.retention import (
     prune,
     removed_on_purpose,
 )
-from backend.rounds.schedule import PREDICT_REST, STAGES, check_is_due
+from backend.rounds.schedule import PREDICT_REST, STAGES, check_is_due, next_stage
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.backend.rows import place

@@ -20,12 +20,12 @@ from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
 from backend.insight.status import describe, status
 from backend.jobs import jobs
-from backend.jobs.jobs import Clock, next_stage
+from backend.jobs.clock import Clock
 from backend.label_studio.bulk import Project, Stamp, Task
 from backend.label_studio.client import Json
 from backend.ledger import Outcome, Place, Publication, Round, upgrade
 from backend.rounds import schedule as rounds
-from backend.rounds.schedule import STAGES, check_project
+from backend.rounds.schedule import STAGES, check_project, next_stage
 from backend.rounds.stages import RUN
 from backend.rounds.stages.choose import choose
 from backend.rounds.stages.shards import packed, write_shard
@@ -461,7 +461,7 @@ class TestWhenItStarts:
             before = len(asked)
             place.work.ledger.events.add(place.id, "START_TRAINING")
             place.work.ledger.projects.update(place.id, check_asked_at=None)
-            Clock(place.work)._serve_project(queue, place.work.ledger.projects.get(place.id))
+            Clock(place.work)._ask_for_jobs(queue, place.work.ledger.projects.get(place.id))
             return len(asked) - before
 
         place.check()

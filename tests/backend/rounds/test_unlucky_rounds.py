@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.errors import NotEnoughLabels
+from backend.errors import NotEnoughLabels, describe_error
 from backend.insight.status import describe as describe_status
 from backend.insight.status import project_status
-from backend.jobs.jobs import DEADLY_ATTEMPTS, UNEXPECTED_ATTEMPTS, describe
+from backend.jobs.parts import DEADLY_ATTEMPTS, UNEXPECTED_ATTEMPTS
 from backend.ledger import Outcome, Part, Round, upgrade
 from backend.rounds.schedule import AFTER_FAILURE_S, RECONCILE_S, check_is_due
 from backend.rounds.stages.collect import check_classes
@@ -204,8 +204,8 @@ def test_want_of_memory_says_itself_in_many_ways() -> None:
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
         OSError(12, "Cannot allocate memory"),
     ):
-        assert describe(error).startswith("There was not enough memory for a worker (")
-    assert describe(KeyError("task")) == "KeyError: 'task'"
+        assert describe_error(error).startswith("There was not enough memory for a worker (")
+    assert describe_error(KeyError("task")) == "KeyError: 'task'"
 
 
 class TestLabels:
