@@ -13,12 +13,12 @@ from backend.commands.shared import AS_JSON, PROJECT, open_workplace, print_json
 @AS_JSON
 def explain(studio_id: int, task_id: int | None, as_json: bool) -> None:
     """Which measure ranks the images, on what evidence, and why a task stands where it does."""
-    from backend.insight.explain import describe
     from backend.insight.explain import explain as read_explanation
+    from backend.insight.explain_text import describe_explanation
 
     with open_workplace() as work:
         found = read_explanation(work, studio_id, task_id)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
     else:
-        click.echo(describe(found))
+        click.echo(describe_explanation(found))

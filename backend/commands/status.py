@@ -12,12 +12,12 @@ from backend.commands.shared import ANY_PROJECT, AS_JSON, open_workplace, print_
 @AS_JSON
 def status(studio_id: int | None, as_json: bool) -> None:
     """Projects, their rounds and versions, and which processes are alive."""
-    from backend.insight.status import describe
     from backend.insight.status import status as read_status
+    from backend.insight.status_text import describe_status
 
     with open_workplace() as work:
         found = read_status(work.ledger, studio_id)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
     else:
-        click.echo(describe(found))
+        click.echo(describe_status(found))

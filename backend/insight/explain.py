@@ -4,12 +4,13 @@ where it stands."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from backend.errors import BadRequest
+from backend.insight.read_model import Json, to_json
 from backend.insight.status import first_queue
 from backend.ledger import Evidence, Place, Project, Publication
-from backend.options import FALLBACK, FIXED, fixed_arm
 from backend.rounds.audits import advice
 from backend.workplace import Workplace
 
@@ -17,34 +18,177 @@ if TYPE_CHECKING:
     from acquisition.adaptive import Trust
     from backend.options import ProjectOptions
 
-Json = dict[str, Any]
-
 SHOWN_ARMS = 3
-"""Arms whose percentile is told of a task: the weights fall off quickly after a few."""
-
-DISAGREEMENT = ("variation_ratio", "mutual_information", "standard_deviation")
-"""Measures of how far members disagree: 0 everywhere where there is but one."""
-
-MODES: Mapping[str, str] = {
-    "hedge": "every measure ranks the images, weighed by how well it saw what annotators corrected",
-    "leader": "the measure that saw best what annotators corrected ranks the images alone",
-    "random": "chance ranks the images",
-}
-
-WHYS: Mapping[str, str] = {
-    "doubt": "The committee's doubt put it there, with some chance, and unlike those before it.",
-    "class": "It stands there for a class that few of the labelled images show.",
-    "chance": "Chance put it there: some places are always drawn evenly, so that the queue cannot "
-    "do worse than chance for long.",
-    "audit": "It is one of the audit set, which stands at places drawn by chance and is never "
-    "trained on: it measures how good the committee is.",
-    "diverse": "It is the image least like those before it, so that the first labels show what "
-    "there is: there was no version yet.",
-}
+"""Arms whose percentile is shown of a task: after a few the weights fall off quickly."""
 
 
-def explain(work: Workplace, studio_id: int, task_id: int | None = None) -> Json:
-    """What decides a project's queue, as numbers.
+@dataclass(frozen=True)
+class ServingQueue:
+    """The publication that serves; ``mode`` and ``weights`` are None before 0.2.0."""
+
+    name: str
+    version: int
+    length: int
+    mode: str | None
+    weights: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class ArmWeight:
+    arm: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class ArmReward:
+    arm: str
+    reward: float
+
+
+@dataclass(frozen=True)
+class Leader:
+    """The arm of the largest reward in the last round that had errors.
+
+    Attributes:
+        weight: Hedge's, of all rounds, and so ``heaviest`` may be another arm.
+        queue_weight: what the option ``mode`` makes of it.
+        auroc: share of pixel pairs, wrong and right, in which the wrong one was more uncertain.
+        next_best: the best arm of another measure.
+        images: corrected images of that round, with ``wrong_px`` wrong pixels.
+        corrections: how many the rank correlation looked back on.
+    """
+
+    arm: str
+    weight: float
+    queue_weight: float
+    heaviest: ArmWeight
+    round: int
+    reward: float
+    auroc: float
+    next_best: ArmReward
+    images: int
+    wrong_px: int
+    correlation: float
+    corrections: int
+
+
+@dataclass(frozen=True)
+class MeasureWeight:
+    """A measure's weight in all its arms; ``auroc`` None before it was judged."""
+
+    measure: str
+    auroc: float | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class RoundEvidence:
+    """What one round's corrections told.
+
+    Attributes:
+        versions: that were judged by them.
+        telling: images with enough wrong pixels to tell the measures apart, audits not counted.
+    """
+
+    round: int
+    images: int
+    audits: int
+    versions: Sequence[int]
+    wrong_px: int
+    telling: int
+
+
+@dataclass(frozen=True)
+class ArmPercentile:
+    """Share of the predicted images in which this arm's score is lower than the task's."""
+
+    arm: str
+    weight: float
+    percentile: float
+
+
+@dataclass(frozen=True)
+class QueuePlace:
+    """A task's place, counted from 1; ``why`` is a key of ``explain_text.WHYS``."""
+
+    position: int
+    length: int
+    why: str
+    uncertainty: float
+    arms: Sequence[ArmPercentile]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an annotator's corrections of a task told.
+
+    Attributes:
+        error: share of the judged pixels that were corrected.
+        chosen_for: what had put the task into the queue; "" where no queue did.
+        aurocs: by measure; empty where too few pixels were wrong.
+    """
+
+    round: int
+    version: int
+    error: float
+    wrong_px: int
+    judged_px: int
+    chosen_for: str
+    audit: bool
+    aurocs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TaskExplanation:
+    """Where one task stands.
+
+    Attributes:
+        state: unlabelled, labelled or skipped.
+        absent: why it has no place.
+    """
+
+    task: int
+    state: str
+    place: QueuePlace | None
+    absent: str | None
+    judged: Judgement | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What decides a project's queue.
+
+    Attributes:
+        mode: the project's option.
+        arms: how many there are; an arm is a measure with a way to make its map one number.
+        leader: None before the first evidence.
+        measures: the heaviest first.
+        task: None if no task was asked for.
+    """
+
+    project: int
+    title: str
+    mode: str
+    members: int
+    version: int | None
+    publication: ServingQueue | None
+    advice: str | None
+    first_queue: str | None
+    arms: int
+    leader: Leader | None
+    measures: Sequence[MeasureWeight]
+    evidence: Sequence[RoundEvidence]
+    task: TaskExplanation | None = None
+
+    def to_json(self) -> Json:
+        found: Json = to_json(self)
+        if self.task is None:
+            del found["task"]
+        return found
+
+
+def explain(work: Workplace, studio_id: int, task_id: int | None = None) -> Explanation:
+    """What decides a project's queue.
 
     Args:
         studio_id: Label Studio's number of the project.
@@ -56,75 +200,64 @@ def explain(work: Workplace, studio_id: int, task_id: int | None = None) -> Json
     """
     from backend.rounds.evidence import trust_in
 
-    row = work.ledger.projects.of_studio(work.server, studio_id)
-    evidence = work.ledger.evidence.all(row.id)
+    project = work.ledger.projects.of_studio(work.server, studio_id)
+    evidence = work.ledger.evidence.all(project.id)
     trust = trust_in(evidence)
-    serving = work.ledger.publications.serving(row.id)
-    version = work.ledger.versions.promoted(row.id)
-    options = work.options(row)
+    serving = work.ledger.publications.serving(project.id)
+    version = work.ledger.versions.promoted(project.id)
+    options = work.options(project)
     wanted = options.members or work.settings.members
-    found: Json = {
-        "project": studio_id,
-        "title": row.title,
-        "mode": options.mode,
-        "members": wanted if version is None else version.members,
-        "version": None if version is None else version.number,
-        "publication": None if serving is None else _publication(serving),
-        "advice": None if version is None else advice(version.metrics),
-        "first_queue": None if version is not None else first_queue(serving),
-        "arms": len(trust.weights),
-        "leader": _leader(trust, evidence, options),
-        "measures": _measures(trust),
-        "evidence": _by_round(evidence),
-    }
-    if task_id is not None:
-        found["task"] = _task(work, row, serving, evidence, task_id)
-    return found
+    task = None if task_id is None else _task(work, project, serving, evidence, task_id)
+    return Explanation(
+        project=studio_id,
+        title=project.title,
+        mode=options.mode,
+        members=wanted if version is None else version.members,
+        version=None if version is None else version.number,
+        publication=None if serving is None else _serving_queue(serving),
+        advice=None if version is None else advice(version.metrics),
+        first_queue=None if version is not None else first_queue(serving),
+        arms=len(trust.weights),
+        leader=_leader(trust, evidence, options),
+        measures=_measures(trust),
+        evidence=_by_round(evidence),
+        task=task,
+    )
 
 
-def _publication(serving: Publication) -> Json:
-    return {
-        "name": serving.name,
-        "version": serving.version,
-        "length": serving.length,
-        "mode": serving.mode,
-        "weights": serving.weights,
-    }
+def _serving_queue(serving: Publication) -> ServingQueue:
+    return ServingQueue(
+        serving.name, serving.version, serving.length, serving.mode, serving.weights
+    )
 
 
-def _leader(trust: Trust, evidence: Sequence[Evidence], options: ProjectOptions) -> Json | None:
-    """The arm of the largest reward in the last round that had errors; None before.
-
-    ``weight`` is Hedge's, of all rounds, and so ``heaviest`` may be another arm;
-    ``queue_weight`` is what the option ``mode`` makes of it.
-    """
+def _leader(trust: Trust, evidence: Sequence[Evidence], options: ProjectOptions) -> Leader | None:
     from backend.rounds.evidence import steering
     from backend.rounds.ranking import weights_of
 
     if trust.leader is None:
         return None
     measure = trust.leader.partition("/")[0]
-    rows = steering(evidence)
-    told = [row for row in rows if row.rewards]
-    last = max(row.round_id for row in told)
-    of_last = [row for row in told if row.round_id == last]
+    counted = steering(evidence)
+    last = max(row.round_id for row in counted if row.rewards)
+    of_last = [row for row in counted if row.rewards and row.round_id == last]
     others = {arm: r for arm, r in trust.rewards.items() if arm.partition("/")[0] != measure}
     next_best = max(others, key=lambda arm: others[arm])
     heaviest = max(trust.weights, key=lambda arm: trust.weights[arm])
-    return {
-        "arm": trust.leader,
-        "weight": trust.weights[trust.leader],
-        "queue_weight": weights_of(options.mode, trust).get(trust.leader, 0.0),
-        "heaviest": {"arm": heaviest, "weight": trust.weights[heaviest]},
-        "round": last,
-        "reward": trust.rewards[trust.leader],
-        "auroc": _auroc(trust.pixel_rewards[measure]),
-        "next_best": {"arm": next_best, "reward": others[next_best]},
-        "images": len(of_last),
-        "wrong_px": sum(row.wrong for row in of_last),
-        "correlation": trust.correlations[trust.leader],
-        "corrections": _compared([row.round_id for row in rows if row.round_id <= last]),
-    }
+    return Leader(
+        arm=trust.leader,
+        weight=trust.weights[trust.leader],
+        queue_weight=weights_of(options.mode, trust).get(trust.leader, 0.0),
+        heaviest=ArmWeight(heaviest, trust.weights[heaviest]),
+        round=last,
+        reward=trust.rewards[trust.leader],
+        auroc=_auroc(trust.pixel_rewards[measure]),
+        next_best=ArmReward(next_best, others[next_best]),
+        images=len(of_last),
+        wrong_px=sum(row.wrong for row in of_last),
+        correlation=trust.correlations[trust.leader],
+        corrections=_compared([row.round_id for row in counted if row.round_id <= last]),
+    )
 
 
 def _compared(batches: Sequence[int]) -> int:
@@ -139,266 +272,115 @@ def _auroc(reward: float) -> float:
     return (reward + 1) / 2
 
 
-def _measures(trust: Trust) -> list[Json]:
-    """Every measure, the heaviest first; ``auroc`` None before it was judged."""
+def _measures(trust: Trust) -> list[MeasureWeight]:
     from acquisition.uncertainty import MEASURES
 
     weights = dict.fromkeys(MEASURES, 0.0)
     for arm, weight in trust.weights.items():
         weights[arm.partition("/")[0]] += weight
     return [
-        {
-            "measure": name,
-            "auroc": _auroc(trust.pixel_rewards[name]) if trust.pixel_rewards else None,
-            "weight": weights[name],
-        }
+        MeasureWeight(
+            measure=name,
+            auroc=_auroc(trust.pixel_rewards[name]) if trust.pixel_rewards else None,
+            weight=weights[name],
+        )
         for name in sorted(weights, key=lambda name: -weights[name])
     ]
 
 
-def _by_round(evidence: Sequence[Evidence]) -> list[Json]:
+def _by_round(evidence: Sequence[Evidence]) -> list[RoundEvidence]:
     found = []
     for number in sorted({row.round_id for row in evidence}):
         rows = [row for row in evidence if row.round_id == number]
         found.append(
-            {
-                "round": number,
-                "images": len(rows),
-                "audits": sum(row.audit for row in rows),
-                "versions": sorted({row.version for row in rows}),
-                "wrong_px": sum(row.wrong for row in rows),
-                # With too few wrong pixels an image tells nothing of where the doubt lay.
-                "telling": sum(bool(row.rewards) and not row.audit for row in rows),
-            }
+            RoundEvidence(
+                round=number,
+                images=len(rows),
+                audits=sum(row.audit for row in rows),
+                versions=sorted({row.version for row in rows}),
+                wrong_px=sum(row.wrong for row in rows),
+                # With too few wrong pixels an image tells nothing about the measures.
+                telling=sum(bool(row.rewards) and not row.audit for row in rows),
+            )
         )
     return found
 
 
 def _task(
     work: Workplace,
-    row: Project,
+    project: Project,
     serving: Publication | None,
     evidence: Sequence[Evidence],
     task_id: int,
-) -> Json:
-    there = {task.id: task for task in work.studio.tasks(row.studio_id, ids=[task_id])}
-    if task_id not in there:
-        raise BadRequest(f"Project {row.studio_id} has no task {task_id}.")
-    task = there[task_id]
+) -> TaskExplanation:
+    task = next(iter(work.studio.tasks(project.studio_id, ids=[task_id])), None)
+    if task is None:
+        raise BadRequest(f"Project {project.studio_id} has no task {task_id}.")
     state = "labelled" if task.annotations else "skipped" if task.skipped else "unlabelled"
-    found: Json = {"task": task_id, "state": state, "place": None, "absent": None}
     ranked = [] if serving is None else work.ledger.publications.ranking(serving.id)
     place = next((each for each in ranked if each.task_id == task_id), None)
-    if serving is None:
-        found["absent"] = "no queue serves yet"
-    elif place is None:
-        found["absent"] = _why_absent(work, serving, task_id, state)
-    else:
-        found["place"] = {
-            "position": place.position + 1,
-            "length": serving.length,
-            "why": place.why,
-            "doubt": place.uncertainty,
-            "arms": _percentiles(serving, place),
-        }
     judged = next((each for each in evidence if each.task_id == task_id), None)
-    found["judged"] = None if judged is None else _judged(judged)
-    return found
+    absent = None
+    if serving is None:
+        absent = "no queue serves yet"
+    elif place is None:
+        absent = _why_absent(work, serving, task_id, state)
+    return TaskExplanation(
+        task=task_id,
+        state=state,
+        place=None if place is None or serving is None else _queue_place(serving, place),
+        absent=absent,
+        judged=None if judged is None else _judgement(judged),
+    )
+
+
+def _queue_place(serving: Publication, place: Place) -> QueuePlace:
+    return QueuePlace(
+        position=place.position + 1,
+        length=serving.length,
+        why=place.why,
+        uncertainty=place.uncertainty,
+        arms=_percentiles(serving, place),
+    )
 
 
 def _why_absent(work: Workplace, serving: Publication, task_id: int, state: str) -> str:
     if state != "unlabelled":
-        return f"it has been {state}, and the queue holds what has not been"
+        return f"it has been {state}, and the queue holds only unlabelled tasks"
     scored = {
         candidate
         for payload in work.ledger.parts.to_score(serving.round_id)
         for candidate, _ in payload["tasks"]
     }
     if task_id not in scored:
-        return "it was no candidate: it came later, or chance left it out of those looked at"
-    said = work.ledger.rounds.get(serving.round_id).problems
-    refused = next((each for each in said if each.startswith(f"Task {task_id}: ")), None)
+        return "it was no candidate: it came later, or chance left it out"
+    problems = work.ledger.rounds.get(serving.round_id).problems
+    refused = next((each for each in problems if each.startswith(f"Task {task_id}: ")), None)
     if refused is not None:
-        return f"its image could not be looked at ({refused})"
-    return f"it was looked at, and {serving.length} others filled the queue (QUEUE_LENGTH)"
+        return f"its image could not be used ({refused})"
+    return f"it was scored, and {serving.length} others filled the queue (QUEUE_LENGTH)"
 
 
-def _percentiles(serving: Publication, place: Place) -> list[Json]:
-    """Where the task stands among all that were looked at, by the heaviest arms."""
+def _percentiles(serving: Publication, place: Place) -> list[ArmPercentile]:
+    """Where the task stands among all that were scored, by the heaviest arms."""
     from backend.rounds.ranking import percentile_between
 
     weights, quantiles = serving.weights or {}, serving.arm_quantiles or {}
     heaviest = sorted(weights, key=lambda arm: -weights[arm])[:SHOWN_ARMS]
     return [
-        {
-            "arm": arm,
-            "weight": weights[arm],
-            "percentile": percentile_between(place.arms[arm], quantiles[arm]),
-        }
+        ArmPercentile(arm, weights[arm], percentile_between(place.arms[arm], quantiles[arm]))
         for arm in heaviest
     ]
 
 
-def _judged(row: Evidence) -> Json:
-    return {
-        "round": row.round_id,
-        "version": row.version,
-        "error": row.error,
-        "wrong_px": row.wrong,
-        "judged_px": row.judged,
-        "chosen_for": row.chosen_for,
-        "audit": row.audit,
-        "aurocs": {name: _auroc(reward) for name, reward in row.rewards.items()},
-    }
-
-
-def describe(found: Json) -> str:
-    """The same for a person at a terminal."""
-    lines = [f"Project {found['project']}, {found['title']!r}", "", _describe_mode(found)]
-    lines += _describe_queue(found)
-    lines += ["", _describe_leader(found)]
-    if found["leader"] is not None:
-        lines += ["", *_table(found["measures"])]
-    if found["evidence"]:
-        lines += ["", *(_describe_round(each) for each in found["evidence"])]
-    if "task" in found:
-        lines += ["", *_describe_task(found["task"], found["publication"])]
-    return "\n".join(lines)
-
-
-def _describe_mode(found: Json) -> str:
-    mode = found["mode"]
-    arm = fixed_arm(mode)
-    what = f"{arm} ranks the images, whatever the evidence" if arm else MODES[mode]
-    name = FIXED.rstrip(":") if arm else mode
-    said = f"Mode {name}: {what}."
-    if arm and found["members"] == 1 and arm.partition("/")[0] in DISAGREEMENT:
-        said += (
-            " But a committee of one disagrees with nobody: this measure is 0 on every image, so "
-            "classes, likeness and chance alone order them. Choose predictive_entropy or "
-            "least_confidence, or more members."
-        )
-    return said
-
-
-def _describe_queue(found: Json) -> list[str]:
-    serving = found["publication"]
-    if found["version"] is None:
-        said = found["first_queue"]
-        if said is None:
-            said = "no version yet, and no queue: Label Studio serves the images by chance"
-        return [f"{said[0].upper()}{said[1:]}."]
-    if serving is None:
-        return [f"Version {found['version']} has published no queue yet."]
-    lines = [f"{serving['name']} serves: {serving['length']} images ranked."]
-    if serving["mode"] == FALLBACK:
-        lines.append(f"Chance ranks them: {found['advice']}")
-    elif serving["mode"] not in (None, found["mode"]):
-        lines.append(f"It was made in mode {serving['mode']}; the next will be in the present one.")
-    return lines
-
-
-def _describe_leader(found: Json) -> str:
-    leader = found["leader"]
-    if leader is None:
-        return (
-            f"Nothing tells the measures apart yet, so all {found['arms']} arms (a measure by a "
-            "way to make its map one number) weigh the same. Evidence comes with the images that "
-            "are corrected once a version serves."
-        )
-    best, heaviest = leader["next_best"], leader["heaviest"]
-    heeded = found["mode"] in ("hedge", "leader")
-    said = ("" if heeded else "It is not heeded, but by the evidence ") + (
-        f"{leader['arm']} leads round {leader['round']}: a wrong pixel was more doubtful than a "
-        f"right one in {leader['auroc']:.0%} of pairs, judged on {_images(leader['images'])} with "
-        f"{leader['wrong_px']:,} wrong pixels, and its rank agreed with the annotators' effort at "
-        f"{_signed(leader['correlation'])} over the last {leader['corrections']} corrections. That "
-        f"is a reward of {_signed(leader['reward'])}; the best of another measure, {best['arm']}, "
-        f"has {_signed(best['reward'])}. Over all rounds "
-    )
-    weight = _short(leader["weight"])
-    if heaviest["arm"] == leader["arm"]:
-        said += f"it is the heaviest too, with weight {weight}."
-    else:
-        said += (
-            f"its weight is {weight}, and {heaviest['arm']} is the heaviest with "
-            f"{_short(heaviest['weight'])}."
-        )
-    if found["mode"] == "leader":
-        said += " In this mode it ranks alone, with weight 1."
-    return said
-
-
-def _images(count: int) -> str:
-    return f"{count} corrected image" + ("" if count == 1 else "s")
-
-
-def _short(share: float) -> str:
-    """.21"""
-    return f"{share:.2f}".removeprefix("0")
-
-
-def _signed(value: float) -> str:
-    """+.31"""
-    return f"{value:+.2f}".replace("0.", ".", 1)
-
-
-def _table(measures: Sequence[Json]) -> list[str]:
-    return [
-        f"{'measure':20}  {'pairs right':>11}  {'weight of all rounds':>20}",
-        *(
-            f"{each['measure']:20}  {each['auroc']:>11.1%}  {_short(each['weight']):>20}"
-            for each in measures
-        ),
-    ]
-
-
-def _describe_round(each: Json) -> str:
-    versions = " and ".join(str(number) for number in each["versions"])
-    return (
-        f"Round {each['round']}: {_images(each['images'])} judged by version {versions}, "
-        f"{each['wrong_px']:,} wrong pixels; {each['telling']} had enough of them to tell"
-        + (f" (audits, which steer nothing, apart: {each['audits']})." if each["audits"] else ".")
-    )
-
-
-def _describe_task(task: Json, publication: Json | None) -> list[str]:
-    place = task["place"]
-    if place is None:
-        lines = [f"Task {task['task']} is not in the queue: {task['absent']}."]
-    else:
-        assert publication is not None  # a place is one in a publication
-        lines = [
-            f"Task {task['task']} stands at place {place['position']} of {place['length']} in "
-            f"{publication['name']}. {WHYS[place['why']]}"
-        ]
-        if place["arms"]:
-            lines.append(f"Its doubt, all arms together, is {_short(place['doubt'])} of 1.")
-        lines += [
-            f"  {each['arm']} (weight {_short(each['weight'])}): higher than in "
-            f"{each['percentile']:.0%} of the images looked at"
-            for each in place["arms"]
-        ]
-        if task["state"] != "unlabelled":
-            lines.append(f"It has been {task['state']} since, so it is not served any more.")
-    judged = task["judged"]
-    if judged is not None:
-        lines.append(_describe_judged(judged))
-    return lines
-
-
-def _describe_judged(judged: Json) -> str:
-    said = (
-        f"Judged in round {judged['round']} by version {judged['version']}: "
-        f"{judged['wrong_px']:,} of {judged['judged_px']:,} pixels were corrected "
-        f"({judged['error']:.1%})"
-    )
-    if judged["audit"]:
-        return f"{said}; it is an audit, so this steers nothing."
-    if not judged["aurocs"]:
-        return f"{said}, too few to tell the measures apart."
-    best = max(judged["aurocs"], key=lambda name: float(judged["aurocs"][name]))
-    return (
-        f"{said}; {best} saw them best: a wrong pixel was more doubtful than a right one in "
-        f"{judged['aurocs'][best]:.0%} of pairs."
+def _judgement(row: Evidence) -> Judgement:
+    return Judgement(
+        round=row.round_id,
+        version=row.version,
+        error=row.error,
+        wrong_px=row.wrong,
+        judged_px=row.judged,
+        chosen_for=row.chosen_for,
+        audit=row.audit,
+        aurocs={name: _auroc(reward) for name, reward in row.rewards.items()},
     )

@@ -71,7 +71,7 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
         # The version's classes: a label that is newer than it is unknown to it.
         truth, problems = mask_of(annotations, image, config, options, classes)
     prediction = committee.predict(image)
-    title = f"Task {task_id} of project {row.studio_id}, seen by version {version.number}"
+    title = f"Task {task_id} of project {row.studio_id}, predicted by version {version.number}"
     try:
         files = write_map(folder, f"task-{task_id}", prediction, image, classes, truth, title)
     except OSError as error:

@@ -1,0 +1,98 @@
+"""The status for a person at a terminal."""
+
+from __future__ import annotations
+
+from backend.insight.status import ProcessStatus, ProjectStatus, Quality, RoundStatus, Status
+
+SHOWN_PROBLEMS = 5
+
+
+def describe_status(found: Status) -> str:
+    """Some ten lines for each project, and one for each process."""
+    lines: list[str] = []
+    for project in found.projects:
+        lines += _describe_project(project)
+    if not found.projects:
+        lines.append("No project is connected: `python -m backend connect --project ID`.")
+    lines += ["", *(_describe_process(process) for process in found.processes)]
+    if not found.processes:
+        lines.append(
+            "No web and no worker has reported that it is alive: start them by `make run`."
+        )
+    return "\n".join(lines)
+
+
+def describe_quality(quality: Quality) -> str:
+    """``foreground Dice 0.812, calibration error 0.012 (0.034 before)``; "" if not measured."""
+    shown = []
+    if quality.foreground_dice is not None:
+        # A version of an old release does not say how it was measured: out of fold, as all were.
+        where = "out-of-fold " if quality.out_of_fold in (None, True) else ""
+        shown.append(f"{where}foreground Dice {quality.foreground_dice:.3f}")
+    if quality.ece is not None and quality.ece_uncalibrated is not None:
+        before = quality.ece_uncalibrated
+        shown.append(f"calibration error {quality.ece:.3f} ({before:.3f} before)")
+    return ", ".join(shown)
+
+
+def _describe_process(process: ProcessStatus) -> str:
+    where = f"{process.host} pid {process.pid}"
+    return f"{process.role:7} {process.health:16} {process.address}  ({where})"
+
+
+def _describe_project(project: ProjectStatus) -> list[str]:
+    state = "connected" if project.connected else "not connected"
+    if project.paused:
+        state += ", paused"
+    lines = [
+        f"Project {project.project}, {project.title!r} on {project.server}: {state}",
+        f"  version      {_describe_version(project)}",
+        *_describe_audit(project),
+        f"  serving      {project.publication or 'nothing yet'}",
+        f"  labelled     {project.labelled} tasks, {project.changed} of them "
+        "changed since the last round",
+        f"  ranked left  {project.ranked_left}",
+    ]
+    if project.round is not None:
+        lines.append(f"  round        {_describe_round(project.round)}")
+        problems = project.round.problems
+        lines += [f"               {problem}" for problem in problems[:SHOWN_PROBLEMS]]
+        if len(problems) > SHOWN_PROBLEMS:
+            more = len(problems) - SHOWN_PROBLEMS
+            lines.append(f"               and {more} more (--json lists all)")
+    if project.last_error:
+        lines.append(f"  last error   {project.last_error}")
+    return lines
+
+
+def _describe_audit(project: ProjectStatus) -> list[str]:
+    if project.audit is None:
+        return []
+    lines = []
+    if project.audit.words:
+        lines.append(f"  audit        {project.audit.words}")
+    if project.advice:
+        lines.append(f"  advice       {project.advice}")
+    return lines
+
+
+def _describe_version(project: ProjectStatus) -> str:
+    if project.version is None or project.quality is None:
+        return project.first_queue or "none yet"
+    return ": ".join(filter(None, (str(project.version), describe_quality(project.quality))))
+
+
+def _describe_round(found: RoundStatus) -> str:
+    name = f"{found.id} ({found.kind})"
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in found.timings.items())
+    after = f" ({times})" if times else ""
+    if found.stage is None:
+        error = f": {found.error}" if found.error else ""
+        return f"{name} {found.state}{error}{after}"
+    eta = "" if found.eta_s is None else f", about {found.eta_s:.0f} s to go"
+    if found.again_in_s is not None:
+        eta = f", interrupted, again in {found.again_in_s:.0f} s"
+    return (
+        f"{name}: {found.stage}, {found.progress or 0.0:.0%}{eta}; "
+        f"started because {found.reason}{after}"
+    )
