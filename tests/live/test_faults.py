@@ -61,8 +61,7 @@ class Site:
     def told(self, project: TinyProject) -> str | None:
         """The last error, as ``status`` shows it."""
         row = self.stack.work.ledger.projects.get(project.row_id)
-        error: str | None = project_status(self.stack.work.ledger, row)["last_error"]
-        return error
+        return project_status(self.stack.work.ledger, row).last_error
 
 
 @pytest.fixture(scope="module")

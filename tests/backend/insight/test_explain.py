@@ -17,7 +17,8 @@ from acquisition.uncertainty import MEASURES
 from backend.cli import cli
 from backend.commands import shared
 from backend.errors import BadRequest, UnknownProject
-from backend.insight.explain import WHYS, describe, explain
+from backend.insight.explain import explain
+from backend.insight.explain_text import WHYS, describe_explanation
 from backend.label_studio.bulk import Task
 from backend.ledger import Evidence, Outcome, Project, Publication, upgrade
 from backend.rounds.ranking import Candidate, arm_quantiles
@@ -80,7 +81,7 @@ def evidence(task_id: int, round_id: int, best: float = 0.9, wrong: int = 400) -
 
 
 def serve(work: Workplace, project: Project, version: int = 1) -> Publication:
-    """A queue of five of the ten tasks; task 17 was looked at and found no room, 18 was broken."""
+    """A queue of five of the ten tasks; task 17 was scored and found no room, 18 was broken."""
     round_ = work.ledger.rounds.start(project.id, "rank", "a test's", "choose", {})
     assert round_ is not None
     [part] = work.ledger.parts.waiting()
@@ -141,51 +142,51 @@ def judged(work: Workplace, project: Project) -> None:
 
 def test_before_anything_it_says_so(work: Workplace, project: Project) -> None:
     found = explain(work, 7)
-    assert (found["leader"], found["evidence"], found["publication"]) == (None, [], None)
-    said = describe(found)
-    assert "No version yet, and no queue" in said
-    assert "all 30 arms" in said
-    assert "weigh the same" in said
-    assert sum(each["weight"] for each in found["measures"]) == pytest.approx(1)
+    assert (found.leader, found.evidence, found.publication) == (None, [], None)
+    shown = describe_explanation(found)
+    assert "No version yet, and no queue" in shown
+    assert "all 30 arms" in shown
+    assert "weigh the same" in shown
+    assert sum(each.weight for each in found.measures) == pytest.approx(1)
 
 
 def test_before_the_first_version_the_queue_is_of_different_images(
     work: Workplace, project: Project
 ) -> None:
     serve(work, project, version=0)
-    said = describe(explain(work, 7, 16))
-    assert "No version yet; each image of the queue is the one least like those before it." in said
-    assert f"Task 16 stands at place 1 of 5 in committee-v0.1. {WHYS['diverse']}" in said
+    shown = describe_explanation(explain(work, 7, 16))
+    assert "No version yet; each image of the queue is the one least like those before it." in shown
+    assert f"Task 16 stands at place 1 of 5 in committee-v0.1. {WHYS['diverse']}" in shown
 
 
-def test_the_leader_is_told_with_its_evidence(work: Workplace, project: Project) -> None:
+def test_the_leader_is_explained_with_its_evidence(work: Workplace, project: Project) -> None:
     judged(work, project)
     serve(work, project)
     found = explain(work, 7)
-    leader = found["leader"]
-    assert leader["arm"].startswith(f"{BEST}/")
-    assert leader["round"] == 3
-    assert leader["auroc"] == pytest.approx(0.94)
-    assert (leader["images"], leader["wrong_px"], leader["corrections"]) == (2, 1234, 5)
-    assert leader["reward"] == pytest.approx(0.88 + leader["correlation"])
-    best = leader["next_best"]
-    assert best["arm"].startswith("predictive_entropy/")
-    assert best["reward"] == pytest.approx(0.5 + leader["correlation"])
-    said = describe(found)
+    leader = found.leader
+    assert leader.arm.startswith(f"{BEST}/")
+    assert leader.round == 3
+    assert leader.auroc == pytest.approx(0.94)
+    assert (leader.images, leader.wrong_px, leader.corrections) == (2, 1234, 5)
+    assert leader.reward == pytest.approx(0.88 + leader.correlation)
+    best = leader.next_best
+    assert best.arm.startswith("predictive_entropy/")
+    assert best.reward == pytest.approx(0.5 + leader.correlation)
+    shown = describe_explanation(found)
     assert (
-        f"{leader['arm']} leads round 3: a wrong pixel was more doubtful than a right one in 94% "
+        f"{leader.arm} leads round 3: a wrong pixel was more uncertain than a right one in 94% "
         "of pairs, judged on 2 corrected images with 1,234 wrong pixels, and its rank agreed with "
-        "the annotators' effort at " in said
+        "the annotators' effort at " in shown
     )
-    assert "over the last 5 corrections. That is a reward of +" in said
-    assert f"the best of another measure, {best['arm']}, has +" in said
-    assert "Over all rounds it is the heaviest too, with weight ." in said
-    assert "Round 1: 2 corrected images judged by version 1, 800 wrong pixels; 2 had" in said
-    assert "Round 3: 3 corrected images judged by version 1, 1,237 wrong pixels; 2 had" in said
-    assert "committee-v1.1 serves: 5 images ranked." in said
-    heaviest = found["measures"][0]
-    assert heaviest["measure"] == BEST
-    assert sum(each["weight"] for each in found["measures"]) == pytest.approx(1)
+    assert "over the last 5 corrections. That is a reward of +" in shown
+    assert f"the best of another measure, {best.arm}, has +" in shown
+    assert "Over all rounds it is the heaviest too, with weight ." in shown
+    assert "Round 1: 2 corrected images judged by version 1, 800 wrong pixels; 2 had" in shown
+    assert "Round 3: 3 corrected images judged by version 1, 1,237 wrong pixels; 2 had" in shown
+    assert "committee-v1.1 serves: 5 images ranked." in shown
+    heaviest = found.measures[0]
+    assert heaviest.measure == BEST
+    assert sum(each.weight for each in found.measures) == pytest.approx(1)
 
 
 def test_who_leads_the_last_round_need_not_be_the_heaviest(
@@ -198,16 +199,16 @@ def test_who_leads_the_last_round_need_not_be_the_heaviest(
         row.rewards = dict.fromkeys(MEASURES, 0.2) | {best: rewards}
         end_round(work, project, judged=[row])
     found = explain(work, 7)
-    leader, heaviest = found["leader"], found["leader"]["heaviest"]
-    assert leader["arm"].startswith(f"{other}/")
-    assert heaviest["arm"].startswith(f"{BEST}/")
-    assert heaviest["weight"] > leader["weight"] == leader["queue_weight"]
-    said = describe(found)
-    assert f", and {heaviest['arm']} is the heaviest with ." in said
+    leader, heaviest = found.leader, found.leader.heaviest
+    assert leader.arm.startswith(f"{other}/")
+    assert heaviest.arm.startswith(f"{BEST}/")
+    assert heaviest.weight > leader.weight == leader.queue_weight
+    shown = describe_explanation(found)
+    assert f", and {heaviest.arm} is the heaviest with ." in shown
     work.ledger.projects.update(project.id, extra_params={"mode": "leader"})
     found = explain(work, 7)
-    assert found["leader"]["queue_weight"] == 1
-    assert "In this mode it ranks alone, with weight 1." in describe(found)
+    assert found.leader.queue_weight == 1
+    assert "In this mode it ranks alone, with weight 1." in describe_explanation(found)
 
 
 def test_only_corrections_that_count_are_counted(work: Workplace, project: Project) -> None:
@@ -218,31 +219,33 @@ def test_only_corrections_that_count_are_counted(work: Workplace, project: Proje
     last = end_round(work, project)
     end_round(work, project, judged=[evidence(90, last)])
     found = explain(work, 7, None)
-    leader = found["leader"]
-    assert leader["arm"].startswith(f"{BEST}/")
-    assert leader["corrections"] == 51  # the oldest batch of the last 50 counts as a whole
-    assert [each["audits"] for each in found["evidence"]] == [1, 0]
-    assert "51 had enough" not in describe(found)
-    assert "50 had enough of them to tell (audits, which steer nothing, apart: 1)." in describe(
-        found
+    leader = found.leader
+    assert leader.arm.startswith(f"{BEST}/")
+    assert leader.corrections == 51  # the oldest batch of the last 50 counts as a whole
+    assert [each.audits for each in found.evidence] == [1, 0]
+    assert "51 had enough" not in describe_explanation(found)
+    assert (
+        "50 had enough of them to tell (audits, which steer nothing, apart: 1)."
+        in describe_explanation(found)
     )
 
 
-def test_a_judged_audit_is_told_and_steers_nothing(work: Workplace, project: Project) -> None:
+def test_a_judged_audit_is_shown_and_steers_nothing(work: Workplace, project: Project) -> None:
     first = end_round(work, project)
     audit = evidence(10, first)
     audit.audit = True
     end_round(work, project, judged=[audit])
     serve(work, project)
     found = explain(work, 7, 10)
-    assert found["leader"] is None
-    assert "pixels were corrected (4.0%); it is an audit, so this steers nothing." in describe(
-        found
+    assert found.leader is None
+    assert (
+        "pixels were corrected (4.0%); it is an audit, so this steers nothing."
+        in describe_explanation(found)
     )
 
 
 @pytest.mark.parametrize(
-    ("mode", "members", "told"),
+    ("mode", "members", "warned"),
     [
         ("fixed:mutual_information", 1, True),
         ("fixed:predictive_entropy", 1, False),
@@ -250,26 +253,28 @@ def test_a_judged_audit_is_told_and_steers_nothing(work: Workplace, project: Pro
         ("hedge", 1, False),
     ],
 )
-def test_a_committee_of_one_is_told_that_it_disagrees_with_nobody(
-    work: Workplace, project: Project, mode: str, members: int, told: bool
+def test_a_committee_of_one_is_warned_that_it_disagrees_with_nobody(
+    work: Workplace, project: Project, mode: str, members: int, warned: bool
 ) -> None:
     work.ledger.projects.update(project.id, extra_params={"mode": mode, "members": members})
-    said = describe(explain(work, 7))
-    assert ("a committee of one disagrees with nobody" in said) == told
+    shown = describe_explanation(explain(work, 7))
+    assert ("a committee of one disagrees with nobody" in shown) == warned
 
 
 @pytest.mark.parametrize(
     ("task_id", "place", "why"),
     [(16, 1, "doubt"), (15, 2, "class"), (14, 3, "chance"), (13, 4, "audit")],
 )
-def test_a_task_in_the_queue_is_told_why(
+def test_a_task_in_the_queue_has_a_reason(
     work: Workplace, project: Project, task_id: int, place: int, why: str
 ) -> None:
     serve(work, project)
-    said = describe(explain(work, 7, task_id))
-    assert f"Task {task_id} stands at place {place} of 5 in committee-v1.1. {WHYS[why]}" in said
+    shown = describe_explanation(explain(work, 7, task_id))
+    assert f"Task {task_id} stands at place {place} of 5 in committee-v1.1. {WHYS[why]}" in shown
     percent = round(100 * (task_id - 10) / 8)
-    assert f"{BEST}/image_mean (weight .75): higher than in {percent}% of the images" in said
+    assert (
+        f"{BEST}/image_mean (weight .75): higher than in {percent}% of the scored images" in shown
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,47 +282,48 @@ def test_a_task_in_the_queue_is_told_why(
     [
         (10, "it has been labelled"),
         (11, "it has been skipped"),
-        (17, "it was looked at, and 5 others filled the queue"),
-        (18, r"its image could not be looked at \(Task 18: no image\)"),
+        (17, "it was scored, and 5 others filled the queue"),
+        (18, r"its image could not be used \(Task 18: no image\)"),
         (19, "it was no candidate"),
     ],
 )
-def test_a_task_that_is_not_in_the_queue_is_told_why_not(
+def test_a_task_that_is_not_in_the_queue_has_a_reason(
     work: Workplace, project: Project, task_id: int, because: str
 ) -> None:
     serve(work, project)
-    said = describe(explain(work, 7, task_id))
-    assert re.search(f"Task {task_id} is not in the queue: {because}", said)
+    shown = describe_explanation(explain(work, 7, task_id))
+    assert re.search(f"Task {task_id} is not in the queue: {because}", shown)
 
 
-def test_a_judged_task_is_told_its_evidence(work: Workplace, project: Project) -> None:
+def test_a_judged_task_shows_its_evidence(work: Workplace, project: Project) -> None:
     judged(work, project)
     serve(work, project)
-    said = describe(explain(work, 7, 10))
+    shown = describe_explanation(explain(work, 7, 10))
     assert (
         "Judged in round 3 by version 1: 834 of 10,000 pixels were corrected (8.3%); "
-        f"{BEST} saw them best: a wrong pixel was more doubtful than a right one in 94% of pairs."
-    ) in said
+        f"{BEST} predicted them best: a wrong pixel was more uncertain than a right one in 94% of "
+        "pairs."
+    ) in shown
 
 
 @pytest.mark.parametrize(
     ("mode", "says"),
     [
         ("random", "Mode random: chance ranks the images."),
-        ("leader", "Mode leader: the measure that saw best"),
+        ("leader", "Mode leader: the measure that best predicted"),
         ("fixed:variation_ratio", "Mode fixed: variation_ratio/top_quantile_mean ranks the"),
     ],
 )
-def test_a_mode_that_was_changed_is_told_of_the_queue_too(
+def test_a_mode_that_was_changed_is_shown_of_the_queue_too(
     work: Workplace, project: Project, mode: str, says: str
 ) -> None:
     judged(work, project)
     serve(work, project)
     work.ledger.projects.update(project.id, extra_params={"mode": mode})
-    said = describe(explain(work, 7))
-    assert says in said
-    assert "It was made in mode hedge; the next will be in the present one." in said
-    assert ("It is not heeded, but by the evidence " in said) == (mode != "leader")
+    shown = describe_explanation(explain(work, 7))
+    assert says in shown
+    assert "It was made in mode hedge; the next will be in the present one." in shown
+    assert ("The mode does not use it, but by the evidence " in shown) == (mode != "leader")
 
 
 def test_unknown_projects_and_tasks_are_sentences(work: Workplace, project: Project) -> None:
@@ -344,3 +350,31 @@ def test_the_command_prints_words_or_json_and_fails_with_a_sentence(
         failed = run(cli, ["explain", *args])
         assert failed.exit_code == 1
         assert failed.output.count("\n") == 1
+
+
+def test_the_json_keys_are_those_that_scripts_read(work: Workplace, project: Project) -> None:
+    judged(work, project)
+    serve(work, project)
+    found = explain(work, 7, 10).to_json()
+    assert set(found) == {
+        *("project", "title", "mode", "members", "version", "publication", "advice"),
+        *("first_queue", "arms", "leader", "measures", "evidence", "task"),
+    }
+    assert set(found["publication"]) == {"name", "version", "length", "mode", "weights"}
+    assert set(found["leader"]) == {
+        *("arm", "weight", "queue_weight", "heaviest", "round", "reward", "auroc", "next_best"),
+        *("images", "wrong_px", "correlation", "corrections"),
+    }
+    assert set(found["leader"]["heaviest"]) == {"arm", "weight"}
+    assert set(found["leader"]["next_best"]) == {"arm", "reward"}
+    assert set(found["measures"][0]) == {"measure", "auroc", "weight"}
+    evidence_keys = {"round", "images", "audits", "versions", "wrong_px", "telling"}
+    assert set(found["evidence"][0]) == evidence_keys
+    assert set(found["task"]) == {"task", "state", "place", "absent", "judged"}
+    assert set(found["task"]["judged"]) == {
+        *("round", "version", "error", "wrong_px", "judged_px", "chosen_for", "audit", "aurocs"),
+    }
+    place = explain(work, 7, 16).to_json()["task"]["place"]
+    assert set(place) == {"position", "length", "why", "doubt", "arms"}
+    assert set(place["arms"][0]) == {"arm", "weight", "percentile"}
+    assert "task" not in explain(work, 7).to_json()

@@ -218,7 +218,7 @@ def test_status_of_one_project_holds_nothing_of_another(here: Workplace) -> None
     a = here.ledger.projects.ensure(HERE, 1, CREATED, title="Patients of ward 7")
     here.ledger.projects.ensure(HERE, 2, CREATED, title="Urine")
     here.ledger.projects.update(a.id, last_error="a sentence about ward 7")
-    assert "ward 7" not in json.dumps(status(here.ledger, 2))
+    assert "ward 7" not in json.dumps(status(here.ledger, 2).to_json())
 
 
 def test_versions_names_publications_by_number_alone(client: FlaskClient, here: Workplace) -> None:

@@ -20,7 +20,8 @@ from sqlalchemy import text
 
 from backend.actions.versions import roll_back
 from backend.errors import BadRequest, LedgerUnavailable
-from backend.insight.versions import describe_versions, versions_of
+from backend.insight.versions import versions_of
+from backend.insight.versions_text import describe_versions
 from backend.jobs.cleaning import LOCK_TTL_S, QUIET_BEFORE_DELETE_S
 from backend.jobs.jobs import clean
 from backend.label_studio.bulk import Studio
@@ -196,15 +197,15 @@ def test_a_removed_version_is_named_and_cannot_be_rolled_back_to(work: Workplace
         play_round(work)
     newest = KEEP_VERSIONS + 4
     assert work.registry.versions(project(work).slug) == list(range(5, newest + 1))
-    found = {each["version"]: each for each in versions_of(work, STUDIO_ID)}
+    found = {each.version: each for each in versions_of(work, STUDIO_ID)}
     assert sorted(found) == list(range(1, newest + 1))
-    assert [found[4]["removed"], found[4]["files"], found[5]["removed"]] == [True, {}, False]
+    assert [found[4].removed, found[4].files, found[5].removed] == [True, {}, False]
     assert "files removed, as those of old versions are" in describe_versions([found[4]])
     with pytest.raises(BadRequest, match=r"newest 10 versions are kept.* one of 5, 6"):
         roll_back(work, STUDIO_ID, 4)
     work.registry.delete_version(project(work).slug, newest)
-    [lost] = [each for each in versions_of(work, STUDIO_ID) if each["version"] == newest]
-    assert not lost["removed"]
+    [lost] = [each for each in versions_of(work, STUDIO_ID) if each.version == newest]
+    assert not lost.removed
     assert "files missing" in describe_versions([lost])
     assert roll_back(work, STUDIO_ID).version == newest - 1
 

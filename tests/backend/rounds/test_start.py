@@ -18,7 +18,8 @@ from PIL import Image
 
 from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
-from backend.insight.status import describe, status
+from backend.insight.status import status
+from backend.insight.status_text import describe_status
 from backend.jobs import jobs
 from backend.jobs.clock import Clock
 from backend.label_studio.bulk import Project, Stamp, Task
@@ -266,9 +267,9 @@ class TestAStartRound:
 
     def test_status_says_how_the_images_are_ordered(self, make: Any) -> None:
         place = make()
-        assert "version      none yet" in describe(status(place.work.ledger))
+        assert "version      none yet" in describe_status(status(place.work.ledger))
         place.start()
-        said = describe(status(place.work.ledger))
+        said = describe_status(status(place.work.ledger))
         assert (
             "no version yet; each image of the queue is the one least like those before it" in said
         )

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from backend.errors import NotEnoughLabels, describe_error
-from backend.insight.status import describe as describe_status
-from backend.insight.status import project_status
+from backend.insight.status import Status, project_status
+from backend.insight.status_text import describe_status
 from backend.jobs.parts import DEADLY_ATTEMPTS, UNEXPECTED_ATTEMPTS
 from backend.ledger import Outcome, Part, Round, upgrade
 from backend.rounds.schedule import AFTER_FAILURE_S, RECONCILE_S, check_is_due
@@ -97,14 +97,15 @@ class OneProject:
         """The reason that the round failed for, as ``status`` tells it."""
         row = self.work.ledger.projects.get(self.project_id)
         told = project_status(self.work.ledger, row)
-        assert told["round"]["state"] == "failed"
-        assert told["last_error"] == told["round"]["error"]
-        assert told["publication"] == self.serving
+        assert told.round is not None
+        assert told.round.state == "failed"
+        assert told.last_error == told.round.error
+        assert told.publication == self.serving
         assert row.failures == 1
         assert row.not_before > self.work.ledger.rounds.get(round_.id).ended_at
         # Asked for, the next one does not wait.
         assert self.work.ledger.rounds.start(self.project_id, "train", "again", "collect", {})
-        return str(told["round"]["error"])
+        return str(told.round.error)
 
 
 @pytest.fixture
@@ -161,9 +162,9 @@ def test_a_network_that_raises_fails_the_round_in_its_own_words(place: OneProjec
     round_ = place.start("raising")
     place.run(round_, "raising")
     told = project_status(place.work.ledger, place.work.ledger.projects.get(place.project_id))
-    assert told["last_error"] == "fit: RuntimeError: the laboratory's own mistake"
-    assert told["publication"] == place.serving
-    shown = describe_status({"projects": [told], "processes": []})
+    assert told.last_error == "fit: RuntimeError: the laboratory's own mistake"
+    assert told.publication == place.serving
+    shown = describe_status(Status([told], []))
     assert "fit, 0%, interrupted, again in" in shown
     place.run(round_, "raising", times=UNEXPECTED_ATTEMPTS - 1)
     reason = place.failed(round_)
