@@ -15,7 +15,8 @@ from backend.workplace import Workplace
 @AS_JSON
 def doctor(studio_id: int | None, fix: bool, as_json: bool) -> None:
     """Look for every silent failure between Label Studio and us."""
-    from backend.insight.doctor import examine, mend, report
+    from backend.insight.findings.examine import apply_fix, examine
+    from backend.insight.findings.text import describe_findings
 
     # Not open_workplace: a ledger of another release is one of the findings.
     work = Workplace(load_settings())
@@ -25,13 +26,13 @@ def doctor(studio_id: int | None, fix: bool, as_json: bool) -> None:
         if fix:
             for finding in findings:
                 if finding.fixable:
-                    click.echo(mend(work, finding), err=as_json)
+                    click.echo(apply_fix(work, finding), err=as_json)
             findings = examine(work, chosen)
     finally:
         work.close()
     if as_json:
         print_json([finding.to_json() for finding in findings])
     else:
-        click.echo(report(findings))
+        click.echo(describe_findings(findings))
     if any(finding.severity == "error" for finding in findings):
         raise SystemExit(1)

@@ -16,9 +16,9 @@ from sqlalchemy import update
 
 from backend.actions.connect import connect_project
 from backend.cli import cli
-from backend.insight import doctor
-from backend.insight.finding import Finding
-from backend.insight.installation_checks import check_redis
+from backend.insight.findings.examine import apply_fix, examine
+from backend.insight.findings.finding import Finding, Installation
+from backend.insight.findings.storage import check_redis
 from backend.label_studio.bulk import Studio
 from backend.label_studio.connection import (
     BY_RANK,
@@ -32,7 +32,7 @@ from backend.ledger import Event, Project, Publication, Round, upgrade
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.backend import rows
-from tests.backend.insight.test_doctor import PASSWORD, USER, Web
+from tests.backend.insight.findings.fake_web import PASSWORD, USER, Web
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.servers import (
     LabelStudio,
@@ -115,7 +115,7 @@ def ranked(stack: Stack) -> int:
 
 
 def test_a_sound_system_is_well(stack: Stack, ranked: int):
-    found = doctor.examine(stack.work, [ranked])
+    found = examine(stack.work, [ranked])
     assert wrong(found) == {}
     assert {"studio", "token", "ledger", "web", "redis", "workers", "disk"} <= {
         f.code for f in found if f.project is None
@@ -133,7 +133,7 @@ def test_looking_changes_nothing(stack: Stack, ranked: int):
         return [studio.project(ranked), backends, studio.webhooks(ranked), studio.views(ranked)]
 
     before = state()
-    doctor.examine(stack.work, [ranked])
+    examine(stack.work, [ranked])
     assert state() == before
 
 
@@ -210,12 +210,12 @@ WITH = {"predictions-hidden": {"order-random": "error"}}
 def test_it_is_found_alone_and_mended(stack: Stack, ranked: int, code: str):
     severity, break_it = BREAK[code]
     break_it(stack.work.studio, ranked)
-    found = [f for f in doctor.examine(stack.work, [ranked]) if f.severity != "ok"]
-    said = [doctor.mend(stack.work, finding) for finding in found]
+    found = [f for f in examine(stack.work, [ranked]) if f.severity != "ok"]
+    said = [apply_fix(stack.work, finding) for finding in found]
     assert wrong(found) == {code: severity, **WITH.get(code, {})}
     assert {(f.project, f.fixable) for f in found} == {(ranked, True)}
     assert all(sentence.startswith(f"Project {ranked}: ") for sentence in said)
-    assert wrong(doctor.examine(stack.work, [ranked])) == {}
+    assert wrong(examine(stack.work, [ranked])) == {}
 
 
 def test_the_command_mends_and_tells_by_its_exit_status(
@@ -247,7 +247,7 @@ def test_the_command_mends_and_tells_by_its_exit_status(
 
 def test_all_connected_projects_are_looked_at_unless_one_is_named(stack: Stack, ranked: int):
     second = make_project(stack, "doctor second", 1).id
-    found = doctor.examine(stack.work)
+    found = examine(stack.work)
     assert {f.project for f in found} == {None, ranked, second}
     assert "sampling-without-model" not in wrong(found)
 
@@ -256,19 +256,19 @@ def test_lost_predictions_have_the_pool_ranked_anew(stack: Stack):
     made = make_project(stack, "doctor gone", 2)
     row = stack.work.ledger.projects.get(made.row_id)
     stack.work.studio.delete_model_version(made.id, publish(stack.work, row))
-    found = [f for f in doctor.examine(stack.work, [made.id]) if f.code == "predictions-gone"]
+    found = [f for f in examine(stack.work, [made.id]) if f.code == "predictions-gone"]
     assert [(f.severity, f.fixable) for f in found] == [("error", True)]
-    assert "ranked anew" in doctor.mend(stack.work, found[0])
+    assert "ranked anew" in apply_fix(stack.work, found[0])
     assert made.serving() is None
     assert stack.work.studio.project(made.id).sampling == WITHOUT_MODEL
-    assert wrong(doctor.examine(stack.work, [made.id])) == {}
+    assert wrong(examine(stack.work, [made.id])) == {}
 
 
 def test_dropped_predictions_are_found_but_not_those_of_deleted_tasks(stack: Stack):
     made = make_project(stack, "doctor dropped", 3)
     name = publish(stack.work, stack.work.ledger.projects.get(made.row_id))
     stack.work.studio.delete_task(made.tasks[0])
-    assert wrong(doctor.examine(stack.work, [made.id])) == {}
+    assert wrong(examine(stack.work, [made.id])) == {}
     found = stack.work.studio.predictions(made.tasks[1])
     (prediction,) = [p for p in found if p["model_version"] == name]
     requests.delete(
@@ -276,13 +276,13 @@ def test_dropped_predictions_are_found_but_not_those_of_deleted_tasks(stack: Sta
         headers={"Authorization": f"Token {stack.label_studio.api_key}"},
         timeout=30,
     ).raise_for_status()
-    assert wrong(doctor.examine(stack.work, [made.id])) == {"predictions-dropped": "error"}
+    assert wrong(examine(stack.work, [made.id])) == {"predictions-dropped": "error"}
 
 
 def test_predictions_that_were_dropped_at_once_are_found(stack: Stack):
     made = make_project(stack, "doctor dropped at once", 2)
     publish(stack.work, stack.work.ledger.projects.get(made.row_id), stored=1)
-    assert wrong(doctor.examine(stack.work, [made.id])) == {"predictions-dropped": "error"}
+    assert wrong(examine(stack.work, [made.id])) == {"predictions-dropped": "error"}
 
 
 def test_a_publication_on_its_way_is_no_random_order(stack: Stack):
@@ -302,7 +302,7 @@ def test_a_publication_on_its_way_is_no_random_order(stack: Stack):
                 .values(state=state)
             )
     assert stack.work.studio.project(made.id).model_version == name
-    assert wrong(doctor.examine(stack.work, [made.id])) == {}
+    assert wrong(examine(stack.work, [made.id])) == {}
 
 
 def test_overlap_and_a_pause_and_failing_rounds_are_told(stack: Stack):
@@ -312,12 +312,12 @@ def test_overlap_and_a_pause_and_failing_rounds_are_told(stack: Stack):
     stack.work.ledger.projects.update(
         made.row_id, paused=True, last_error="fit: the loss is not finite.", failures=3
     )
-    found = doctor.examine(stack.work, [made.id])
+    found = examine(stack.work, [made.id])
     assert wrong(found) == {"overlap": "warning", "paused": "warning", "round-failing": "error"}
     (failing,) = [f for f in found if f.code == "round-failing"]
     assert "the loss is not finite" in failing.what
     stack.work.ledger.projects.update(made.row_id, failures=1)
-    assert wrong(doctor.examine(stack.work, [made.id]))["last-error"] == "warning"
+    assert wrong(examine(stack.work, [made.id]))["last-error"] == "warning"
 
 
 def test_labels_that_no_webhook_told_of_are_noticed(stack: Stack):
@@ -326,11 +326,11 @@ def test_labels_that_no_webhook_told_of_are_noticed(stack: Stack):
     ledger.events.add(made.row_id, "TASKS_CREATED")
     studio.delete_webhook(hook_of(studio, made.id)["id"])
     studio.annotate(made.tasks[0], [])
-    assert "events-lost" not in wrong(doctor.examine(stack.work, [made.id]))
+    assert "events-lost" not in wrong(examine(stack.work, [made.id]))
     with ledger.database.write() as db:
         ours = Event.project_id == made.row_id
         db.execute(update(Event).where(ours).values(received_at=Event.received_at - 1000))
-    assert wrong(doctor.examine(stack.work, [made.id])) == {
+    assert wrong(examine(stack.work, [made.id])) == {
         "webhook-missing": "error",
         "events-lost": "warning",
     }
@@ -341,7 +341,7 @@ def test_tasks_that_were_passed_over_are_noticed(stack: Stack):
     publish(stack.work, stack.work.ledger.projects.get(made.row_id))
     for task_id in made.tasks[-10:]:
         stack.work.studio.annotate(task_id, [])
-    found = doctor.examine(stack.work, [made.id])
+    found = examine(stack.work, [made.id])
     assert wrong(found) == {"passed-over": "warning"}
     (passed,) = [f for f in found if f.code == "passed-over"]
     assert passed.what.startswith("20 tasks")
@@ -388,13 +388,13 @@ def place(tmp_path: Path, label_studio: LabelStudio, web: Web) -> Iterator[Place
 
 
 def of_project(work: Workplace, project: int) -> dict[str, str]:
-    return wrong([f for f in doctor.examine(work, [project]) if f.project == project])
+    return wrong([f for f in examine(work, [project]) if f.project == project])
 
 
 def mend_all(work: Workplace, project: int) -> None:
-    for finding in doctor.examine(work, [project]):
+    for finding in examine(work, [project]):
         if finding.fixable:
-            doctor.mend(work, finding)
+            apply_fix(work, finding)
 
 
 def test_a_password_that_changed_is_found_and_mended(place: Place, web: Web, project: MakeProject):
@@ -430,7 +430,7 @@ def test_a_slow_web_is_down_for_label_studio(place: Place, web: Web, project: Ma
     made, work = project(), place()
     connect_project(work, made.id)
     web.slow_s = 1.3
-    found = wrong(doctor.examine(work, [made.id]))
+    found = wrong(examine(work, [made.id]))
     assert found["connection-down"] == "error"
     assert found["web-slow"] == "error"
 
@@ -473,7 +473,7 @@ def test_another_backend_before_us_takes_the_predictions(
 
 def test_a_host_that_label_studio_does_not_know_is_told(place: Place, project: MakeProject):
     made = project()
-    found = doctor.examine(place(backend_url="http://committee.invalid:9090"), [made.id])
+    found = examine(place(backend_url="http://committee.invalid:9090"), [made.id])
     assert wrong(found)["backend-url-unknown"] == "error"
 
 
@@ -499,7 +499,7 @@ def test_options_that_are_not_known_are_told_by_name(place: Place, project: Make
         basic_auth_pass=PASSWORD,
         extra_params={"arch": "unet"},
     )
-    found = [f for f in doctor.examine(work, [made.id]) if f.code == "bad-options"]
+    found = [f for f in examine(work, [made.id]) if f.code == "bad-options"]
     assert [f.severity for f in found] == ["error"]
     assert "arch" in found[0].what
 
@@ -517,10 +517,10 @@ def test_a_labeling_configuration_without_use_is_told(
     place: Place, project: MakeProject, config: str, word: str
 ):
     made, work = project(label_config=config), place()
-    found = [f for f in doctor.examine(work, [made.id]) if f.code == "label-config"]
+    found = [f for f in examine(work, [made.id]) if f.code == "label-config"]
     assert len(found) == 1
     assert word in found[0].what
-    assert ("--options" in found[0].mend) == (config == TWO_IMAGES)
+    assert ("--options" in found[0].fix) == (config == TWO_IMAGES)
 
 
 def test_images_that_cannot_be_used_are_told_by_kind(
@@ -536,14 +536,14 @@ def test_images_that_cannot_be_used_are_told_by_kind(
     studio.upload(made.id, [("field.png", draw_field(0)[0]), ("text.png", b"this is no image")])
     work = place()
     connect_project(work, made.id)
-    found = [f for f in doctor.examine(work, [made.id]) if f.project == made.id]
+    found = [f for f in examine(work, [made.id]) if f.project == made.id]
     assert wrong(found) == {
         "task-without-image": "warning",
         "image-host": "error",
         "image-refused": "error",
         "image-unreadable": "error",
     }
-    assert "ALLOWED_IMAGE_HOSTS" in next(f.mend for f in found if f.code == "image-host")
+    assert "ALLOWED_IMAGE_HOSTS" in next(f.fix for f in found if f.code == "image-host")
 
 
 def test_a_deleted_project_is_gone(place: Place, project: MakeProject, studio: Studio):
@@ -552,7 +552,7 @@ def test_a_deleted_project_is_gone(place: Place, project: MakeProject, studio: S
 
 
 def test_no_project_at_all_is_a_warning(place: Place):
-    assert wrong(doctor.examine(place()))["no-project"] == "warning"
+    assert wrong(examine(place()))["no-project"] == "warning"
 
 
 # Label Studio itself
@@ -561,12 +561,12 @@ def test_no_project_at_all_is_a_warning(place: Place):
 @pytest.mark.parametrize("kind", ["legacy token", "personal access token"])
 def test_a_dead_token_is_told_by_its_kind(place: Place, access_token: str, kind: str):
     dead = "f" * 40 if kind == "legacy token" else access_token[:-4] + "AAAA"
-    every = doctor.examine(place(label_studio_api_key=dead))
+    every = examine(place(label_studio_api_key=dead))
     found = [f for f in every if f.code == "token-dead"]
     assert found, every
     assert [f.severity for f in found] == ["error"]
     assert kind in found[0].what
-    assert "LABEL_STUDIO_API_KEY" in found[0].mend
+    assert "LABEL_STUDIO_API_KEY" in found[0].fix
     assert dead not in str(found)
 
 
@@ -582,12 +582,10 @@ def test_blocked_private_addresses_are_told_by_their_settings(
     server.stop()
     guards = {"ML_BLOCK_LOCAL_IP": "true", "SSRF_PROTECTION_ENABLED": "true"}
     server = start_label_studio(tmp_path / "server", port=port, environment=guards)
-    found = [f for f in doctor.examine(work, [made.id]) if f.project == made.id]
+    found = [f for f in examine(work, [made.id]) if f.project == made.id]
     assert wrong(found) == {"connection-down": "error", "private-address-blocked": "error"}
     blocked = [f for f in found if f.code == "private-address-blocked"]
-    assert [f.mend for f in blocked] == [
-        f"Start Label Studio with {name}=false." for name in guards
-    ]
+    assert [f.fix for f in blocked] == [f"Start Label Studio with {name}=false." for name in guards]
     server.stop()
 
 
@@ -596,12 +594,12 @@ def test_blocked_private_addresses_are_told_by_their_settings(
 
 def test_a_redis_that_evicts_is_an_error(place: Place, valkey: ValkeyServer):
     work = place(redis_url=valkey.url)
-    assert [f.code for f in check_redis(work)] == ["redis"]
+    assert [f.code for f in check_redis(Installation(work))] == ["redis"]
     with Redis.from_url(valkey.url) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
         redis.config_set("maxmemory", "100mb")
-        assert [f.code for f in check_redis(work)] == ["redis-evicts"]
+        assert [f.code for f in check_redis(Installation(work))] == ["redis-evicts"]
         redis.config_set("requirepass", "another")
     work.redis.connection_pool.disconnect()
-    assert [f.code for f in check_redis(work)] == ["redis-password"]
+    assert [f.code for f in check_redis(Installation(work))] == ["redis-password"]
     work.redis.close()

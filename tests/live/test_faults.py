@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.insight import doctor
+from backend.insight.findings.examine import examine
 from backend.insight.status import project_status
 from backend.jobs import jobs
 from backend.ledger import Publication, Round
@@ -458,7 +458,7 @@ class TestARestoredBackup:
         assert name_of(project.serving()) == "committee-v2.2"
         assert studio.project(project.id).model_version == "committee-v2.2"
         assert set(project.ranking()) == set(project.tasks) - states.keys()
-        found = doctor.examine(stack.work, [project.id])
+        found = examine(stack.work, [project.id])
         assert [f for f in found if f.project == project.id and f.severity == "error"] == []
 
     def test_a_queue_that_is_there_and_not_served_is_served_again(
@@ -510,7 +510,7 @@ class TestADamagedVersion:
         assert told is not None
         assert "Version 2 is damaged, so version 1 looks at new images" in told
         assert str(member) in told
-        codes = {f.code: f for f in doctor.examine(work, [project.id]) if f.severity == "error"}
+        codes = {f.code: f for f in examine(work, [project.id]) if f.severity == "error"}
         assert codes["version-damaged"].fixable
 
         ranked = work.ledger.rounds.start(project.row_id, "rank", "a test's", "choose", {})

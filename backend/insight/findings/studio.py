@@ -1,0 +1,105 @@
+"""Checks of Label Studio itself: its address, our token, its version and its clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+
+from backend.errors import BadSettings, StudioRefused, StudioUnreachable
+from backend.insight.findings.finding import Finding, error, ok, warning
+from backend.label_studio.bulk import Studio
+from backend.workplace import Workplace
+
+KNOWN_VERSION = (1, 23)
+"""The Label Studio that every test here runs against."""
+
+CLOCK_SKEW_S = 60.0
+"""Past this, access tokens (300 s) and the times of events against annotations mislead."""
+
+
+def check_label_studio(work: Workplace) -> Iterator[Finding]:
+    """Whether Label Studio answers, and accepts our token."""
+    try:
+        studio = work.studio
+        token = _token(work, studio)
+        if token.severity == "ok":  # every other request needs it
+            yield from _version_and_clock(studio)
+        yield token
+    except BadSettings as unset:
+        yield error("studio-unset", "No Label Studio is set.", str(unset))
+    except StudioUnreachable as cause:
+        yield error(
+            "studio-unreachable",
+            str(cause),
+            "Start Label Studio, or set LABEL_STUDIO_URL to its address as seen from here.",
+        )
+    except StudioRefused as cause:
+        yield error(
+            "studio-refused",
+            str(cause),
+            "Check that LABEL_STUDIO_URL is the address of Label Studio itself, not of a proxy "
+            "or another service.",
+        )
+
+
+def _version_and_clock(studio: Studio) -> Iterator[Finding]:
+    began = time.time()
+    with studio.open_stream("/health") as answer:
+        date = answer.headers.get("Date", "")
+    ours = (began + time.time()) / 2
+    yield release_finding(studio.version(), studio.url)
+    yield from clock_findings(date, ours)
+
+
+def release_finding(release: str, url: str) -> Finding:
+    """Whether this was tried with that release of Label Studio."""
+    known = ".".join(map(str, KNOWN_VERSION))
+    try:
+        major, minor = (int(part) for part in release.split(".")[:2])
+    except ValueError:
+        what = f"Label Studio calls its version {release[:40]!r}, which is no release."
+        return warning("studio-version-unknown", what, f"Use a release {known}.x if you can.")
+    if (major, minor) == KNOWN_VERSION:
+        return ok("studio", f"Label Studio {release} answers at {url}.")
+    if (major, minor) < KNOWN_VERSION:
+        return warning(
+            "studio-version-old",
+            f"Label Studio {release} is older than {known}, the release that this is made for.",
+            f"Upgrade Label Studio to {known}.",
+        )
+    return warning(
+        "studio-version-unknown",
+        f"Label Studio {release} is newer than {known}, the release that this was tried with.",
+        "Check that pre-annotations and the queue's order appear as they should.",
+    )
+
+
+def clock_findings(date: str, ours: float) -> Iterator[Finding]:
+    """Label Studio's ``Date`` header against our clock, unix seconds."""
+    try:
+        theirs = parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return  # a proxy may leave the header out; that is no finding
+    skew_s = theirs - ours
+    if abs(skew_s) > CLOCK_SKEW_S:
+        way = "ahead of" if skew_s > 0 else "behind"
+        yield warning(
+            "clock-skew",
+            f"Label Studio's clock is {abs(skew_s):.0f} s {way} ours.",
+            "Let both machines keep time by NTP.",
+        )
+
+
+def _token(work: Workplace, studio: Studio) -> Finding:
+    api_key = work.settings.label_studio()[1]
+    # A personal access token is a JWT: three parts with dots between.
+    kind = "personal access token" if api_key.count(".") == 2 else "legacy token"
+    try:
+        user = studio.whoami()
+    except StudioRefused as refused:
+        if refused.studio_status not in (401, 403):
+            raise
+        what = f"Label Studio refuses our {kind} ({refused.studio_status})."
+        return error("token-dead", what, str(refused))
+    return ok("token", f"Our {kind} is that of {user.get('email', 'a user')}.")

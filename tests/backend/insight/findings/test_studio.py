@@ -1,0 +1,50 @@
+"""The checks of Label Studio itself."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import pytest
+
+from backend.insight.findings.studio import check_label_studio, clock_findings, release_finding
+from backend.workplace import Workplace
+from tests.backend.insight.findings.fake_web import MakeSettings
+
+
+@pytest.mark.parametrize(
+    ("release", "code"),
+    [
+        ("1.23.2", "studio"),
+        ("1.23.0.post1", "studio"),
+        ("1.22.9", "studio-version-old"),
+        ("0.9", "studio-version-old"),
+        ("1.24.0", "studio-version-unknown"),
+        ("2.0", "studio-version-unknown"),
+        ("develop", "studio-version-unknown"),
+        ("", "studio-version-unknown"),
+    ],
+)
+def test_each_release_is_known_old_or_unknown(release: str, code: str):
+    assert release_finding(release, "http://studio.test").code == code
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "expected"), [(0, []), (59, []), (-59, []), (62, ["ahead of"]), (-62, ["behind"])]
+)
+def test_clocks_may_differ_by_a_minute(skew_s: float, expected: list[str]):
+    now = 1_795_468_880.0
+    found = list(clock_findings(formatdate(now + skew_s, usegmt=True), now))
+    assert [f.code for f in found] == ["clock-skew"] * len(expected)
+    assert all(word in f.what for word, f in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("date", ["", "yesterday"])
+def test_a_missing_date_is_no_finding(date: str):
+    assert list(clock_findings(date, 0.0)) == []
+
+
+def test_without_a_label_studio_the_setting_is_named(make_settings: MakeSettings):
+    settings = make_settings(label_studio_url=None, label_studio_api_key=None)
+    (found,) = check_label_studio(Workplace(settings))
+    assert found.code == "studio-unset"
+    assert "LABEL_STUDIO_URL" in found.fix
