@@ -11,29 +11,18 @@ from pathlib import Path
 
 import psutil
 
-from backend.ledger import START, upgrade
+from backend.ledger import START
 from backend.rounds.retention import prune
 from backend.rounds.schedule import check_project, next_stage
 from backend.rounds.stages import RUN
-from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.backend.small_studio import CREATED_S, LABEL_CONFIG
+from tests.backend.workplaces import make_settings
 
 
 def main() -> None:
     url, folder, times = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    settings = load_settings(
-        _env_file=None,
-        data_dir=folder,
-        label_studio_url=url,
-        label_studio_api_key="a" * 40,
-        redis_url="redis://127.0.0.1:1/0",  # nobody asks it
-        retrain_every=1_000_000,
-        basic_auth_user="committee",
-        basic_auth_pass="throwaway-3",
-    )
-    upgrade(settings.ledger_url)
-    work = Workplace(settings)
+    work = Workplace(make_settings(folder, label_studio_url=url, retrain_every=1_000_000))
     row = work.ledger.projects.ensure(
         work.server, 1, CREATED_S, label_config=LABEL_CONFIG, extra_params={"mode": "random"}
     )
@@ -50,7 +39,7 @@ def main() -> None:
             "seconds": time.perf_counter() - started,
             "rss_mb": psutil.Process().memory_info().rss / 1e6,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-            "ledger_mb": settings.ledger_path.stat().st_size / 1e6,
+            "ledger_mb": work.settings.ledger_path.stat().st_size / 1e6,
         }
         print(json.dumps(found), flush=True)
     work.close()

@@ -27,7 +27,7 @@ from backend.local.valkey import embedded_valkey
 from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.workplace import Workplace
-from tests.backend.label_studio.test_images import Host, status
+from tests.backend.host import Host, status
 from tests.live.servers import ROOT, ValkeyServer, start_valkey
 from training.config import TrainConfig
 from training.networks.build import build_network

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from backend.actions.rounds import RoundAsked, pause, resume, retrain
 from backend.errors import BadRequest, UnknownProject
-from backend.ledger import upgrade
-from backend.settings import load_settings
 from backend.workplace import Workplace
 
-SERVER = "http://127.0.0.1:9"
 STUDIO_ID = 7
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Workplace]:
+def work(work: Workplace) -> Workplace:
     """One connected project; no server answers."""
-    settings = load_settings(
-        _env_file=None,
-        data_dir=tmp_path,
-        label_studio_url=SERVER,
-        label_studio_api_key="a" * 40,
-        basic_auth_user="lab",
-        basic_auth_pass="secret",
-    )
-    upgrade(settings.ledger_url)
-    opened = Workplace(settings)
-    row = opened.ledger.projects.ensure(opened.server, STUDIO_ID, 1795468845, title="Urine")
-    opened.ledger.projects.update(row.id, connected=True)
-    yield opened
-    opened.close()
+    row = work.ledger.projects.ensure(work.server, STUDIO_ID, 1795468845, title="Urine")
+    work.ledger.projects.update(row.id, connected=True)
+    return work
 
 
 def project_id(work: Workplace) -> int:

@@ -24,9 +24,8 @@ from backend.commands.shared import parse_options_object
 from backend.errors import BadOptions, BadRequest
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask
-from backend.ledger import Ledger, upgrade
+from backend.ledger import Ledger
 from backend.options import parse_options
-from backend.settings import load_settings
 from backend.workplace import Workplace
 from training.datasets.labelled import BadFolder, read_labelled_folder
 
@@ -172,12 +171,6 @@ class TestJudging:
 
 
 class TestWhatIsRefused:
-    @pytest.fixture
-    def work(self, tmp_path: Path) -> Workplace:
-        settings = load_settings(data_dir=tmp_path / "data", _env_file=None)
-        upgrade(settings.ledger_url)
-        return Workplace(settings)
-
     def say(self, line: str) -> None:
         raise AssertionError(f"nothing should have begun, but it said {line}")
 

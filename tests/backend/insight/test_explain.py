@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,33 +18,23 @@ from backend.errors import BadRequest, UnknownProject
 from backend.insight.explain import explain
 from backend.insight.explain_text import WHYS, describe_explanation
 from backend.label_studio.bulk import Task
-from backend.ledger import Evidence, Outcome, Project, Publication, upgrade
+from backend.ledger import Evidence, Outcome, Project, Publication
 from backend.rounds.ranking import Candidate, arm_quantiles
-from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.backend import rows
 
 BEST = "mutual_information"
-SERVER = "http://studio.invalid"
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Workplace]:
-    settings = Settings(  # type: ignore[call-arg]
-        data_dir=tmp_path,
-        label_studio_url=SERVER,
-        label_studio_api_key="f" * 40,
-        _env_file=None,
-    )
-    upgrade(settings.ledger_url)
-    opened = Workplace(settings)
+def work(work: Workplace) -> Workplace:
+    """With ten tasks in Label Studio, of which 10 is labelled and 11 skipped."""
     tasks = {task_id: Task(task_id, {}, 0, 0) for task_id in range(10, 20)}
     tasks[10], tasks[11] = Task(10, {}, 1, 0), Task(11, {}, 0, 1)
-    opened.studio = cast(  # type: ignore[misc]  # in place of the cached client
+    work.studio = cast(  # type: ignore[misc]  # in place of the cached client
         Any, SimpleNamespace(tasks=lambda _id, ids: [tasks[i] for i in ids if i in tasks])
     )
-    yield opened
-    opened.close()
+    return work
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from backend.insight.task_map import find_task, write_task_map
 from backend.label_studio.bulk import Project as StudioProject
 from backend.label_studio.bulk import Studio, Task
 from backend.label_studio.client import Json
-from backend.ledger import Project, upgrade
-from backend.settings import load_settings
+from backend.ledger import Project
+from backend.settings import Settings
 from backend.workplace import Workplace
+from tests.backend.workplaces import make_settings
 from tests.training.discs import CLASSES, disc_example
 from training.config import TrainConfig
 from training.networks.build import build_network
@@ -80,21 +81,15 @@ def studio() -> MemoryStudio:
 
 
 @pytest.fixture
-def work(tmp_path: Path, studio: MemoryStudio) -> Iterator[Workplace]:
-    settings = load_settings(
-        _env_file=None,
-        data_dir=tmp_path / "data",
-        label_studio_url=URL,
-        label_studio_api_key="f" * 40,
-        network=OWN,
-        engine="torch",
-    )
-    upgrade(settings.ledger_url)
-    opened = Workplace(settings)
-    opened.studio = studio
-    opened.images = cast(Any, SimpleNamespace(fetch=lambda url: png_of(DISC.image)))
-    yield opened
-    opened.close()
+def settings(tmp_path: Path) -> Settings:
+    return make_settings(tmp_path / "data", label_studio_url=URL, network=OWN, engine="torch")
+
+
+@pytest.fixture
+def work(work: Workplace, studio: MemoryStudio) -> Workplace:
+    work.studio = studio
+    work.images = cast(Any, SimpleNamespace(fetch=lambda url: png_of(DISC.image)))
+    return work
 
 
 def connected(work: Workplace, studio_id: int, server: str = URL) -> Project:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +23,11 @@ from rq.serializers import JSONSerializer
 from backend.jobs.safe_job import ALLOWED, MAX_DATA_BYTES, SafeJob
 from backend.ledger import Ledger, upgrade
 from backend.redis_queue import QUEUE
-from tests.backend.label_studio.test_images import Host, body
-from tests.live.servers import ROOT, Process, ValkeyServer, start_valkey, wait_until
+from tests.backend.host import Host, body
+from tests.live.servers import ROOT, Process, ValkeyServer, wait_until
 
 NOW = "2026-01-01T00:00:00.000000Z"
 WORKER = "lab-1-0"
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
-    folder = tmp_path / "valkey"
-    folder.mkdir()
-    server = start_valkey(folder)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis(valkey: ValkeyServer) -> Iterator[Redis]:
-    with Redis.from_url(valkey.url) as connection:
-        yield connection
 
 
 class Bait:

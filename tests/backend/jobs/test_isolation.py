@@ -19,66 +19,33 @@ from backend.jobs import jobs
 from backend.jobs.clock import Clock
 from backend.jobs.queue import open_queue
 from backend.jobs.safe_job import SafeJob
-from backend.ledger import Ledger, upgrade
+from backend.ledger import Ledger
 from backend.ledger.projects import project_slug
-from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.web.model import predict_tasks
 from backend.workplace import Workplace
-from tests.live.servers import ValkeyServer, start_valkey
+from tests.backend.workplaces import PASSWORD, USER, brush_config, open_workplace
+from tests.live.servers import ValkeyServer
 from training.committee.registry import Registry, UnknownVersion
 from training.config import TrainConfig
 from training.networks.build import build_network
 
 HERE, THERE = "http://studio-a.test", "http://studio-b.test"
 CREATED = 1795468845
-CONFIG = (
-    '<View><Image name="image" value="$image"/>'
-    '<BrushLabels name="tag" toName="image"><Label value="Cell"/></BrushLabels></View>'
-)
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = start_valkey(tmp_path_factory.mktemp("valkey"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis(valkey: ValkeyServer) -> Iterator[Redis]:
-    with Redis.from_url(valkey.url) as connection:
-        connection.flushall()
-        yield connection
-
-
-def settings_of(server: str, data_dir: Path, valkey: ValkeyServer) -> Settings:
-    return load_settings(
-        _env_file=None,
-        data_dir=data_dir,
-        label_studio_url=server,
-        label_studio_api_key="0" * 40,
-        redis_url=valkey.url,
-        basic_auth_user="lab",
-        basic_auth_pass="secret",
-    )
+CONFIG = brush_config("Cell")
 
 
 @pytest.fixture
 def here(tmp_path: Path, valkey: ValkeyServer) -> Iterator[Workplace]:
-    settings = settings_of(HERE, tmp_path, valkey)
-    upgrade(settings.ledger_url)
-    work = Workplace(settings)
-    yield work
-    work.close()
+    with open_workplace(tmp_path, label_studio_url=HERE, redis_url=valkey.url) as work:
+        yield work
 
 
 @pytest.fixture
 def there(here: Workplace, tmp_path: Path, valkey: ValkeyServer) -> Iterator[Workplace]:
     """Another Label Studio's workplace on the same ledger, registry and Valkey."""
-    work = Workplace(settings_of(THERE, tmp_path, valkey))
-    yield work
-    work.close()
+    with open_workplace(tmp_path, label_studio_url=THERE, redis_url=valkey.url) as work:
+        yield work
 
 
 @pytest.fixture
@@ -91,7 +58,7 @@ def client(here: Workplace) -> Iterator[FlaskClient]:
 
 def post(client: FlaskClient, path: str, body: Any) -> Any:
     answer = client.post(
-        path, data=json.dumps(body), auth=("lab", "secret"), content_type="application/json"
+        path, data=json.dumps(body), auth=(USER, PASSWORD), content_type="application/json"
     )
     assert answer.status_code in (200, 201), answer.text
     return answer.json
@@ -226,7 +193,7 @@ def test_versions_names_publications_by_number_alone(client: FlaskClient, here: 
     than that some project has a version of this number."""
     a = here.ledger.projects.ensure(HERE, 1, CREATED, title="Patients of ward 7")
     name = serve(here.ledger, a.id, version=0)
-    answer = client.get("/versions", auth=("lab", "secret"))
+    answer = client.get("/versions", auth=(USER, PASSWORD))
     assert answer.json == {"versions": [name]}
     assert "ward" not in answer.text
     assert a.slug not in answer.text

@@ -19,13 +19,11 @@ from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask
-from backend.ledger import upgrade
 from backend.options import ProjectOptions
 from backend.predict import pre_annotate, read_image
 from backend.rounds.stages import collect
-from backend.settings import load_settings
 from backend.workplace import Workplace
-from tests.backend.label_studio.test_images import Host, body
+from tests.backend.host import Host, body
 from tests.backend.odd_images import (
     BAD,
     BOMBS,
@@ -37,6 +35,7 @@ from tests.backend.odd_images import (
     xmp,
 )
 from tests.backend.small_studio import CREATED, CREATED_S, SmallStudio
+from tests.backend.workplaces import make_settings
 from tests.training.discs import CLASSES, disc_example
 from training.augment import CropSource
 from training.committee.inference import Committee
@@ -270,16 +269,8 @@ def test_a_round_leaves_out_what_cannot_be_read_says_why_and_learns_from_the_res
     discs = [encode_png(disc_example(str(seed), seed).image) for seed in range(3)]
     studio = OddStudio([*discs, *(data for data, _ in BAD.values())])
     try:
-        settings = load_settings(
-            _env_file=None,
-            data_dir=tmp_path / "data",
-            label_studio_url=studio.url,
-            label_studio_api_key=TOKEN,
-            network=OWN,
-            members=1,
-        )
-        upgrade(settings.ledger_url)
-        work = Workplace(settings)
+        given = {"label_studio_url": studio.url, "network": OWN, "members": 1}
+        work = Workplace(make_settings(tmp_path / "data", **given))
         parameters = {"audit_fraction": 0, "steps": 1}
         row = work.ledger.projects.ensure(work.server, 1, CREATED_S, extra_params=parameters)
         work.ledger.projects.update(row.id, connected=True, extra_params=parameters)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -13,84 +12,8 @@ import pytest
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
-from tests.served import Served
-
-TOKEN = "0123456789abcdef0123456789abcdef01234567"
-PIXELS = b"not really an image, but nobody here looks"
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-class Host(Served):
-    """A small server on 127.0.0.1: ``pages`` maps a path to what answers it; ``seen`` logs."""
-
-    def __init__(self) -> None:
-        host = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                host.seen.append((self.path, dict(self.headers)))
-                page = host.pages.get(self.path.split("?")[0])
-                if page is None:
-                    self.send_error(404)
-                else:
-                    page(self)
-
-            def log_message(self, format: str, *arguments: object) -> None:
-                """Keep the tests' output clean."""
-
-        self.pages: dict[str, Answer] = {}
-        self.seen: list[tuple[str, dict[str, str]]] = []
-        super().__init__(Handler)
-        self.name = f"127.0.0.1:{self.port}"
-
-    @property
-    def authorizations(self) -> list[str | None]:
-        return [headers.get("Authorization") for _, headers in self.seen]
-
-
-def body(content: bytes = PIXELS) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        request.wfile.write(content)
-
-    return answer
-
-
-def redirect(location: str, status: int = 303) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        request.send_header("Location", location)
-        request.send_header("Content-Length", "0")
-        request.end_headers()
-
-    return answer
-
-
-def status(code: int) -> Answer:
-    return lambda request: request.send_error(code)
-
-
-@pytest.fixture
-def label_studio() -> Iterator[Host]:
-    host = Host()
-    yield host
-    host.close()
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Host]:
-    host = Host()
-    yield host
-    host.close()
-
-
-@pytest.fixture
-def studio(label_studio: Host) -> Iterator[Studio]:
-    with Studio(label_studio.url, TOKEN, timeout_s=5) as client:
-        yield client
+from tests.backend.host import PIXELS, Host, body, redirect, status
+from tests.backend.workplaces import TOKEN
 
 
 @pytest.mark.parametrize(

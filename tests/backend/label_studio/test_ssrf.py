@@ -23,7 +23,8 @@ from backend.errors import ImageRefused
 from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.label_studio.ssrf import PinnedAdapter, forbidden, spelled, spelled_with_port
-from tests.backend.label_studio.test_images import PIXELS, TOKEN, Host, body, redirect
+from tests.backend.host import PIXELS, Host, body, redirect
+from tests.backend.workplaces import TOKEN
 
 REAL = socket.getaddrinfo
 
@@ -52,24 +53,11 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 
 @pytest.fixture
-def label_studio() -> Iterator[Host]:
-    host = Host()
-    yield host
-    host.close()
-
-
-@pytest.fixture
 def elsewhere() -> Iterator[Host]:
     host = Host()
     host.pages["/cell.png"] = body()
     yield host
     host.close()
-
-
-@pytest.fixture
-def studio(label_studio: Host) -> Iterator[Studio]:
-    with Studio(label_studio.url, TOKEN, timeout_s=5) as client:
-        yield client
 
 
 # Addresses

@@ -13,12 +13,12 @@ import torch
 
 from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
-from backend.ledger import Evidence, Outcome, Round, upgrade
+from backend.ledger import Evidence, Outcome, Round
 from backend.rounds.evidence import due_evidence, trust_of, truth_for
 from backend.rounds.stages import collect, judge
-from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.backend.rows import evidence
+from tests.backend.workplaces import open_workplace
 from tests.training.discs import CLASSES, disc_examples
 from training.committee import registry
 from training.config import TrainConfig
@@ -178,11 +178,8 @@ class OneProject:
 
 @pytest.fixture
 def round_(tmp_path: Path) -> Iterator[OneProject]:
-    settings = Settings(data_dir=tmp_path, engine="torch", _env_file=None)  # type: ignore[call-arg]
-    upgrade(settings.ledger_url)
-    work = Workplace(settings)
-    yield OneProject(work)
-    work.close()
+    with open_workplace(tmp_path, engine="torch") as work:
+        yield OneProject(work)
 
 
 def labels(*task_ids: int, stamp: str = "old") -> dict[int, tuple[str, Example]]:

@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from backend.ledger import Project, upgrade
+from backend.ledger import Project
 from backend.rounds.fallback import damage_of, describe_damage, load_whole, whole_version
 from backend.rounds.stages.choose import version_that_ranks
-from backend.settings import load_settings
+from backend.settings import Settings
 from backend.web.model import REST_TASKS, predict_tasks
 from backend.workplace import Workplace
 from tests.backend import rows
+from tests.backend.workplaces import brush_config, make_settings
 from tests.training.discs import CLASSES
 from training.committee.checksums import DamagedVersion, UnknownVersion
 from training.config import TrainConfig
 from training.networks.build import build_network
 
-LABEL_CONFIG = """<View><Image name="image" value="$image"/>
-<BrushLabels name="tag" toName="image"><Label value="dark"/><Label value="bright"/></BrushLabels>
-</View>"""
+LABEL_CONFIG = brush_config("dark", "bright")
 CONFIG = TrainConfig(CLASSES, members=2, network="unet", crop_px=64)
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Workplace]:
-    settings = load_settings(
-        _env_file=None,
-        data_dir=tmp_path,
-        label_studio_url="http://127.0.0.1:1",
-        label_studio_api_key="0" * 40,
-        redis_url="redis://127.0.0.1:1/0",
-        basic_auth_user="lab",
-        basic_auth_pass="throwaway-3",
-        engine="torch",
-    )
-    upgrade(settings.ledger_url)
-    opened = Workplace(settings)
-    yield opened
-    opened.close()
+def settings(tmp_path: Path) -> Settings:
+    return make_settings(tmp_path, label_studio_url="http://127.0.0.1:1", engine="torch")
 
 
 @pytest.fixture

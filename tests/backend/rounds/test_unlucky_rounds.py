@@ -17,18 +17,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from redis import Redis
 
 from backend.errors import NotEnoughLabels, describe_error
 from backend.insight.status import Status, project_status
 from backend.insight.status_text import describe_status
 from backend.jobs.parts import DEADLY_ATTEMPTS, UNEXPECTED_ATTEMPTS
-from backend.ledger import Outcome, Part, Round, upgrade
+from backend.ledger import Outcome, Part, Round
 from backend.rounds.schedule import AFTER_FAILURE_S, RECONCILE_S, check_is_due
 from backend.rounds.stages.collect import check_classes
-from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.backend import rows
-from tests.live.servers import ROOT, start_valkey
+from tests.backend.workplaces import GIVEN, make_settings
+from tests.live.servers import ROOT, ValkeyServer
 from tests.training.discs import CLASSES, disc_examples
 from training.config import TrainConfig
 
@@ -109,20 +110,10 @@ class OneProject:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[OneProject]:
-    valkey = start_valkey(tmp_path)
-    given = {
-        "data_dir": str(tmp_path / "data"),
-        "label_studio_url": "http://127.0.0.1:1",
-        "label_studio_api_key": "0" * 40,
-        "redis_url": valkey.url,
-        "basic_auth_user": "lab",
-        "basic_auth_pass": "throwaway-3",
-    }
-    settings = load_settings(_env_file=None, **given)
-    settings.data_dir.mkdir(exist_ok=True)
-    upgrade(settings.ledger_url)
-    work = Workplace(settings)
+def place(tmp_path: Path, redis: Redis, valkey: ValkeyServer) -> Iterator[OneProject]:
+    given = {**GIVEN, "data_dir": str(tmp_path / "data"), "redis_url": valkey.url}
+    given["label_studio_url"] = "http://127.0.0.1:1"
+    work = Workplace(make_settings(**given))
     environment = {**os.environ, **{name.upper(): value for name, value in given.items()}}
     row = work.ledger.projects.ensure(work.server, 7, 1795468845, title="Urine")
     for example in disc_examples(6):
@@ -130,7 +121,6 @@ def place(tmp_path: Path) -> Iterator[OneProject]:
     yield OneProject(work, environment, row.id, _serve(work, row.id))
     work.close()
     work.redis.close()
-    valkey.stop()
 
 
 def _serve(work: Workplace, project_id: int) -> str:

@@ -15,27 +15,17 @@ from backend.ledger import Ledger, upgrade
 from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.workplace import Workplace
+from tests.backend.workplaces import brush_config, make_settings
 from tests.captures import captured
 
 SERVER = "http://studio.test"
-CONFIG = (
-    '<View><Image name="image" value="$image"/>'
-    '<BrushLabels name="tag" toName="image"><Label value="Cell"/></BrushLabels></View>'
-)
+CONFIG = brush_config("Cell")
 PROJECT = "1.1795468845"
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return load_settings(
-        _env_file=None,
-        data_dir=tmp_path,
-        label_studio_url=SERVER,
-        label_studio_api_key="0" * 40,
-        redis_url="redis://127.0.0.1:1/0",
-        basic_auth_user="lab",
-        basic_auth_pass="secret",
-    )
+    return make_settings(tmp_path, basic_auth_pass="secret")
 
 
 @pytest.fixture

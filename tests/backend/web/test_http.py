@@ -37,7 +37,7 @@ from tests.backend.web.web_process import (
     Web,
     answer_of,
 )
-from tests.live.servers import ValkeyServer, files_that_may_not_grow, start_valkey
+from tests.live.servers import ValkeyServer, files_that_may_not_grow
 
 
 def refused(answer: tuple[int, dict[str, str], bytes], *statuses: int) -> str:
@@ -51,13 +51,6 @@ def refused(answer: tuple[int, dict[str, str], bytes], *statuses: int) -> str:
     assert sentence.endswith((".", "?"))
     assert "Traceback" not in sentence
     return sentence
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    started = start_valkey(tmp_path_factory.mktemp("valkey"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 
 from backend.ledger import upgrade
 from backend.settings import Settings, load_settings
-from backend.workplace import Workplace
 from tests.backend.insight.findings.fake_web import API_KEY, PASSWORD, USER, MakeSettings, Web
 from tests.live.servers import free_port
 
@@ -33,12 +32,10 @@ def make_settings(tmp_path: Path) -> MakeSettings:
 
 
 @pytest.fixture
-def work(make_settings: MakeSettings) -> Iterator[Workplace]:
-    settings = make_settings()
-    upgrade(settings.ledger_url)
-    opened = Workplace(settings)
-    yield opened
-    opened.close()
+def settings(make_settings: MakeSettings) -> Settings:
+    made = make_settings()
+    upgrade(made.ledger_url)
+    return made
 
 
 @pytest.fixture(autouse=True)

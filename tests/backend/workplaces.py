@@ -1,0 +1,50 @@
+"""Settings and workplaces for tests: addresses at which nobody answers, throwaway passwords."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from backend.label_studio.label_config import build_label_config
+from backend.ledger import upgrade
+from backend.settings import Settings, load_settings
+from backend.workplace import Workplace
+from training.colours import class_colour
+
+SERVER = "http://studio.test"
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+USER, PASSWORD = "lab", "throwaway-8731"
+
+GIVEN: dict[str, Any] = {
+    "label_studio_url": SERVER,
+    "label_studio_api_key": TOKEN,
+    "redis_url": "redis://127.0.0.1:1/0",
+    "basic_auth_user": USER,
+    "basic_auth_pass": PASSWORD,
+}
+
+
+def make_settings(data_dir: Path, **fields: Any) -> Settings:
+    """Settings with a ledger of this release."""
+    settings = load_settings(_env_file=None, **{**GIVEN, "data_dir": data_dir, **fields})
+    upgrade(settings.ledger_url)
+    return settings
+
+
+@contextmanager
+def open_workplace(data_dir: Path, **fields: Any) -> Iterator[Workplace]:
+    """A workplace with a ledger of this release; ``fields`` are settings."""
+    work = Workplace(make_settings(data_dir, **fields))
+    try:
+        yield work
+    finally:
+        work.close()
+
+
+def brush_config(*labels: str) -> str:
+    """A labeling configuration with brush labels."""
+    return build_label_config(
+        (label, class_colour(index)) for index, label in enumerate(labels, start=1)
+    )
