@@ -246,8 +246,8 @@ class Slow:
         if name != "backend.rounds.stages":
             return None
         def renewed():
-            return ledger.parts.of_round(1)[0]["lease_until"] != taken
-        taken = ledger.parts.of_round(1)[0]["lease_until"]
+            return ledger.parts.of_round(1)[0].lease_until != taken
+        taken = ledger.parts.of_round(1)[0].lease_until
         wait_until(renewed, 60, "the lease to be renewed")
         raise SystemExit(7)
 
