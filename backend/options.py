@@ -68,8 +68,8 @@ class ProjectOptions(BaseModel):
     )
     mode: str = documented(
         "hedge",
-        "What ranks the images: all measures, each weighed by how well it saw what annotators "
-        "corrected; the one that saw it best; chance; or always the same measure.",
+        "What ranks the images: all measures, each weighed by how well it predicted what "
+        "annotators corrected; the one that predicted it best; chance; or always the same measure.",
         _MODES,
     )
     regions: Literal["class", "particle"] | None = documented(
@@ -179,7 +179,7 @@ def parse_options(extra_params: Any) -> ProjectOptions:
 
 
 def options_table() -> list[tuple[str, str, str, str]]:
-    """Name, what it may be, default and meaning of every option, for the README and --help."""
+    """Name, what it may be, default and meaning of every option, for the documentation."""
     return [
         (name, expected_value(field), shown_default(field), str(field.description))
         for name, field in ProjectOptions.model_fields.items()

@@ -24,7 +24,7 @@ def pid_space() -> int:
 
 
 def is_running(pid: int) -> bool:
-    """Whether this machine has a process of that number, whoever's it is."""
+    """Whether this machine has a process of that number, whoever owns it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

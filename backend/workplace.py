@@ -1,4 +1,4 @@
-"""What a process works with: settings, ledger, Label Studio, registry, image fetcher.
+"""What a process works with: settings, ledger, Label Studio's client, registry, image fetcher.
 
 Built once at a process's entry and handed down. The registry, which brings torch, is opened
 only by those who ask for it, so that the command line and a worker's parent stay light.
@@ -29,10 +29,10 @@ WEB_BUSY_S = 0.7
 
 
 class Workplace:
-    """The doors of one process.
+    """What one process works with.
 
     Args:
-        settings: what the environment says.
+        settings: of this process.
         busy_s: longest wait for the ledger's write lock, seconds.
     """
 
@@ -66,7 +66,7 @@ class Workplace:
         )
 
     def _seal(self) -> bytes:
-        """A key of this DATA_DIR, derived from one of its passwords and not telling it."""
+        """A key of this DATA_DIR, derived from one of its passwords, which it does not reveal."""
         password = load_secrets(self.settings.data_dir)["valkey_password"]
         return hmac.digest(password.encode(), b"compiled members", "sha256")
 

@@ -83,7 +83,7 @@ class MeasureWeight:
 
 @dataclass(frozen=True)
 class RoundEvidence:
-    """What one round's corrections told.
+    """The evidence of one round's corrections.
 
     Attributes:
         versions: that were judged by them.
@@ -120,7 +120,7 @@ class QueuePlace:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What an annotator's corrections of a task told.
+    """The evidence of an annotator's corrections of one task.
 
     Attributes:
         error: share of the judged pixels that were corrected.

@@ -20,7 +20,7 @@ BY_LIKENESS = "no version yet; each image of the queue is the one least like tho
 BY_CHANCE = "no version yet; the queue is ordered by chance"
 
 FIRST_PROGRESS = 0.02
-"""Below this share of a stage its pace tells nothing."""
+"""Below this share of a stage its pace is no measure."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class AuditStatus:
-    """What the audit images tell of a version, in numbers and in words."""
+    """A version's quality on the audit images, in numbers and in words."""
 
     audit: Mapping[str, Any] | None
     audit_gain: Mapping[str, Any] | None

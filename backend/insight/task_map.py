@@ -1,4 +1,4 @@
-"""Where the version that ranks now doubts a task's image, as a figure and as arrays."""
+"""Where the ranking version is uncertain about a task's image, as a figure and as arrays."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TaskMap:
 
 
 def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
-    """Look at a task's image and write task-<id>-map.png and task-<id>-map.npz.
+    """Predict a task's image and write task-<id>-map.png and task-<id>-map.npz.
 
     The truth is what the task's annotators agree on, as a round would learn it; without an
     annotation there is none.

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 CLEAN_EVERY_S = 3600.0
 KEEP_EVENTS_S = 7 * 24 * 3600.0
 KEEP_REST_S = 24 * 3600.0
-"""Tasks that a /predict had no time for are tried for a day; whoever asked has gone on by then."""
+"""Tasks that a /predict had no time for are tried for a day; by then whoever asked has moved on."""
 
 FORGET_PROCESS_AFTER_S = 120.0
 """A process that is silent for this long is removed from the list."""

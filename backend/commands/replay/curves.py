@@ -26,7 +26,7 @@ SECONDS = (
     "publish",
     "test",
 )
-"""Where a round's time goes: labelling it, until it starts, its stages, testing its version."""
+"""Where a round's time goes: labelling it, the wait for its start, its stages, testing."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class ReplayResult:
 
     def to_json(self) -> dict[str, Any]:
         found = asdict(self)
-        for curve, said in zip(self.curves, found["curves"], strict=True):
-            for point, fields in zip(curve.points, said["points"], strict=True):
+        for curve, shown in zip(self.curves, found["curves"], strict=True):
+            for point, fields in zip(curve.points, shown["points"], strict=True):
                 fields |= {"mean_iou": point.mean_iou, "mean_dice": point.mean_dice}
         return found
 

@@ -68,7 +68,7 @@ class ReplayPlan:
         """Refuse a plan that ``images`` images to learn from cannot carry out.
 
         Raises:
-            BadRequest: a sentence that says why.
+            BadRequest: with the reason.
         """
         for name in ("rounds", "per_round", "first"):
             if getattr(self, name) < 1:

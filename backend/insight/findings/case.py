@@ -96,10 +96,11 @@ class ProjectCase:
 
 
 def bare_address(url: str) -> str:
+    """The address as it is compared."""
     return url.rstrip("/")
 
 
 def shown_address(url: str) -> str:
-    """An address of somebody's choosing, without what may be a password in it."""
+    """An address that a user chose, without the password that it may hold."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
