@@ -258,7 +258,8 @@ def loop(config_file: Path, output: Path | None, workers: int) -> None:
     """Simulate active learning on a labelled folder, with several strategies and seeds."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from training.experiments.loop import read_config, run
+    from training.experiments.loop import run
+    from training.experiments.loop_config import read_config
 
     config = read_config(config_file)
     folder = output or config_file.with_suffix("")

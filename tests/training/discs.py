@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from training.examples import Example
+from training.images import encode_png
 
 CLASSES = ("background", "dark", "bright")
 
@@ -26,3 +29,15 @@ def disc_example(key: str, seed: int, height: int = 72, width: int = 88) -> Exam
 
 def disc_examples(count: int, first_seed: int = 0) -> list[Example]:
     return [disc_example(f"disc-{i}", first_seed + i) for i in range(count)]
+
+
+def write_discs(folder: Path, count: int, first_seed: int = 0) -> Path:
+    """A labelled folder of drawn discs: 0.png, 1.png and so on."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(count):
+        example = disc_example("", first_seed + number)
+        (folder / "images" / f"{number}.png").write_bytes(encode_png(example.image))
+        (folder / "masks" / f"{number}.png").write_bytes(encode_png(example.mask))
+    (folder / "classes.txt").write_text("\n".join(CLASSES))
+    return folder

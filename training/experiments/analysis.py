@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.experiments.plots import iou_of, mean_known
-from training.experiments.runs import FULL, RANDOM, BadRun, DistanceBins, Run
+from training.experiments.runs import BadRun, DistanceBins, Run
 from training.experiments.statistics import (
     ALPHA,
     Difference,
@@ -21,6 +21,7 @@ from training.experiments.statistics import (
     penalty_matrix,
     relative_gain,
 )
+from training.experiments.strategy import FULL, RANDOM
 
 SHARES_OF_FULL = (0.95, 0.99)
 """Of full-data quality: how soon a strategy comes so near."""

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.experiments.runs import RANDOM, Line, Run
+from training.experiments.runs import Line, Run
 from training.experiments.statistics import mean_interval
+from training.experiments.strategy import RANDOM
 
 INK = "#333333"
 GRID = "#dddddd"

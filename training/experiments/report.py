@@ -43,8 +43,9 @@ from training.experiments.analysis import (
     standings,
     summary_sentences,
 )
-from training.experiments.runs import FULL, RANDOM, Run, read_run
+from training.experiments.runs import Run, read_run
 from training.experiments.statistics import ALPHA, Difference, mean_interval
+from training.experiments.strategy import FULL, RANDOM
 from training.figures.contact_sheet import as_rgb, colour_of, overlay
 from training.images import Image8
 

@@ -1,6 +1,6 @@
-"""The folder that `python -m training loop` writes, which can be read while it runs.
+"""The folder that `python -m training loop` writes. It can be read while the loop runs.
 
-It holds run.json, and in paths/ a file for each strategy and seed, a line per round measured.
+It holds run.json, and in paths/ a file for each strategy and seed with a line per round.
 """
 
 from __future__ import annotations
@@ -10,26 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from acquisition.adaptive import Evidence
 from training.errors import TrainingError
-from training.experiments.strategy import NAMED
-
-RANDOM = "random"
-"""The strategy that all others are held against."""
-
-FULL = "all"
-"""Not a strategy: a learner that got the whole pool, once per seed, as round 0."""
+from training.experiments.strategy import FULL, NAMED
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class BadRun(TrainingError):
-    """A folder is no run, or holds too little of one."""
+    """A folder is not a run, or too little of the run is done."""
 
 
 class _Frozen(BaseModel):
@@ -37,7 +32,7 @@ class _Frozen(BaseModel):
 
 
 class Settings(_Frozen):
-    """What was run; the file run.json.
+    """What was run: the file run.json.
 
     Attributes:
         data: a labelled folder.
@@ -62,13 +57,13 @@ class Settings(_Frozen):
 
 
 class DistanceBins(_Frozen):
-    """Doubt in the test images, by the distance of a pixel to the nearest boundary.
+    """Uncertainty in the test images, by the distance of a pixel to the nearest boundary.
 
     Attributes:
         edges_px: where the bins begin, ascending; the last is open.
         pixels: in each bin.
         wrong: share of them that were predicted wrongly; None in an empty bin.
-        measures: mean doubt of each measure in each bin, in its unit; None in an empty bin.
+        measures: mean of each measure in each bin, in its unit; None in an empty bin.
     """
 
     edges_px: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
@@ -82,14 +77,17 @@ class Line(_Frozen):
 
     Attributes:
         labelled: images so far.
-        particles: connected particles in them: what a person would have drawn.
+        particles: connected particles in them, each of which a person would have drawn.
         mean_iou: mean of the foreground classes that occur in the test images.
         iou, dice: by class; None for one that does not occur.
         pixels_wrong: share of the test images' pixels.
         known: which classes occur in a labelled image.
-        chosen: file names of the images that this round added, in order.
+        chosen: file names of the images that this round added, in order; none for ``FULL``.
+        keys: of all images that this round added, in order.
         weights: of the arms "measure/aggregate" of an adaptive strategy.
         leader: the arm that saw the errors of the latest batch best.
+        rewards: of the arms in that batch.
+        evidence: how well the committee's uncertainty saw its errors in the images chosen.
     """
 
     strategy: str
@@ -104,13 +102,20 @@ class Line(_Frozen):
     ece: Share
     known: tuple[bool, ...]
     chosen: tuple[str, ...]
+    keys: tuple[str, ...] = ()
     weights: dict[str, FiniteFloat] | None = None
     leader: str | None = None
+    rewards: dict[str, FiniteFloat] | None = None
+    evidence: tuple[Evidence, ...] = ()
     # Runs of 0.1.0 call it doubt_by_distance.
     uncertainty_by_distance: DistanceBins | None = Field(
         None, validation_alias=AliasChoices("uncertainty_by_distance", "doubt_by_distance")
     )
     seconds: FiniteFloat
+
+    def to_text(self) -> str:
+        """The line as a file holds it. ASCII, so that a cut-off line is still text."""
+        return self.model_dump_json(ensure_ascii=True) + "\n"
 
     @property
     def heaviest(self) -> str | None:
@@ -130,9 +135,9 @@ class Run:
         folder: where it lies.
         settings: what was run.
         lines: by strategy, seed and round, ``FULL`` among the strategies.
-        seeds: those of which every strategy has every round; all comparisons are made on them.
-        missing: rounds that are not measured, of all strategies and seeds.
-        unreadable: lines that are no JSON, as a killed process leaves its last.
+        seeds: those with every round of every strategy; all comparisons are made on them.
+        missing: rounds that are not measured yet, over all strategies and seeds.
+        unreadable: lines that are not JSON, such as the last one of a killed process.
         modes: of the strategies, as ``strategy_of`` has them, where they are known.
     """
 
@@ -200,7 +205,7 @@ def read_run(folder: Path) -> Run:
     """Read a run, finished or not.
 
     Raises:
-        BadRun: a file is missing or not what `loop` writes, or no seed is complete.
+        BadRun: a file is missing or is not what `loop` writes, or no seed is complete.
     """
     settings = _checked(Settings, _read_text(folder / "run.json"), folder / "run.json")
     named = tuple(strategy for strategy in settings.strategies if strategy != FULL)
@@ -209,9 +214,13 @@ def read_run(folder: Path) -> Run:
     unreadable = 0
     for seed in settings.seeds:
         for name in (*named, FULL):
-            path = folder / "paths" / f"{name}-{seed}.jsonl"
+            path = lines_file(folder, name, seed)
             if path.exists():  # else its turn has not come
-                unreadable += _read_lines(path, settings, lines)
+                found = read_lines(path)
+                unreadable += found.unreadable
+                for line in found.lines:
+                    _check_lengths(line, settings, path)
+                    lines[line.strategy, line.seed, line.round] = line
     cells = {
         (strategy, seed, number)
         for strategy in named
@@ -236,13 +245,13 @@ class _Definition(_Frozen):
 
 
 class _Definitions(_Frozen):
-    """What of config.json is read here; runs of before it held definitions have none."""
+    """The part of config.json that is read here; old runs have no definitions."""
 
     definitions: dict[str, _Definition] = {}
 
 
 def _modes(folder: Path, named: Sequence[str]) -> dict[str, str]:
-    """Of each strategy the mode that the run keeps, else that of the strategy of this name."""
+    """The mode of each strategy as the run keeps it, else that of the strategy of this name."""
     path = folder / "config.json"
     kept = _checked(_Definitions, _read_text(path), path).definitions if path.exists() else {}
     known = {name: NAMED[name].mode for name in named if name in NAMED}
@@ -250,7 +259,7 @@ def _modes(folder: Path, named: Sequence[str]) -> dict[str, str]:
 
 
 def _check_budgets(run: Run) -> None:
-    """Curves over different or standing budgets cannot be compared."""
+    """Curves can be compared only over the same budgets, which grow from round to round."""
     for strategy in run.strategies:
         for seed in run.seeds:
             found = [run.asked(line) for line in run.curve(strategy, seed)]
@@ -272,8 +281,25 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _read_lines(path: Path, settings: Settings, lines: dict[tuple[str, int, int], Line]) -> int:
-    """Add a path's lines to ``lines``; returns how many were left out."""
+class ReadLines(NamedTuple):
+    """A path's lines in order, and how many lines were left out because they are not JSON."""
+
+    lines: list[Line]
+    unreadable: int
+
+
+def lines_file(folder: Path, strategy: str, seed: int) -> Path:
+    """The file of one path's lines."""
+    return folder / "paths" / f"{strategy}-{seed}.jsonl"
+
+
+def read_lines(path: Path) -> ReadLines:
+    """Read one path's lines.
+
+    Raises:
+        BadRun: the file cannot be read, or holds JSON that is not a line of a run.
+    """
+    lines = []
     unreadable = 0
     for number, text in enumerate(_read_text(path).splitlines(), start=1):
         if not text.strip():
@@ -284,14 +310,13 @@ def _read_lines(path: Path, settings: Settings, lines: dict[tuple[str, int, int]
             # A killed loop leaves half a line, and goes on after it when it is started again.
             unreadable += 1
             continue
-        line = _checked(Line, text, f"{path}, line {number}")
-        _check_lengths(line, settings, f"{path}, line {number}")
-        lines[line.strategy, line.seed, line.round] = line
-    return unreadable
+        lines.append(_checked(Line, text, f"{path}, line {number}"))
+    return ReadLines(lines, unreadable)
 
 
-def _check_lengths(line: Line, settings: Settings, where: str) -> None:
+def _check_lengths(line: Line, settings: Settings, path: Path) -> None:
     C = len(settings.classes)
+    where = f"{path}, round {line.round}"
     for name in ("iou", "dice", "known"):
         if len(getattr(line, name)) != C:
             raise BadRun(

@@ -26,6 +26,13 @@ MODES = (
     "oracle_error",
 )
 
+RANDOM = "random"
+"""The strategy that all others are compared with."""
+
+FULL = "all"
+"""Not a strategy: the whole pool labelled at once, in round 0, once per seed. It shows what can be
+reached."""
+
 
 class UnknownStrategy(TrainingError):
     """No strategy has this name, or its description is wrong."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.training.discs import CLASSES, disc_example
+from tests.training.discs import write_discs
 from training.__main__ import cli
 from training.datasets.labelled import by_hash, read_labelled_folder
 from training.experiments.ablation import (
@@ -16,20 +16,8 @@ from training.experiments.ablation import (
     read_results,
     table,
 )
-from training.images import encode_png
 
 TINY = "network=unet,steps=3,crop_px=64,batch=2"
-
-
-def write_discs(folder, count, first_seed=0):
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for number in range(count):
-        example = disc_example("", first_seed + number)
-        (folder / "images" / f"{number}.png").write_bytes(encode_png(example.image))
-        (folder / "masks" / f"{number}.png").write_bytes(encode_png(example.mask))
-    (folder / "classes.txt").write_text("\n".join(CLASSES))
-    return folder
 
 
 def test_changes_are_read_by_their_types():

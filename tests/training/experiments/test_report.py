@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.training.discs import CLASSES, disc_example
+from tests.training.discs import CLASSES, write_discs
 from training.__main__ import cli
 from training.experiments.analysis import (
     arm_weights,
@@ -37,7 +37,6 @@ from training.experiments.plots import (
 from training.experiments.report import _median_text, report_html, write_report
 from training.experiments.runs import BadRun, DistanceBins, read_run
 from training.experiments.statistics import aubc, holm, paired_t
-from training.images import encode_png
 
 STRATEGIES = ("random", "entropy", "adaptive")
 BETTER = {"random": 0.0, "entropy": 0.06, "adaptive": 0.03}
@@ -129,16 +128,6 @@ def path_of(folder, line):
     return folder / "paths" / f"{line['strategy']}-{line['seed']}.jsonl"
 
 
-def write_images(folder):
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for number in range(IMAGES):
-        example = disc_example("", number)
-        (folder / "images" / f"{number}.png").write_bytes(encode_png(example.image))
-        (folder / "masks" / f"{number}.png").write_bytes(encode_png(example.mask))
-    return folder
-
-
 def without(lines, **cell):
     return [each for each in lines if any(each[name] != value for name, value in cell.items())]
 
@@ -158,7 +147,7 @@ def pictures(page, kind="svg\\+xml"):
 
 
 def test_the_page_holds_every_section_in_order_and_loads_nothing(tmp_path):
-    folder = write_run(tmp_path / "run", data=write_images(tmp_path / "discs"))
+    folder = write_run(tmp_path / "run", data=write_discs(tmp_path / "discs", IMAGES))
     path, _ = write_report(folder)
     page = path.read_text()
     assert re.findall("<h2>(.*?)</h2>", page) == [
@@ -185,7 +174,7 @@ def test_the_page_holds_every_section_in_order_and_loads_nothing(tmp_path):
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
-    data = write_images(tmp_path / "discs")
+    data = write_discs(tmp_path / "discs", IMAGES)
     folder = write_run(tmp_path / "run", data=data)
 
     def written():
@@ -608,7 +597,7 @@ def test_without_the_images_a_sentence_stands_in_their_place(tmp_path):
 
 
 def test_a_single_image_that_is_gone_is_named(tmp_path):
-    data = write_images(tmp_path / "discs")
+    data = write_discs(tmp_path / "discs", IMAGES)
     (data / "images" / "2.png").unlink()
     (data / "masks" / "3.png").write_bytes(b"no image")
     page = report_html(read_run(write_run(tmp_path / "run", data=data)))
