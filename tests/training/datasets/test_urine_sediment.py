@@ -50,6 +50,22 @@ def test_another_seed_or_laboratory_gives_another_field():
     assert not np.array_equal(field.image, draw_field(7, "B", (96, 96)).image)
 
 
+@pytest.mark.parametrize(
+    ("laboratory", "seed", "mask_px", "colour", "contrast"),
+    [
+        ("A", 11, [0, 0, 6044, 0, 0], [163.88, 178.22, 163.38], 10.335),
+        ("B", 4, [614, 0, 0, 0, 6984], [185.48, 166.56, 147.26], 22.62),
+    ],
+)
+def test_a_seed_draws_the_same_field_in_every_release(laboratory, seed, mask_px, colour, contrast):
+    """The demo, the bench and docs/RECIPE.md stand on these fields."""
+    field = draw_field(seed, laboratory, (256, 320))
+    # Another processor may round a few pixels otherwise.
+    assert np.bincount(field.mask.ravel(), minlength=6)[1:] == pytest.approx(mask_px, rel=0.005)
+    assert field.image.mean((0, 1)) == pytest.approx(colour, abs=0.05)
+    assert field.image.std() == pytest.approx(contrast, rel=0.005)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (100, 333), (257, 129), (1024, 1024)])
 def test_the_field_has_the_size_asked_for(size):
     field = draw_field(3, "A", size)
