@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.experiments.runs import Line, Run
-from training.experiments.statistics import mean_interval
+from training.experiments.runs import Run
+from training.experiments.statistics import mean_interval, mean_known
 from training.experiments.strategy import RANDOM
 
 INK = "#333333"
@@ -134,7 +134,7 @@ def class_curves(run: Run) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for index, axes in zip(run.foreground, panels, strict=False):
         for strategy in run.strategies:
-            curve = mean_known(run.values(strategy, iou_of(index)))
+            curve = mean_known(run.class_iou(strategy, index))
             axes.plot(run.budgets, curve, label=strategy, **style_of(run, strategy), markersize=3.5)
         axes.set_title(run.settings.classes[index])
         axes.set_ylim(0, 1)
@@ -150,20 +150,6 @@ def class_curves(run: Run) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     _legend_below(figure, handles, labels)
     return figure
-
-
-def iou_of(index: int) -> Callable[[Line], float | None]:
-    """Reads a class's IoU from a line."""
-    return lambda line: line.iou[index]
-
-
-def mean_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the first axis of what is not NaN; NaN where all is."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0).sum(axis=0)
-    mean = np.full(total.shape, np.nan)
-    np.divide(total, known.sum(axis=0), out=mean, where=known.any(axis=0))
-    return mean
 
 
 def weight_curves(run: Run, weights: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> Figure:
@@ -217,7 +203,7 @@ def distance_curves(
     wrong: NDArray[np.float64],
     measures: Mapping[str, NDArray[np.float64]],
 ) -> Figure:
-    """Doubt and errors by the distance to the nearest boundary.
+    """Uncertainty and errors by the distance to the nearest boundary.
 
     Args:
         edges_px: where the bins begin; the last is open.
@@ -236,7 +222,7 @@ def distance_curves(
             color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[i % len(MARKERS)],
         )
-    left.set_title("doubt, as a share of its own maximum")
+    left.set_title("uncertainty, as a share of its own maximum")
     left.set_ylim(0, 1.05)
     right.plot(places, 100 * wrong, color="black", marker="o")
     right.set_title("wrong pixels, %")

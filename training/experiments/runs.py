@@ -193,6 +193,10 @@ class Run:
         """The rounds of a strategy with a complete seed, in order."""
         return [self.lines[strategy, seed, r] for r in range(self.settings.rounds + 1)]
 
+    def class_iou(self, strategy: str, index: int) -> NDArray[np.float64]:
+        """[R, T] IoU of one class; NaN where the test images do not show it."""
+        return self.values(strategy, lambda line: line.iou[index])
+
     def values(self, strategy: str, of: Callable[[Line], float | None]) -> NDArray[np.float64]:
         """[R, T]: a figure of each complete seed and round; NaN where it is None."""
         found: NDArray[np.float64] = np.array(

@@ -253,6 +253,18 @@ def penalty_matrix(curves: ArrayLike) -> NDArray[np.float64]:
     return beaten / T
 
 
+def mean_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis of what is not NaN; NaN where all is.
+
+    By hand: ``np.nanmean`` warns of a column that is all NaN.
+    """
+    known = np.isfinite(values)
+    total = np.where(known, values, 0).sum(axis=0)
+    mean = np.full(total.shape, np.nan)
+    np.divide(total, known.sum(axis=0), out=mean, where=known.any(axis=0))
+    return mean
+
+
 def _quantile(count: int) -> float:
     """How many standard errors of a mean of so many values make its two-sided interval."""
     return float(student.ppf((1 + CONFIDENCE) / 2, count - 1))

@@ -14,29 +14,30 @@ from training.__main__ import cli
 from training.experiments.analysis import (
     arm_weights,
     aubc_against,
-    claim_sentences,
     class_gains,
     classes_reached,
     heaviest,
-    hypothesis_sentences,
     leaders,
-    pooled_distance,
     quality_reached,
-    ratio_sentence,
     standings,
-    summary_sentences,
 )
 from training.experiments.plots import (
     bin_names,
     class_curves,
     draw,
     learning_curves,
-    mean_known,
     summed,
 )
-from training.experiments.report import _median_text, report_html, write_report
+from training.experiments.pooled_distance import pooled_distance
+from training.experiments.report import _format_median, report_html, write_report
 from training.experiments.runs import BadRun, DistanceBins, read_run
-from training.experiments.statistics import aubc, holm, paired_t
+from training.experiments.sentences import (
+    claim_sentences,
+    hypothesis_sentences,
+    ratio_sentence,
+    summary_sentences,
+)
+from training.experiments.statistics import aubc, holm, mean_known, paired_t
 
 STRATEGIES = ("random", "entropy", "adaptive")
 BETTER = {"random": 0.0, "entropy": 0.06, "adaptive": 0.03}
@@ -157,7 +158,7 @@ def test_the_page_holds_every_section_in_order_and_loads_nothing(tmp_path):
         "Who beats whom",
         "Class by class",
         "Weights of the arms",
-        "Doubt by distance to a boundary",
+        "Uncertainty by distance to a boundary",
         "What each strategy chose first",
     ]
     assert "http://" not in page
@@ -442,7 +443,7 @@ def test_images_of_another_folder_are_no_labels_of_the_pool(tmp_path):
     ],
 )
 def test_a_median_counts_what_was_not_reached_as_last(labels, text):
-    assert _median_text(labels, 100) == text
+    assert _format_median(labels, 100) == text
 
 
 def test_classes_are_known_from_the_first_round_that_shows_them(run):
@@ -482,7 +483,7 @@ def test_a_run_without_weights_or_uncertainty_says_so(tmp_path):
     lines = [each | {"weights": None, "uncertainty_by_distance": None} for each in all_lines()]
     page = report_html(read_run(write_run(tmp_path / "run", lines)))
     assert "No strategy of this run has weights." in page
-    assert "No round of this run holds doubt by distance." in page
+    assert "No round of this run holds uncertainty by distance." in page
 
 
 def uncertainty(entropy, pixels, edges=(0, 2, 5, 12)):
