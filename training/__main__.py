@@ -219,12 +219,8 @@ def map_(image: Path, version: Path, truth: Path | None, output: Path, network: 
     holds the arrays. The image's score by every measure and aggregate is printed.
     """
     from training.committee.inference import Committee
-    from training.figures.uncertainty_figure import (
-        arms_table,
-        read_image_file,
-        read_truth_file,
-        write_map,
-    )
+    from training.figures.map_files import read_image_file, read_truth_file, write_map
+    from training.figures.scales import arms_table
 
     # Torch's engine leaves nothing in the version's folder, and one look repays no compiling.
     committee = Committee.load(version, engine="torch", own_network=network)

@@ -27,7 +27,7 @@ def map_task(task_id: int, output: Path) -> None:
     annotation, the error; task-ID-map.npz holds the arrays.
     """
     from backend.insight.task_map import write_task_map
-    from training.figures.uncertainty_figure import arms_table
+    from training.figures.scales import arms_table
 
     with open_workplace() as work:
         written = write_task_map(work, task_id, output)

@@ -50,7 +50,7 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
         ImageRefused: its image cannot be read.
     """
     from backend.rounds.stages.collect import mask_of
-    from training.figures.uncertainty_figure import write_map
+    from training.figures.map_files import write_map
 
     row, task = find_task(work, task_id)
     version = work.ledger.versions.promoted(row.id)

@@ -12,30 +12,30 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from acquisition.masks import UNKNOWN
-from training.colours import class_colour, rgb
 from training.examples import Example
+from training.figures.overlay import as_rgb, colour_of, overlay
 from training.images import Image8, encode_png
 
 PANEL_PX = 320
+
 GAP_PX = 8
+
 TEXT_PX = 15
+
 LINE_PX = 22
 
-VEIL = 0.45
-"""How much of a class's colour covers the image; its outline is drawn in full."""
-
-COLUMNS = ("image", "truth", "seen out of fold", "doubt: entropy, nats")
+COLUMNS = ("image", "truth", "predicted out of fold", "uncertainty: entropy, nats")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One task as a member saw it that never trained on it.
+class OutOfFold:
+    """One task as predicted by a member that never trained on it.
 
     Attributes:
         example: image and truth at the network's resolution.
         predicted: [h, w] uint8 class indices.
-        entropy: [h, w] nats of the member's calibrated probabilities.
-        caption: which task, and how good.
+        entropy: [h, w] nats, of the member's calibrated probabilities.
+        caption: names the task and its quality.
     """
 
     example: Example
@@ -55,11 +55,11 @@ def worst_median_best(scores: Mapping[str, float]) -> dict[str, str]:
     return {"worst": ends["worst"], "median": ranked[len(ranked) // 2], "best": ends["best"]}
 
 
-def contact_sheet(seen: Sequence[Seen], classes: Sequence[str], title: str) -> bytes:
-    """Draw the tasks one below the other: image, truth, what was seen, and where it doubted.
+def contact_sheet(tasks: Sequence[OutOfFold], classes: Sequence[str], title: str) -> bytes:
+    """Draw the tasks one below the other: image, truth, prediction and entropy.
 
     Args:
-        seen: the tasks, top first.
+        tasks: top first.
         classes: names by index, background first.
         title: stands on top.
 
@@ -67,7 +67,7 @@ def contact_sheet(seen: Sequence[Seen], classes: Sequence[str], title: str) -> b
         A PNG.
     """
     font = ImageFont.load_default(TEXT_PX)
-    rows = [_row(each, len(classes)) for each in seen]
+    rows = [_row(each, len(classes)) for each in tasks]
     width = len(COLUMNS) * (PANEL_PX + GAP_PX) + GAP_PX
     legend = _legend(classes, width, font)
     heads = LINE_PX * 2 + GAP_PX
@@ -78,7 +78,7 @@ def contact_sheet(seen: Sequence[Seen], classes: Sequence[str], title: str) -> b
     for column, name in enumerate(COLUMNS):
         pen.text((GAP_PX + column * (PANEL_PX + GAP_PX), LINE_PX + 4), name, "black", font)
     top = heads
-    for each, row in zip(seen, rows, strict=True):
+    for each, row in zip(tasks, rows, strict=True):
         pen.text((GAP_PX, top), each.caption, "black", font)
         sheet.paste(Image.fromarray(row), (GAP_PX, top + LINE_PX))
         top += LINE_PX + len(row) + GAP_PX
@@ -86,20 +86,20 @@ def contact_sheet(seen: Sequence[Seen], classes: Sequence[str], title: str) -> b
     return encode_png(np.asarray(sheet))
 
 
-def _row(seen: Seen, classes: int) -> Image8:
+def _row(task: OutOfFold, classes: int) -> Image8:
     """The panels of one task side by side."""
-    picture = as_rgb(seen.example.image)
-    most = math.log(classes)  # the doubt of a member without any idea of the class
-    # A member whose weights are not finite has none either.
-    share = np.clip(np.nan_to_num(seen.entropy, nan=most) / most, 0, 1)
+    picture = as_rgb(task.example.image)
+    most = math.log(classes)  # if all classes are equally likely
+    # A member whose weights are not finite knows nothing.
+    share = np.clip(np.nan_to_num(task.entropy, nan=most) / most, 0, 1)
     heat = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     panels = (
         picture,
-        overlay(picture, seen.example.mask),
-        overlay(picture, seen.predicted),
+        overlay(picture, task.example.mask),
+        overlay(picture, task.predicted),
         heat,
     )
-    h, w = seen.predicted.shape
+    h, w = task.predicted.shape
     scale = PANEL_PX / max(h, w)
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     row = np.full((size[1], len(panels) * (PANEL_PX + GAP_PX) - GAP_PX, 3), 255, np.uint8)
@@ -114,42 +114,10 @@ def _row(seen: Seen, classes: int) -> Image8:
     return row
 
 
-def as_rgb(image: Image8) -> Image8:
-    """[h, w, 3] of any number of channels: the first three, or the first as grey."""
-    if image.shape[2] >= 3:
-        return np.ascontiguousarray(image[..., :3])
-    return np.repeat(image[..., :1], 3, axis=2)
-
-
-def overlay(picture: Image8, mask: NDArray[np.uint8]) -> Image8:
-    """The picture [h, w, 3] with each class of the mask [h, w] in its colour, and its outline."""
-    palette = np.array([colour_of(index) for index in range(256)], np.uint8)
-    painted = palette[mask]
-    veil = np.where((mask == 0)[..., None], 0.0, VEIL)
-    covered = picture * (1 - veil) + painted * veil
-    outline = _outline(mask)
-    covered[outline] = painted[outline]
-    painted_over: Image8 = covered.astype(np.uint8)
-    return painted_over
-
-
-def _outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Foreground pixels beside another class."""
-    lowest = cv2.erode(mask, np.ones((3, 3), np.uint8))
-    highest = cv2.dilate(mask, np.ones((3, 3), np.uint8))
-    edges: NDArray[np.bool_] = (lowest != highest) & (mask != 0)
-    return edges
-
-
-def colour_of(index: int) -> tuple[int, int, int]:
-    """Red, green and blue of a class index; background's are not drawn."""
-    return rgb(class_colour(index))
-
-
 def _legend(
     classes: Sequence[str], width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> Image.Image:
-    """Class names in their colours, and the scale of the doubt."""
+    """Class names in their colours, and the scale of the entropy."""
     entries = [(name, colour_of(index)) for index, name in enumerate(classes) if index]
     entries.append(("unknown", colour_of(UNKNOWN)))
     places, left, line = [], GAP_PX, 0
@@ -168,8 +136,8 @@ def _legend(
     top = (places[-1][1] + 1) * LINE_PX
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None], 14, axis=0)
     bar = Image.fromarray(cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[..., ::-1].copy())
-    pen.text((GAP_PX, top), "doubt  0", "black", font)
-    beside = GAP_PX + round(font.getlength("doubt  0")) + 8
+    pen.text((GAP_PX, top), "entropy  0", "black", font)
+    beside = GAP_PX + round(font.getlength("entropy  0")) + 8
     legend.paste(bar, (beside, top + 3))
     most = f"{math.log(len(classes)):.2f} = log {len(classes)}"
     pen.text((beside + 264, top), most, "black", font)

@@ -1,13 +1,11 @@
-"""Where a committee doubts one image: a figure to look at, and the same as arrays."""
+"""A figure of where a committee is uncertain about one image."""
 
 from __future__ import annotations
 
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -18,25 +16,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from acquisition.aggregate import AGGREGATES
 from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import MEASURES
 from training.committee.inference import Prediction
-from training.datasets.labelled import indices_beyond, read_image, read_indices
-from training.errors import TrainingError
 from training.examples import make_example
-from training.figures.contact_sheet import as_rgb, colour_of, overlay
-from training.files import write_atomically
+from training.figures.overlay import as_rgb, colour_of, overlay
+from training.figures.scales import UNITS, Scale, most_possible, scale_of
 from training.images import Image8, shrink
 from training.quality.distance import BINS, EDGES_PX, UncertaintyByDistance, uncertainty_by_distance
-
-UNITS: Mapping[str, str] = {
-    "predictive_entropy": "nats",
-    "variation_ratio": "share of members",
-    "mutual_information": "nats",
-    "standard_deviation": "probability",
-    "least_confidence": "probability",
-}
 
 COLOURMAP = "inferno"
 
@@ -48,13 +35,6 @@ LINE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
 
 LINE_MARKERS = ("o", "s", "^", "v", "D")
 """One per measure: where lines cover each other, the markers still show two."""
-
-CUT_PERCENTILE = 99.9
-"""Where a scale ends if doubt stays far below the most that is possible."""
-
-WHOLE_SCALE_FROM = 0.5
-"""The share of the most possible that doubt must reach for the whole scale to be shown: below
-it, the better part of the colours would stand for nothing."""
 
 # Inches; an image of 512 px is drawn about as large as it is.
 DPI = 150
@@ -70,63 +50,13 @@ BAR_IN = 0.13
 BELOW_BAR_IN = 0.72
 AXIS_IN = 0.55
 """What an axis with numbers and a name needs at its side."""
+
 FLATTEST, TALLEST = 0.45, 1.6
 """Bounds of a panel's height to its width; beyond them an image leaves room at its sides."""
+
 NAME_CHARACTERS = 26
 
 FONT = 9
-
-
-class BadTruth(TrainingError):
-    """A mask is not of the image, or not of the version's classes."""
-
-
-class OtherChannels(TrainingError):
-    """A version's images have more or fewer channels than this one."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What the ends of a map's colours stand for.
-
-    Attributes:
-        top: the value of the last colour, in the measure's unit; 0 is that of the first.
-        most: the most that the measure can be, with so many members and classes.
-        cut: ``top`` lies below ``most``, and what is above has the last colour too.
-    """
-
-    top: float
-    most: float
-    cut: bool
-
-
-def most_possible(measure: str, members: int, classes: int) -> float:
-    """A measure's upper bound, in its unit, as ``acquisition.uncertainty`` states it.
-
-    Reached where C divides M, and otherwise not by every measure. 0 for the measures of
-    disagreement where there is one member.
-    """
-    M, C = members, classes
-    return {
-        "predictive_entropy": math.log(C),
-        "variation_ratio": 1 - math.ceil(M / C) / M,
-        "mutual_information": math.log(min(M, C)),
-        "standard_deviation": math.sqrt((1 - 1 / min(M, C)) / C),
-        "least_confidence": 1 - 1 / C,
-    }[measure]
-
-
-def scale_of(uncertainty_map: NDArray[np.float32], most: float) -> Scale:
-    """The whole scale, or one that ends where the map's values do if that is far below.
-
-    Args:
-        uncertainty_map: [h, w], in the measure's unit.
-        most: of ``most_possible``.
-    """
-    reached = float(np.percentile(uncertainty_map, CUT_PERCENTILE))
-    if 0 < reached < WHOLE_SCALE_FROM * most:
-        return Scale(reached, most, cut=True)
-    return Scale(most, most, cut=False)
 
 
 def uncertainty_figure(
@@ -136,14 +66,14 @@ def uncertainty_figure(
     truth: NDArray[np.uint8] | None = None,
     title: str = "",
 ) -> bytes:
-    """Draw one image, what is seen in it, the five maps of doubt, and the error where it is known.
+    """Draw one image, its prediction, the five uncertainty maps, and the error if it is known.
 
-    A further panel holds doubt against the distance to the nearest boundary, of the truth if
-    there is one and otherwise of the prediction; it says which.
+    A further panel shows uncertainty against the distance to the nearest boundary, of the truth if
+    there is one, otherwise of the prediction; its axis says which.
 
     Args:
-        look: the committee's, at this image.
-        image: [H, W, channels] uint8, the one that was looked at.
+        prediction: the committee's, of this image.
+        image: [H, W, channels] uint8, the one that was predicted.
         classes: names by index, background first.
         truth: [H, W] uint8 class indices, 255 where nothing is known.
         title: stands on top.
@@ -152,7 +82,7 @@ def uncertainty_figure(
         A PNG, the same for the same input.
 
     Raises:
-        ValueError: image, truth and look do not belong together.
+        ValueError: image, truth and prediction do not belong together.
     """
     picture, known = at_prediction_size(prediction, image, truth)
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -164,83 +94,10 @@ def uncertainty_figure(
         return _Sheet(prediction, as_rgb(picture), classes, known).draw(title)
 
 
-def save_arrays(
-    path: Path, prediction: Prediction, image: Image8, truth: NDArray[np.uint8] | None = None
-) -> None:
-    """Write what the figure shows as arrays at the network's resolution, in one .npz.
-
-    ``image`` [h, w, channels] uint8, ``probs`` [C, h, w] float32, ``predicted`` [h, w] uint8, each
-    of ``MEASURES`` [h, w] float32 in its unit; with a truth also ``truth`` [h, w] uint8 and
-    ``error`` [h, w] uint8, 1 where the prediction is wrong, 0 where it is right, and 255 in both
-    where nothing is known.
-
-    Raises:
-        ValueError: image, truth and look do not belong together.
-    """
-    picture, known = at_prediction_size(prediction, image, truth)
-    arrays: dict[str, NDArray[Any]] = {
-        "image": picture,
-        "probs": prediction.probs,
-        "predicted": prediction.predicted,
-        **prediction.maps,
-    }
-    if known is not None:
-        arrays |= {"truth": known, "error": error_map(known, prediction.predicted)}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomically(path, buffer.getvalue())
-
-
-def write_map(
-    folder: Path,
-    stem: str,
-    prediction: Prediction,
-    image: Image8,
-    classes: Sequence[str],
-    truth: NDArray[np.uint8] | None = None,
-    title: str = "",
-) -> tuple[Path, Path]:
-    """Write the figure as <stem>-map.png and the arrays as <stem>-map.npz.
-
-    Args:
-        folder: made if it is not there; files of the same names are replaced.
-
-    Returns:
-        The two files.
-
-    Raises:
-        ValueError: image, truth and look do not belong together.
-    """
-    figure, arrays = folder / f"{stem}-map.png", folder / f"{stem}-map.npz"
-    write_atomically(figure, uncertainty_figure(prediction, image, classes, truth, title))
-    save_arrays(arrays, prediction, image, truth)
-    return figure, arrays
-
-
-def arms_table(arms: Mapping[str, float]) -> str:
-    """The scores of all arms, measures down and aggregates across, each in its measure's unit.
-
-    Args:
-        arms: as ``Look.arms``.
-    """
-    rows = [["", *AGGREGATES]]
-    for measure in MEASURES:
-        scores = [f"{arms[f'{measure}/{aggregate}']:.4f}" for aggregate in AGGREGATES]
-        rows.append([f"{measure}, {UNITS[measure]}", *scores])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-
-
 def at_prediction_size(
     prediction: Prediction, image: Image8, truth: NDArray[np.uint8] | None
 ) -> tuple[Image8, NDArray[np.uint8] | None]:
-    """Image [h, w, channels] and truth [h, w], shrunk as the image was for the look.
+    """Image [h, w, channels] and truth [h, w], shrunk as the image was for the prediction.
 
     Raises:
         ValueError: they do not belong together.
@@ -263,48 +120,6 @@ def error_map(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray
     return error
 
 
-def read_image_file(path: Path, channels: int) -> Image8:
-    """An image from a file: [H, W, 3] uint8, RGB.
-
-    Args:
-        channels: of the version that will look at it.
-
-    Raises:
-        UnreadableImage: says which and why.
-        OtherChannels: the version does not look at RGB.
-        OSError: there is no such file.
-    """
-    image = read_image(path)
-    if image.shape[2] != channels:
-        raise OtherChannels(
-            f"The version looks at images of {channels} channels, and {path} is read as one of "
-            f"{image.shape[2]}."
-        )
-    return image
-
-
-def read_truth_file(path: Path, image: Image8, classes: Sequence[str]) -> NDArray[np.uint8]:
-    """A mask from a PNG of class indices, 255 where nothing is known: [H, W] uint8.
-
-    Raises:
-        BadTruth: it is not of the image's size, or holds an index that is no class.
-        BadFolder: it is no PNG of class indices.
-    """
-    mask = read_indices(path)
-    if mask.shape != image.shape[:2]:
-        (height, width), (H, W) = mask.shape, image.shape[:2]
-        raise BadTruth(
-            f"{path} is {width} x {height} px, its image {W} x {H} px: they must be of one size."
-        )
-    beyond = indices_beyond(mask, len(classes))
-    if beyond:
-        raise BadTruth(
-            f"{path} holds the class index {beyond[0]}, but the version knows {len(classes)} "
-            f"classes (0 to {len(classes) - 1}, and 255 for unknown)."
-        )
-    return mask
-
-
 class _Sheet:
     """The figure being drawn. Places are in inches from the upper left corner."""
 
@@ -315,7 +130,12 @@ class _Sheet:
         classes: Sequence[str],
         truth: NDArray[np.uint8] | None,
     ) -> None:
-        self.predict, self.picture, self.classes, self.truth = prediction, picture, classes, truth
+        self.prediction, self.picture, self.classes, self.truth = (
+            prediction,
+            picture,
+            classes,
+            truth,
+        )
         h, w = prediction.predicted.shape
         self.panel_in = PANEL_IN * min(max(h / w, FLATTEST), TALLEST)
         self.names = self._legend_entries()
@@ -337,7 +157,7 @@ class _Sheet:
             fontsize=FONT + 3,
             va="top",
         )
-        prediction, truth = self.predict, self.truth
+        prediction, truth = self.prediction, self.truth
         self._picture(0, _image_title(prediction), self.picture)
         self._picture(1, "prediction", overlay(self.picture, prediction.predicted))
         column = 2
@@ -380,14 +200,14 @@ class _Sheet:
         """The picture in faint grey, with the wrong pixels and the unknown ones."""
         grey = 110 + self.picture.mean(axis=2, keepdims=True) * (145 / 255)
         shown = np.repeat(grey, 3, axis=2).astype(np.uint8)
-        error = error_map(truth, self.predict.predicted)
+        error = error_map(truth, self.prediction.predicted)
         shown[error == 1] = WRONG_COLOUR
         shown[error == UNKNOWN] = colour_of(UNKNOWN)
         return shown
 
     def _legend_entries(self) -> list[tuple[str, tuple[int, int, int]]]:
         """Names and colours of what the first row shows, and of nothing else."""
-        shown = np.unique(self.predict.predicted)
+        shown = np.unique(self.prediction.predicted)
         if self.truth is not None:
             shown = np.union1d(shown, self.truth)
         entries = [
@@ -415,8 +235,8 @@ class _Sheet:
         )
 
     def _map(self, column: int, measure: str) -> None:
-        members, classes = len(self.predict.features), len(self.classes)
-        shown = self.predict.maps[measure]
+        members, classes = len(self.prediction.features), len(self.classes)
+        shown = self.prediction.maps[measure]
         scale = scale_of(shown, most_possible(measure, members, classes))
         axes = self._panel(column, self.second_in, _spaced(measure))
         # A lone member's disagreement is 0 throughout, and a scale needs two ends.
@@ -435,7 +255,7 @@ class _Sheet:
 
     def _uncertainty_by_distance(self, column: int) -> None:
         """Means by distance, as multiples of the mean over all, so that units do not matter."""
-        prediction = self.predict
+        prediction = self.prediction
         boundary_of = "truth" if self.truth is not None else "prediction"
         found = uncertainty_by_distance(
             prediction.maps,
@@ -449,31 +269,35 @@ class _Sheet:
             self.width_in - 2 * MARGIN_IN - column * (PANEL_IN + GAP_IN) - AXIS_IN,
             self.panel_in,
         )
-        axes.set_title("doubt against distance", fontsize=FONT + 1, loc="left", pad=4)
+        axes.set_title("uncertainty against distance", fontsize=FONT + 1, loc="left", pad=4)
         if found.without_boundary:
             axes.set_axis_off()
-            said = f"The {boundary_of} shows one class\nat most: there is no boundary."
-            axes.text(0, 0.9, said, fontsize=FONT, va="top", transform=axes.transAxes)
+            message = f"The {boundary_of} shows one class\nat most: there is no boundary."
+            axes.text(0, 0.9, message, fontsize=FONT, va="top", transform=axes.transAxes)
             return
-        thin: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2}
-        for measure, colour, marker in zip(MEASURES, LINE_COLOURS, LINE_MARKERS, strict=True):
-            relative = _relative(found.means()[measure], found)
-            if relative is not None:
-                name = _spaced(measure)
-                axes.plot(relative, marker=marker, color=colour, label=name, **thin)
-        wrong = _relative(found.wrong_share(), found)
-        if wrong is not None:
-            axes.plot(wrong, "x--", color="black", label="share of wrong pixels", **thin)
-        axes.axhline(1, color="0.6", lw=0.8, zorder=0)
-        axes.set_xticks(range(BINS), labels=_bin_names())
-        axes.set_ylim(bottom=0)
-        axes.tick_params(labelsize=FONT - 1, length=2)
+        _plot_by_distance(axes, found)
         axes.set_xlabel(f"up to so many px from a boundary of the {boundary_of}", fontsize=FONT - 1)
-        axes.set_ylabel("times its mean", fontsize=FONT - 1)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        if axes.lines:
-            axes.legend(fontsize=FONT - 2, frameon=False, loc="upper right", handlelength=1.5)
+
+
+def _plot_by_distance(axes: Axes, found: UncertaintyByDistance) -> None:
+    thin: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2}
+    for measure, colour, marker in zip(MEASURES, LINE_COLOURS, LINE_MARKERS, strict=True):
+        relative = _relative(found.means()[measure], found)
+        if relative is not None:
+            name = _spaced(measure)
+            axes.plot(relative, marker=marker, color=colour, label=name, **thin)
+    wrong = _relative(found.wrong_share(), found)
+    if wrong is not None:
+        axes.plot(wrong, "x--", color="black", label="share of wrong pixels", **thin)
+    axes.axhline(1, color="0.6", lw=0.8, zorder=0)
+    axes.set_xticks(range(BINS), labels=_bin_names())
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=FONT - 1, length=2)
+    axes.set_ylabel("times its mean", fontsize=FONT - 1)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if axes.lines:
+        axes.legend(fontsize=FONT - 2, frameon=False, loc="upper right", handlelength=1.5)
 
 
 def _relative(

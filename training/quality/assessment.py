@@ -16,7 +16,7 @@ from training.committee.engine import NoEngine, has_bf16
 from training.committee.inference import BF16_AGREEMENT, Committee
 from training.config import TrainConfig
 from training.examples import Example
-from training.figures.contact_sheet import Seen, contact_sheet, worst_median_best
+from training.figures.contact_sheet import OutOfFold, contact_sheet, worst_median_best
 from training.images import nearest
 from training.networks.build import Weights
 from training.quality.calibrate import expected_calibration_error, fit_temperature, reliability
@@ -150,7 +150,7 @@ def _sheet(committee: Committee, examples: Sequence[Example], scores: Mapping[st
         probs = (logits / committee.temperature).softmax(dim=0)
         entropy = torch.special.entr(probs).sum(dim=0).numpy()
         caption = f"{name}: {key}, foreground Dice {scores[key]:.3f}"
-        seen.append(Seen(by_key[key], predicted, entropy, caption))
+        seen.append(OutOfFold(by_key[key], predicted, entropy, caption))
     title = f"{len(examples)} labelled images, each seen by the member that never trained on it"
     if committee.config.members == 1:
         title = f"{len(examples)} labelled images; the only member trained on all of them"
