@@ -512,7 +512,7 @@ def start_chaos(folder: Path, template: Path, *, images: int, seed: int, **optio
     """Everything, on servers of its own, with one project of drawn images."""
     label_studio: LabelStudio = start_label_studio(folder / "label-studio", template=template)
     try:
-        stack = start_stack(folder, label_studio, keep_jobs=True)
+        stack = start_stack(folder, label_studio, worker_process=True, keep_jobs=True)
     except BaseException:
         label_studio.stop()
         raise
