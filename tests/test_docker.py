@@ -18,7 +18,8 @@ import requests
 from ruamel.yaml import YAML
 
 from backend.settings import ROOT, Settings
-from tests.live.servers import Process, ValkeyServer, free_port, start_valkey, wait_until
+from tests.limits import wait_until
+from tests.live.servers import Process, ValkeyServer, free_port, start_valkey
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 COMPOSE = ROOT / "docker" / "compose.yaml"

@@ -27,13 +27,8 @@ from backend.commands.replay.strokes import strokes
 from backend.errors import StudioUnreachable
 from backend.ledger import START, Part, Round
 from backend.rounds.schedule import STAGES
-from tests.live.servers import (
-    LabelStudio,
-    StudioUser,
-    start_label_studio,
-    start_valkey,
-    wait_until,
-)
+from tests.limits import wait_until
+from tests.live.servers import LabelStudio, StudioUser, start_label_studio, start_valkey
 from tests.live.stack import (
     CLASSES,
     UNKNOWN,

@@ -15,17 +15,16 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import requests
 
 from backend.process_group import launcher
+from tests.limits import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 LABEL_STUDIO_ENV = ROOT / ".venv-label-studio"
@@ -44,32 +43,13 @@ QUIET_AND_LOCAL = {
     "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
 }
 
-# The migrations of a first start were measured at 20-70 s on idle machines; two cores that
-# others use as well may need three times that.
+# The migrations of a first start were measured at 20-70 s on idle machines.
 FIRST_START_LIMIT_S = 240
 START_LIMIT_S = 90
-
-T = TypeVar("T")
 
 
 class ServerFailed(Exception):
     """A real server did not come up; the message holds the end of its log."""
-
-
-def wait_until(condition: Callable[[], T], limit_s: float, what: str, every_s: float = 0.1) -> T:
-    """The first truthy value of ``condition()``.
-
-    Raises:
-        TimeoutError: nothing truthy within ``limit_s``; says ``what`` was awaited.
-    """
-    deadline = time.monotonic() + limit_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {limit_s:g} s in vain for {what}; last seen: {value!r}")
-        time.sleep(every_s)
 
 
 def free_port() -> int:

@@ -27,6 +27,7 @@ from backend.jobs import jobs
 from backend.ledger import Publication, Round
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
+from tests.limits import wait_until
 from tests.live.local_worker import LocalWorker
 from tests.live.servers import (
     ROOT,
@@ -36,7 +37,6 @@ from tests.live.servers import (
     ValkeyServer,
     free_port,
     start_valkey,
-    wait_until,
 )
 from training.fitting.folds import fold
 

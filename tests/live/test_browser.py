@@ -19,8 +19,9 @@ from playwright.sync_api import Page, Response, expect, sync_playwright
 
 from backend.label_studio import brush
 from backend.label_studio.bulk import Studio
-from tests.live.servers import ROOT, LabelStudio, wait_until
-from tests.live.stack import TinyProject, make_project, start_stack
+from tests.limits import wait_until
+from tests.live.servers import ROOT, LabelStudio
+from tests.live.stack import Stack, TinyProject, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -53,19 +54,13 @@ def page() -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio
-) -> Iterator[TinyProject]:
+def trained(stack: Stack) -> TinyProject:
     """A project whose first publication serves."""
-    stack = start_stack(tmp_path_factory.mktemp("stack"), label_studio)
-    try:
-        project = make_project(stack, "browser", 16, retrain_every=INITIAL)
-        project.label(*project.few(INITIAL))
-        row = stack.await_round(project)
-        assert (row.state, row.error) == ("succeeded", None)
-        yield project
-    finally:
-        stack.stop()
+    project = make_project(stack, "browser", 16, retrain_every=INITIAL)
+    project.label(*project.few(INITIAL))
+    row = stack.await_round(project)
+    assert (row.state, row.error) == ("succeeded", None)
+    return project
 
 
 def test_an_annotator_labels_the_queue_in_its_order(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from backend.ledger import Round
+from tests.limits import scaled, wait_until
 from tests.live.chaos import (
     IN_TURN,
     TRAINING,
@@ -26,7 +27,6 @@ from tests.live.chaos import (
     start_chaos,
     stop_chaos,
 )
-from tests.live.servers import wait_until
 from training.committee.registry import Registry
 
 CHAOS_S = float(os.environ.get("CHAOS_S", "180"))
@@ -110,7 +110,7 @@ def test_every_stage_was_hit_by_every_blow_while_it_was_at_work(outcome: Outcome
 
 
 def test_a_round_goes_on_within_a_minute_of_any_blow(outcome: Outcome) -> None:
-    late = [blow for blow in outcome.chaos.blows if blow.recovered_s > RECOVERY_LIMIT_S]
+    late = [blow for blow in outcome.chaos.blows if blow.recovered_s > scaled(RECOVERY_LIMIT_S)]
     assert late == []
 
 

@@ -26,8 +26,9 @@ from backend.label_studio.connection import (
     disconnect,
     set_order,
 )
+from tests.limits import wait_until
 from tests.live.conftest import BRUSH, MakeProject
-from tests.live.servers import free_port, start_label_studio, wait_until
+from tests.live.servers import free_port, start_label_studio
 from tests.served import Served
 
 pytestmark = pytest.mark.live

@@ -19,7 +19,8 @@ from backend.actions.connect import connect_project
 from backend.label_studio.bulk import Studio
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask, to_regions
-from tests.live.servers import ROOT, Process, free_port, wait_until
+from tests.limits import wait_until
+from tests.live.servers import ROOT, Process, free_port
 from tests.live.stack import CLASSES, TINY, Stack, TinyProject, draw_field
 from training.fitting.folds import fold
 

@@ -29,7 +29,8 @@ from backend.local.demo import project as demo
 from backend.local.demo.record import recorded, still_exists
 from backend.local.progress import ProgressReporter
 from backend.settings import ROOT, Settings, load_settings
-from tests.live.servers import LabelStudio, Process, wait_until
+from tests.limits import scaled, wait_until
+from tests.live.servers import LabelStudio, Process
 
 pytestmark = pytest.mark.live
 
@@ -82,7 +83,7 @@ class Running:
 
 def gone(family: list[psutil.Process], limit_s: float) -> bool:
     """Whether all have ended in time; an orphan may wait, dead, for whoever adopted it."""
-    _, left = psutil.wait_procs(family, timeout=limit_s)
+    _, left = psutil.wait_procs(family, timeout=scaled(limit_s))
     return all(one.status() == psutil.STATUS_ZOMBIE for one in left)
 
 
@@ -230,7 +231,7 @@ def _ctrl_c_leaves_nothing(running: Running) -> None:
     family = running.family()
     assert len(family) >= 6
     running.process.popen.send_signal(signal.SIGINT)
-    assert running.process.popen.wait(STOP_LIMIT_S) == 0
+    assert running.process.popen.wait(scaled(STOP_LIMIT_S)) == 0
     assert gone(family, 1)
     assert "Stopped" in running.process.tail()
 

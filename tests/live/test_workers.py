@@ -32,7 +32,8 @@ from backend.redis_queue import registered_workers
 from backend.rounds import schedule as rounds
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
-from tests.live.servers import ROOT, Process, ValkeyServer, free_port, start_valkey, wait_until
+from tests.limits import scaled, wait_until
+from tests.live.servers import ROOT, Process, ValkeyServer, free_port, start_valkey
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(200)]
 
@@ -237,7 +238,7 @@ import sys
 from backend.jobs import jobs, lease
 from backend.settings import load_settings
 from backend.workplace import Workplace
-from tests.live.servers import wait_until
+from tests.limits import wait_until
 
 ledger = Workplace(load_settings()).ledger
 
@@ -298,7 +299,7 @@ def test_a_worker_whose_parent_has_ended_before_it_began_ends_at_once(
     settings: Settings, start_worker: StartWorker
 ) -> None:
     orphan = start_worker("--single", worker_name(HOST, pid_space(), ended_pid(), 0))
-    assert orphan.popen.wait(START_LIMIT_S) == 1
+    assert orphan.popen.wait(scaled(START_LIMIT_S)) == 1
 
 
 def test_no_worker_starts_without_redis_and_all_do_when_it_comes(

@@ -24,7 +24,8 @@ from backend.jobs.safe_job import ALLOWED, MAX_DATA_BYTES, SafeJob
 from backend.ledger import Ledger, upgrade
 from backend.redis_queue import QUEUE
 from tests.backend.host import Host, body
-from tests.live.servers import ROOT, Process, ValkeyServer, wait_until
+from tests.limits import wait_until
+from tests.live.servers import ROOT, Process, ValkeyServer
 
 NOW = "2026-01-01T00:00:00.000000Z"
 WORKER = "lab-1-0"

@@ -24,7 +24,7 @@ from backend.local.label_studio_server import label_studio_environment, local_la
 from backend.local.progress import ProgressReporter
 from backend.local.supervisor import Supervisor, only_one
 from backend.settings import ROOT, Settings, load_settings
-from tests.live.servers import wait_until
+from tests.limits import wait_until
 
 WAIT = "import time, signal; {} print('up', flush=True); time.sleep(600)"
 

@@ -44,7 +44,7 @@ from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.backend.rows import place
 from tests.backend.small_studio import CREATED_S, small_studio
-from tests.live.servers import wait_until
+from tests.limits import wait_until
 from training.committee.registry import STALE_S, Registry
 from training.config import TrainConfig
 

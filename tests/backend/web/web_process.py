@@ -14,7 +14,8 @@ import requests
 from backend.ledger import upgrade
 from backend.settings import Settings, load_settings
 from tests.backend.web import impatient
-from tests.live.servers import ROOT, Process, free_port, wait_until
+from tests.limits import wait_until
+from tests.live.servers import ROOT, Process, free_port
 
 USER, PASSWORD = "lab", "throwaway-password"
 BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
