@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from backend.jobs.safe_job import SafeJob
 from backend.label_studio import client
 from backend.ledger.heartbeat import BEAT_S, Heartbeat
 from backend.rounds import schedule
+from backend.rounds.stages import collect
 from backend.workplace import Workplace
+from training.config import TrainConfig
 
 SHORT_WAITS: tuple[tuple[Any, str, object], ...] = (
     (schedule, "QUIET_S", 0.3),
@@ -36,10 +39,10 @@ SHORT_WAITS: tuple[tuple[Any, str, object], ...] = (
     (clock, "ASK_AGAIN_S", 1.0),
     (parts, "LONGEST_DELAY_S", 0.2),
     (client, "RETRY_AFTER_S", (0.05,)),
+    (collect, "TrainConfig", partial(TrainConfig, crop_px=64, batch=4)),
 )
-"""What people and servers are given time for, and a test would only wait out: (module, name, s).
-
-How long each really is stands in the unit tests of its module.
+"""What people and servers are given time for, and a test would only wait out; and how much a step
+of training sees: (module, name, value). The real ones are tested beside their modules.
 """
 
 
