@@ -219,6 +219,13 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
     )
+    job_nice: int = documented(
+        10,
+        "How far the jobs of a round step back for the web, as a nice level: 0 is not at all.",
+        "an integer from 0 to 19",
+        ge=0,
+        le=19,
+    )
 
     @field_validator("backend_url", "ledger_url", "registry_url", mode="before")
     @classmethod

@@ -99,6 +99,17 @@ def test_no_service_but_label_studio_and_the_web_is_reached_from_outside(
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
+def test_the_worker_yields_to_the_web_within_a_group_that_they_share(
+    compose: dict[str, Any],
+) -> None:
+    web, worker = (compose["services"][role] for role in ("web", "worker"))
+    assert web["cgroup_parent"] == worker["cgroup_parent"]
+    assert web["cgroup_parent"].endswith(".slice")  # systemd's driver takes no other name
+    assert worker["cpu_shares"] < web.get("cpu_shares", 1024)
+    others = [compose["services"][name] for name in ("label-studio", "valkey")]
+    assert not any("cgroup_parent" in service for service in others)
+
+
 def test_the_image_does_not_run_as_root() -> None:
     user = instructions("USER")[-1]
     assert int(user.split(":")[0]) > 0

@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 
 from backend.errors import LedgerUnavailable
 from backend.jobs.names import parent_of
-from backend.jobs.niceness import yield_to_serving
+from backend.jobs.niceness import yield_to_web
 from backend.jobs.queue import open_queue
 from backend.jobs.safe_job import SafeJob
 from backend.ledger import Ledger
@@ -38,11 +38,12 @@ class CommitteeWorker(Worker):
     # RQ's own minute would let a round wait that long for a Redis that is back.
     max_connection_wait_time = 5.0
     ledger: Ledger | None = None
+    job_nice = 0
 
     def main_work_horse(self, job: Any, queue: Any) -> None:
         # The worker's number from before the fork: by now it may have ended.
         die_with_parent(self.pid)
-        yield_to_serving()
+        yield_to_web(self.job_nice)
         super().main_work_horse(job, queue)
 
     def execute_job(self, job: Any, queue: Any) -> None:
@@ -75,6 +76,7 @@ def run_single(settings: Settings, name: str) -> None:
         maintenance_interval=REDIS_MAINTENANCE_S,
     )
     worker.ledger = work.ledger
+    worker.job_nice = settings.job_nice
     worker.work(logging_level="WARNING")
 
 

@@ -128,7 +128,7 @@ class WorkerParent:
         self._started_at[name] = now
         self._children[name] = subprocess.Popen(
             [sys.executable, "-m", "backend", "worker", "--single", name],
-            start_new_session=True,
+            process_group=0,  # not a session: niceness.py
         )
 
     def _renew_young_leases(self) -> None:

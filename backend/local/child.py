@@ -75,8 +75,9 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # The supervisor passes Ctrl-C on itself, in the right order.
-                start_new_session=True,
+                # The supervisor passes Ctrl-C on itself, in the right order. No session of its own:
+                # jobs would yield to the whole machine (backend/jobs/niceness.py).
+                process_group=0,
             )
         self._started = time.monotonic()
         self._was_ready = False

@@ -82,6 +82,7 @@ WRONG = {
     "fit_seconds": ["0", "soon", "nan", "90000"],
     "engine": ["tensorrt", "cpu"],
     "workers": ["0", "65"],
+    "job_nice": ["-1", "20", "low"],
 }
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,10 +27,15 @@ from PIL import Image
 
 from backend.actions.connect import connect_project
 from backend.commands.replay.strokes import label_config, strokes
+from backend.jobs.niceness import yield_to_web
+from backend.settings import Settings
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_live import Senders, label_studio, p99, webhook_body, webhooks
 from tests.live.stack import UNKNOWN, Stack, TinyProject, start_stack
+from training.config import TrainConfig
 from training.datasets.urine_sediment import CLASSES, draw_field
+from training.examples import make_example
+from training.fitting.fit import fit_member
 
 ROUND_LIMIT_S = 900.0
 WEBHOOK_LIMIT_MS, HEALTH_LIMIT_MS = 50.0, 100.0
@@ -353,3 +361,65 @@ def health_p99_load(sizes: Sizes, given: Laboratory) -> Measured:
 def predict_p95_while_training(sizes: Sizes, given: Laboratory) -> Measured:
     waits, limit = given.load.waits["predict"], PREDICT_SLOWER * p95(given.idle_s)
     return Measured(p95(waits), limit, spread(waits), given.load.note)
+
+
+FIT_SLOWER = 2.5
+"""The limit of a fit beside a busy program for each core: so many times its quiet time."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One member of the demo's committee, and the programs that run beside it."""
+
+    side_px: int = 512
+    steps: int = 60
+    programs: int = os.cpu_count() or 1
+    repeats: int = 5
+
+
+def fit_as_a_job(fit: Fit) -> float:
+    """Seconds of the fit, in a process that yields as a job does."""
+    size = (fit.side_px, fit.side_px)
+    drawn = [draw_field(seed, size=size) for seed in range(6)]
+    examples = [
+        make_example(f"field-{seed}", one.image, one.mask, 1024) for seed, one in enumerate(drawn)
+    ]
+    config = TrainConfig(CLASSES, members=1, steps=fit.steps, batch=4, threads=1)
+    began = time.perf_counter()
+    fit_member(examples, config, 0)
+    return time.perf_counter() - began
+
+
+@contextmanager
+def busy_programs(count: int) -> Iterator[None]:
+    """Programs of somebody else's, each in a session of its own, that want a whole core."""
+    command = [sys.executable, "-c", "while True: pass"]
+    with ExitStack() as programs:
+        for _ in range(count):
+            program = subprocess.Popen(command, start_new_session=True)
+            programs.callback(program.wait)
+            programs.callback(program.kill)
+        yield
+
+
+@row(
+    "nothing-lost",
+    "fit_beside_busy",
+    against=f"{FIT_SLOWER} x its quiet time; one member beside a busy program for each core",
+    unit="s",
+    goal=1.0,
+    sizes=Fit(),
+    small=Fit(side_px=64, steps=1, programs=1, repeats=2),
+)
+def fit_beside_busy(fit: Fit) -> Measured:
+    quiet, busy = [], []
+    nice = Settings.model_fields["job_nice"].default
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=yield_to_web, initargs=(nice,)) as job:
+        job.submit(fit_as_a_job, replace(fit, steps=1)).result()
+        for _ in range(fit.repeats):
+            quiet.append(job.submit(fit_as_a_job, fit).result())
+            with busy_programs(fit.programs):
+                busy.append(job.submit(fit_as_a_job, fit).result())
+    limit = FIT_SLOWER * statistics.median(quiet)
+    return Measured(statistics.median(busy), limit, max(spread(quiet), spread(busy)))

@@ -81,7 +81,8 @@ class Process:
                 env={**os.environ, **(environment or {})},
                 cwd=cwd,
                 # A Ctrl-C meant for pytest must not reach the server before its tests end.
-                start_new_session=True,
+                # In one session, as those of `make run` are (backend/jobs/niceness.py).
+                process_group=0,
             )
 
     @property

@@ -129,6 +129,7 @@ def test_one_command_brings_everything_up_and_takes_everything_down(
         assert [b["url"] for b in studio.ml_backends(project.id)] == [settings.backend_url]
     roles = [one["role"] for one in json.loads(running.backend("status", "--json"))["processes"]]
     assert {"web", "worker"} <= set(roles)
+    _all_are_of_one_session(running)
     _a_second_one_refuses(running)
     _whatever_crashes_comes_back(running)
     _ctrl_c_leaves_nothing(running)
@@ -142,6 +143,12 @@ def test_one_command_brings_everything_up_and_takes_everything_down(
         assert gone(family, 5), "something survived the supervisor's kill -9"
     finally:
         again.process.stop(STOP_LIMIT_S)
+
+
+def _all_are_of_one_session(running: Running) -> None:
+    """In which jobs yield to the web alone: backend/jobs/niceness.py."""
+    sessions = {os.getsid(process.pid) for process in running.family()}
+    assert sessions == {os.getsid(running.process.pid)}
 
 
 def _the_login_that_was_printed_works(said: str) -> None:
@@ -203,7 +210,7 @@ def _whatever_crashes_comes_back(running: Running) -> None:
         return (settings.data_dir / "run" / f"worker-{parent.pid}.alive").exists()
 
     for name, part, ready in (
-        ("web", "_wsgi:app", lambda: answers(web)),
+        ("web", "backend serve", lambda: answers(web)),
         ("worker", "backend worker", works),
         ("Valkey", "valkey-server", pongs),
         ("Label Studio", "bin/label-studio", lambda: answers(label_studio)),

@@ -1,4 +1,4 @@
-"""The jobs of a round step back from a core that people wait for."""
+"""The jobs of a round step back for the web, and not for the whole machine."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from backend.jobs.niceness import AUTOGROUP, NICE
-
 ROOT = Path(__file__).resolve().parents[3]
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
-def in_a_session_of_its_own(code: str) -> str:
+def output_of(code: str) -> str:
+    lines = f"import os\nfrom backend.jobs.niceness import yield_to_web\n{code}"
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import os\nfrom backend.jobs.niceness import yield_to_serving\n{code}",
-        ],
+        [sys.executable, "-c", lines],
         cwd=ROOT,
         start_new_session=True,
         capture_output=True,
@@ -29,13 +25,13 @@ def in_a_session_of_its_own(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_job_yields_to_other_processes() -> None:
-    before = int(in_a_session_of_its_own("print(os.nice(0))"))
-    after = int(in_a_session_of_its_own("yield_to_serving(); print(os.nice(0))"))
-    assert after == min(before + NICE, 19)
+@pytest.mark.parametrize("nice", [0, 10, 19])
+def test_a_job_takes_the_nice_level_that_is_set(nice: int) -> None:
+    before = int(output_of("print(os.nice(0))"))
+    after = int(output_of(f"yield_to_web({nice}); print(os.nice(0))"))
+    assert after == min(before + nice, 19)
 
 
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel shares among processes alone")
-def test_a_job_s_session_yields_to_other_sessions() -> None:
-    said = in_a_session_of_its_own(f"yield_to_serving(); print(open('{AUTOGROUP}').read())")
-    assert said.endswith(f"nice {NICE}")
+def test_the_session_keeps_its_share_beside_other_sessions() -> None:
+    assert output_of(f"yield_to_web(10); print(open('{AUTOGROUP}').read())").endswith("nice 0")
