@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from training.committee.inference import Prediction
+    from training.committee.prediction import Prediction
 
 
 def label_config_of(xml: str, options: ProjectOptions) -> LabelConfig:

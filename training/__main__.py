@@ -88,8 +88,8 @@ def export(version: Path, format_: str, output: Path, network: str | None) -> No
 
     `python -m backend versions` names the folders.
     """
+    from training.committee.committee import Committee
     from training.committee.export import export as write
-    from training.committee.inference import Committee
 
     # The engine is not used, and torch's leaves nothing in the version's folder.
     committee = Committee.load(version, engine="torch", own_network=network)
@@ -218,7 +218,7 @@ def map_(image: Path, version: Path, truth: Path | None, output: Path, network: 
     doubt against the distance to the nearest boundary and, with --truth, the error; IMAGE-map.npz
     holds the arrays. The image's score by every measure and aggregate is printed.
     """
-    from training.committee.inference import Committee
+    from training.committee.committee import Committee
     from training.figures.map_files import read_image_file, read_truth_file, write_map
     from training.figures.scales import arms_table
 

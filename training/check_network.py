@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.committee.committee import Committee
 from training.committee.engine import NoEngine
-from training.committee.inference import Committee
+from training.committee.ensemble import Ensemble
 from training.committee.version import load_weights, save_weights
 from training.compute import bounded_threads
 from training.config import BadConfig, TrainConfig
@@ -242,7 +243,7 @@ def _trained(config: TrainConfig) -> Iterator[Check]:
 
     def train() -> str:
         weights, history = fit_member(_squares(config), config, 0, torch.device("cpu"))
-        committee.append(Committee([weights], config, device=torch.device("cpu")))
+        committee.append(Committee(Ensemble([weights], config, device=torch.device("cpu"))))
         first, last = history.loss[0], float(np.mean(history.loss[-3:]))
         if not last < 0.9 * first:
             raise _Failed(

@@ -12,7 +12,7 @@ from backend.workplace import Workplace
 from training.committee.checksums import DamagedVersion, UnknownVersion, check_files
 
 if TYPE_CHECKING:
-    from training.committee.inference import Committee
+    from training.committee.committee import Committee
 
 log = logging.getLogger(__name__)
 

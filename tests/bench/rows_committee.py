@@ -18,7 +18,8 @@ from torch import Tensor
 
 from acquisition.uncertainty import uncertainty_maps
 from tests.bench.harness import Measured, row, side_by_side
-from training.committee.inference import Committee
+from training.committee.committee import Committee
+from training.committee.ensemble import Ensemble
 from training.compute import bounded_threads
 from training.config import TrainConfig
 from training.datasets.urine_sediment import CLASSES, draw_field
@@ -78,7 +79,7 @@ def trained(sizes: Sizes) -> Iterator[Trained]:
         for seed, field in enumerate(drawn)
     ]
     weights = [fit_member(examples, config, member)[0] for member in range(sizes.members)]
-    committee = Committee(weights, config, threads=THREADS, device=torch.device("cpu"))
+    committee = Committee(Ensemble(weights, config, threads=THREADS, device=torch.device("cpu")))
     unseen = [draw_field(100 + n, name, size=size).image for n, name in enumerate("AABB")]
     yield Trained(
         weights,
@@ -94,7 +95,7 @@ def untrained(config: TrainConfig) -> Committee:
     for member in range(config.members):
         torch.manual_seed(member)
         weights.append(skeleton(config).state_dict())
-    return Committee(weights, config, threads=THREADS, device=torch.device("cpu"))
+    return Committee(Ensemble(weights, config, threads=THREADS, device=torch.device("cpu")))
 
 
 def as_batch(image: NDArray[np.uint8]) -> Tensor:

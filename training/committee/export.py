@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from training.committee.engine import NoEngine, to_openvino
-from training.committee.inference import Committee
+from training.committee.committee import Committee
+from training.committee.engine import NoEngine
+from training.committee.openvino_engine import to_openvino
 from training.files import write_durably
 from training.networks.forward import STRIDE
 
@@ -58,7 +59,9 @@ def _to_openvino(committee: Committee, folder: Path) -> list[Path]:
 
     xml = folder / "committee.xml"
     _ = committee.openvino_model  # its answers are checked; the exported one pads as well
-    model = to_openvino(committee.members(), committee.config.channels)
+    model = to_openvino(
+        committee.ensemble.as_one_network(committee.temperature), committee.config.channels
+    )
     # fp16 is what the version itself holds.
     save_model(model, xml, compress_to_fp16=True)
     return [xml, xml.with_suffix(".bin")]
@@ -76,7 +79,7 @@ def _to_onnx(committee: Committee, folder: Path) -> list[Path]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
-                committee.members().eval(),
+                committee.ensemble.as_one_network(committee.temperature).eval(),
                 (images,),
                 dynamo=True,
                 dynamic_shapes=({0: batch, 2: height, 3: width},),

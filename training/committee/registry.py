@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from training.committee.inference import Committee
+from training.committee.committee import Committee
 from training.committee.version import (
     SHEET_FILE,
     VERSION_FILE,

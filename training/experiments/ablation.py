@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from acquisition.uncertainty import MEASURES
-from training.committee.inference import Committee, Prediction
+from training.committee.committee import Committee
+from training.committee.ensemble import Ensemble
+from training.committee.prediction import Prediction
 from training.config import BadConfig, TrainConfig
 from training.datasets.labelled import by_hash, read_labelled_folder
 from training.errors import TrainingError
@@ -127,7 +129,7 @@ def measure(trial: Trial, cell: Cell) -> dict[str, Any]:
     temperature = 1.0
     if trial.members > 1:
         temperature = assess(weights, config, labelled).metrics["temperature"]
-    committee = Committee(weights, config, temperature=temperature, threads=trial.threads)
+    committee = Committee(Ensemble(weights, config, threads=trial.threads), temperature=temperature)
     tested = _test(committee, held_back)
     found: dict[str, Any] = {
         **asdict(cell),

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.committee.inference import Committee, Prediction
+from training.committee.committee import Committee
+from training.committee.prediction import Prediction
 from training.committee.registry import load_weights, save_weights
 from training.config import BadConfig, TrainConfig
 from training.examples import Example

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from acquisition.aggregate import aggregate, class_means
 from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import uncertainty_maps
-from training.committee.inference import Prediction, winners
+from training.committee.prediction import Prediction, winners
 from training.compute import bounded_threads
 from training.errors import TrainingError
 from training.examples import Example

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from acquisition.adaptive import Evidence, Trust, trust, weights_of
 from acquisition.masks import UNKNOWN
 from acquisition.queue import farthest_first
-from training.committee.inference import Prediction
+from training.committee.prediction import Prediction
 from training.examples import images_showing
 from training.experiments.learners import Learner, NetworkLearner, Predictor, ProbeLearner
 from training.experiments.loop_config import BadLoop, LoopConfig

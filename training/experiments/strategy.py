@@ -18,7 +18,7 @@ from torch import Tensor
 from acquisition.adaptive import ARMS, Trust, weights_of
 from acquisition.queue import RULE, Pick, Rule, compose, farthest_first
 from acquisition.scores import percentiles, rank_mixture
-from training.committee.inference import Prediction
+from training.committee.prediction import Prediction
 from training.errors import TrainingError, wrong_fields
 
 MODES = (

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from acquisition.masks import UNKNOWN
+from training.committee.committee import Committee
 from training.examples import Example
 from training.figures.overlay import as_rgb, colour_of, overlay
 from training.images import Image8, encode_png
@@ -53,6 +55,30 @@ def worst_median_best(scores: Mapping[str, float]) -> dict[str, str]:
     if len(ranked) == 2:
         return ends
     return {"worst": ends["worst"], "median": ranked[len(ranked) // 2], "best": ends["best"]}
+
+
+def version_sheet(
+    committee: Committee, examples: Sequence[Example], scores: Mapping[str, float]
+) -> bytes:
+    """A version's worst, median and best task, each predicted out of fold: a PNG.
+
+    Args:
+        committee: the version.
+        examples: those that it was assessed on.
+        scores: key to foreground Dice.
+    """
+    by_key = {example.key: example for example in examples}
+    tasks = []
+    for name, key in worst_median_best(scores).items():
+        logits, predicted = committee.ensemble.out_of_fold(by_key[key])
+        probs = (logits / committee.temperature).softmax(dim=0)
+        entropy = torch.special.entr(probs).sum(dim=0).numpy()
+        caption = f"{name}: {key}, foreground Dice {scores[key]:.3f}"
+        tasks.append(OutOfFold(by_key[key], predicted, entropy, caption))
+    title = f"{len(examples)} labelled images, each seen by the member that never trained on it"
+    if committee.config.members == 1:
+        title = f"{len(examples)} labelled images; the only member trained on all of them"
+    return contact_sheet(tasks, committee.config.classes, title)
 
 
 def contact_sheet(tasks: Sequence[OutOfFold], classes: Sequence[str], title: str) -> bytes:

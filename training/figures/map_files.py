@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.committee.inference import Prediction
+from training.committee.prediction import Prediction
 from training.datasets.labelled import indices_beyond, read_image, read_indices
 from training.errors import TrainingError
 from training.figures.uncertainty_figure import at_prediction_size, error_map, uncertainty_figure

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import MEASURES
-from training.committee.inference import Prediction
+from training.committee.prediction import Prediction
 from training.examples import make_example
 from training.figures.overlay import as_rgb, colour_of, overlay
 from training.figures.scales import UNITS, Scale, most_possible, scale_of

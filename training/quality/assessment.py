@@ -1,10 +1,10 @@
-"""How good a new version is, how far its probabilities hold, and whether it may serve."""
+"""How good a new version is, and how far its probabilities hold."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.committee.engine import NoEngine, has_bf16
-from training.committee.inference import BF16_AGREEMENT, Committee
+from training.committee.committee import BF16_AGREEMENT, Committee
+from training.committee.engine import NoEngine
+from training.committee.engine_choice import device_of
+from training.committee.ensemble import Ensemble
+from training.committee.openvino_engine import has_bf16
 from training.config import TrainConfig
 from training.examples import Example
-from training.figures.contact_sheet import OutOfFold, contact_sheet, worst_median_best
-from training.images import nearest
 from training.networks.build import Weights
 from training.quality.calibrate import expected_calibration_error, fit_temperature, reliability
-from training.quality.metrics import Overlap, PairedDifference, overlap, paired_bootstrap
+from training.quality.metrics import Overlap, overlap
 from training.quality.quality import draw_known
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,6 @@ CALIBRATION_PX = 20_000
 
 AGREEMENT_IMAGES = 8
 """Images that bfloat16 is tried on: some megapixels, so that two in a thousand are many."""
-
-MARGIN_DICE = 0.02
-SIGNIFICANCE = 0.05
-"""A new version is withheld if it is worse by more than the one at less than the other."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,6 @@ class Assessment:
         metrics: JSON: temperature, Dice and IoU per class, calibration, scores per image.
         scores: key to foreground Dice.
         problems: sentences for what makes it unfit to serve; none if it is sane.
-        sheet: a PNG of the worst, median and best task (``contact_sheet``).
         committee: the version, calibrated.
     """
 
@@ -53,7 +49,6 @@ class Assessment:
     metrics: Mapping[str, Any]
     scores: Mapping[str, float]
     problems: tuple[str, ...]
-    sheet: bytes
     committee: Committee
 
 
@@ -83,7 +78,7 @@ def assess(
     """
     if not examples:
         raise ValueError("assess needs at least one example")
-    committee = Committee(weights, config, threads=config.threads, device=device, engine=engine)
+    ensemble = Ensemble(weights, config, threads=config.threads, device=device_of(engine, device))
     C = len(config.classes)
     total = Overlap.none(C)
     scores: dict[str, float] = {}
@@ -91,7 +86,7 @@ def assess(
     shown: set[int] = set()
     rng = np.random.default_rng(config.seed)
     for done, example in enumerate(sorted(examples, key=lambda each: each.key)):
-        logits, predicted = committee.out_of_fold(example)
+        logits, predicted = ensemble.out_of_fold(example)
         counts = overlap(example.mask, predicted, C)
         total += counts
         scores[example.key] = counts.foreground_dice()
@@ -112,13 +107,11 @@ def assess(
         "problems": list(problems),
     }
     metrics |= _calibration(torch.cat(logits_of), torch.cat(truth_of), config)
-    # Its members are made already, and its engine, which takes the temperature in, is not.
-    committee.temperature = metrics["temperature"]
+    committee = Committee(ensemble, temperature=metrics["temperature"], engine=engine)
     agreement = None if problems else bf16_agreement(committee, examples)
     metrics["bf16_agreement"] = agreement
-    committee.bf16 = agreement is not None and agreement >= BF16_AGREEMENT
-    sheet = _sheet(committee, examples, scores)
-    return Assessment(config, metrics, scores, problems, sheet, committee)
+    agrees = agreement is not None and agreement >= BF16_AGREEMENT
+    return Assessment(config, metrics, scores, problems, committee.with_bf16(allowed=agrees))
 
 
 def bf16_agreement(committee: Committee, examples: Sequence[Example]) -> float | None:
@@ -126,7 +119,7 @@ def bf16_agreement(committee: Committee, examples: Sequence[Example]) -> float |
     ``AGREEMENT_IMAGES`` images; None where the processor does not compute in bfloat16, or
     OpenVINO does not run these members.
     """
-    if committee.wants_torch() or not has_bf16():
+    if committee.wants_torch or not has_bf16():
         return None
     try:
         full, half = committee.in_precision("f32"), committee.in_precision("bf16")
@@ -140,21 +133,6 @@ def bf16_agreement(committee: Committee, examples: Sequence[Example]) -> float |
         agree = full.predict(example.image).predicted == half.predict(example.image).predicted
         same, seen = same + int(agree.sum()), seen + agree.size
     return same / seen
-
-
-def _sheet(committee: Committee, examples: Sequence[Example], scores: Mapping[str, float]) -> bytes:
-    by_key = {example.key: example for example in examples}
-    seen = []
-    for name, key in worst_median_best(scores).items():
-        logits, predicted = committee.out_of_fold(by_key[key])
-        probs = (logits / committee.temperature).softmax(dim=0)
-        entropy = torch.special.entr(probs).sum(dim=0).numpy()
-        caption = f"{name}: {key}, foreground Dice {scores[key]:.3f}"
-        seen.append(OutOfFold(by_key[key], predicted, entropy, caption))
-    title = f"{len(examples)} labelled images, each seen by the member that never trained on it"
-    if committee.config.members == 1:
-        title = f"{len(examples)} labelled images; the only member trained on all of them"
-    return contact_sheet(seen, committee.config.classes, title)
 
 
 def _per_class(config: TrainConfig, values: NDArray[np.float64]) -> dict[str, float | None]:
@@ -197,66 +175,3 @@ def _problems(
                 f"that of seeing only background {blind:.3f}"
             )
     return tuple(found)
-
-
-def _at_size_of(example: Example, old: Committee) -> NDArray[np.uint8]:
-    """What the old version sees out of fold, which may be smaller: ``max_side_px`` was raised."""
-    predicted = old.out_of_fold(example)[1]
-    h, w = example.mask.shape
-    return nearest(predicted, h, w)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a new version may serve, with the sentence that says why.
-
-    Attributes:
-        difference: new minus old foreground Dice per image; None where they were not compared.
-    """
-
-    promote: bool
-    reason: str
-    difference: PairedDifference | None = field(default=None)
-
-
-def compare(
-    old: Committee | None, new: Assessment, examples: Sequence[Example], seed: int
-) -> Verdict:
-    """Promote a new version unless it is insane or clearly worse than the one that serves.
-
-    Worse means by more than ``MARGIN_DICE`` in foreground Dice per image with p below
-    ``SIGNIFICANCE``, by a paired bootstrap over the examples, each seen by either version's
-    member that never trained on it. Without an old version, or with other classes or another
-    number of members, only the sanity of the new one counts.
-
-    Args:
-        old: the version that serves, if any.
-        new: of the version that wants to.
-        examples: those that ``new`` was assessed on.
-        seed: of the bootstrap.
-    """
-    if new.problems:
-        return Verdict(False, "The new version is unfit: " + "; ".join(new.problems) + ".")
-    if old is None:
-        return Verdict(True, "The first version, and it is sane.")
-    if old.config.classes != new.config.classes:
-        return Verdict(True, "The classes changed, and the new version is sane.")
-    if old.config.members != new.config.members or new.config.members == 1:
-        return Verdict(True, "No member of both is new to the same images; the version is sane.")
-    C = len(new.config.classes)
-    before = {
-        each.key: overlap(each.mask, _at_size_of(each, old), C).foreground_dice()
-        for each in examples
-    }
-    keys = sorted(new.scores)
-    difference = paired_bootstrap(
-        [before[key] for key in keys], [new.scores[key] for key in keys], seed
-    )
-    worse = difference.p_worse < SIGNIFICANCE and difference.mean < -MARGIN_DICE
-    return Verdict(
-        not worse,
-        f"Foreground Dice changed by {difference.mean:+.3f} "
-        f"(95 % between {difference.low:+.3f} and {difference.high:+.3f}, "
-        f"{difference.pairs} images): {'clearly worse' if worse else 'not clearly worse'}.",
-        difference,
-    )

@@ -16,8 +16,10 @@ from backend.workplace import Workplace
 from training.committee.registry import load_weights
 from training.errors import TrainingError
 from training.examples import Example, images_showing
+from training.figures.contact_sheet import version_sheet
 from training.networks.build import check_allowed
-from training.quality.assessment import Assessment, Verdict, assess, compare
+from training.quality.assessment import Assessment, assess
+from training.quality.promotion import Verdict, compare
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,8 @@ def assemble(
         },
     )
     learnt = {"round": round_.id, "entries": manifest}
-    folder = work.registry.save_version(
-        slug, number, weights, config, learnt, metrics, assessment.sheet
-    )
+    sheet = version_sheet(assessment.committee, examples, assessment.scores)
+    folder = work.registry.save_version(slug, number, weights, config, learnt, metrics, sheet)
     if not assessment.problems:
         # Once here, and not by each that scores and serves with it.
         assessment.committee.keep_compiled(folder, work.registry.seal)

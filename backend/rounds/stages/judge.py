@@ -15,7 +15,7 @@ from training.config import BadConfig, TrainConfig
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
-    from training.committee.inference import Committee
+    from training.committee.committee import Committee
 
 
 def judge(

@@ -38,7 +38,8 @@ from tests.backend.small_studio import CREATED, CREATED_S, SmallStudio
 from tests.backend.workplaces import make_settings
 from tests.training.discs import CLASSES, disc_example
 from training.augment import CropSource
-from training.committee.inference import Committee
+from training.committee.committee import Committee
+from training.committee.ensemble import Ensemble
 from training.config import TrainConfig
 from training.examples import make_example
 from training.images import UnreadableImage, decode_image, encode_png
@@ -199,7 +200,7 @@ def committee() -> Committee:
     for member in range(2):
         torch.manual_seed(member)
         weights.append(build_network(config).state_dict())
-    return Committee(weights, config, device=torch.device("cpu"), engine="torch")
+    return Committee(Ensemble(weights, config, device=torch.device("cpu")), engine="torch")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (10, 60_000), (60_000, 10)])

@@ -9,9 +9,10 @@ from click.testing import CliRunner
 
 from tests.training.discs import CLASSES
 from training.__main__ import cli
+from training.committee.committee import Committee
 from training.committee.engine import NoEngine
+from training.committee.ensemble import Ensemble
 from training.committee.export import export
-from training.committee.inference import Committee
 from training.committee.version import write_version
 from training.config import TrainConfig
 from training.networks.build import build_network
@@ -26,7 +27,7 @@ def committee_of(config):
     for member in range(config.members):
         torch.manual_seed(member)
         weights.append(build_network(config).state_dict())
-    return Committee(weights, config, temperature=1.7, device=CPU, version=3)
+    return Committee(Ensemble(weights, config, device=CPU), temperature=1.7, version=3)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from safetensors.torch import save
 
 from tests.training.discs import CLASSES
 from training.committee.checksums import DamagedVersion, check_files, read_checksums
-from training.committee.inference import Committee, _read_compiled, binding_of
+from training.committee.committee import Committee
+from training.committee.compiled import CompiledCache
 from training.committee.registry import LinkInRegistry, Registry, UnknownExample, UnknownFile
 from training.committee.version import read_version, write_version
 from training.config import BadConfig, TrainConfig
@@ -136,7 +137,7 @@ def test_a_file_without_end_is_not_read(folder: Path) -> None:
 
 def test_a_pipe_in_place_of_the_compiled_members_is_passed_over(folder: Path) -> None:
     os.mkfifo(folder / "compiled-f32-1.blob")
-    assert _read_compiled(folder / "compiled-f32-1.blob", b"binding") is None
+    assert CompiledCache(folder, b"binding").read("f32", "1") is None
 
 
 # Folders that lead out of the registry
@@ -342,24 +343,25 @@ def test_a_temperature_that_divides_nothing_is_refused(folder: Path, text: str) 
 
 def test_compiled_members_are_read_with_the_seal_alone(folder: Path) -> None:
     blob = folder / "compiled-f32-1.blob"
-    ours, theirs = binding_of(folder, b"of this installation"), binding_of(folder, b"")
+    ours = CompiledCache.of_version(folder, b"of this installation")
+    theirs = CompiledCache.of_version(folder, b"")
     forged = b"written by a stranger"
     plain = hashlib.sha256((folder / "version.json").read_bytes()).digest()
     for digest in (
         hashlib.sha256(plain + forged).digest(),
-        hmac.digest(theirs, forged, "sha256"),
+        hmac.digest(theirs.binding, forged, "sha256"),
         bytes(32),
     ):
         blob.write_bytes(digest + forged)
-        assert _read_compiled(blob, ours) is None
-    blob.write_bytes(hmac.digest(ours, forged, "sha256") + forged)
-    assert _read_compiled(blob, ours) == forged
+        assert ours.read("f32", "1") is None
+    blob.write_bytes(hmac.digest(ours.binding, forged, "sha256") + forged)
+    assert ours.read("f32", "1") == forged
 
 
 def test_a_seal_is_of_one_version(folder: Path) -> None:
-    before = binding_of(folder, b"seal")
+    before = CompiledCache.of_version(folder, b"seal").binding
     rewrite_json(folder, "metrics.json", temperature=2.0)
-    assert binding_of(folder, b"seal") != before
+    assert CompiledCache.of_version(folder, b"seal").binding != before
 
 
 # What our code never does
@@ -421,7 +423,7 @@ def test_reading_a_version_loads_no_pickle(folder: Path) -> None:
     """By Python's own audit hook, whatever library asks for it."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from training.committee.inference import Committee\n"
+        "from training.committee.committee import Committee\n"
         "seen = []\n"
         "sys.addaudithook(lambda event, _: seen.append(event) if event.startswith('pickle.') "
         "or event in ('os.system', 'subprocess.Popen', 'marshal.loads') else None)\n"

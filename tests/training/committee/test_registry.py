@@ -290,4 +290,4 @@ def test_a_name_cannot_lead_out_of_its_folder(registry, name):
 
 def test_threads_are_the_registrys(registry):
     save(registry)
-    assert Registry(registry.root, threads=2).load("p1", 1).threads == 2
+    assert Registry(registry.root, threads=2).load("p1", 1).ensemble.threads == 2

@@ -3,7 +3,7 @@ import pytest
 from acquisition.masks import UNKNOWN
 from tests.training.discs import disc_example
 from tests.training.figures.small_version import OWN, write_members
-from training.committee.inference import Committee
+from training.committee.committee import Committee
 
 
 @pytest.fixture(scope="module")

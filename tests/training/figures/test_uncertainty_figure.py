@@ -8,7 +8,7 @@ from PIL import Image
 from acquisition.masks import UNKNOWN
 from tests.training.discs import CLASSES
 from tests.training.figures.small_version import CONFIG, OWN, write_members
-from training.committee.inference import Committee
+from training.committee.committee import Committee
 from training.figures.uncertainty_figure import WRONG_COLOUR, uncertainty_figure
 
 

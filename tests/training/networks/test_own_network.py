@@ -10,7 +10,7 @@ from tests.training.discs import CLASSES, disc_examples
 from tests.training.laboratory import Small
 from training.__main__ import cli
 from training.check_network import check_network
-from training.committee.inference import Committee
+from training.committee.committee import Committee
 from training.committee.version import write_version
 from training.config import BadConfig, TrainConfig
 from training.fitting.fit import fit_member

@@ -6,13 +6,15 @@ import torch
 
 from acquisition.masks import UNKNOWN
 from tests.training.discs import CLASSES, disc_example, disc_examples
-from training.committee.inference import Committee
+from training.committee.committee import Committee
+from training.committee.ensemble import Ensemble
 from training.config import TrainConfig
 from training.examples import Example
 from training.fitting.fit import fit_member
 from training.networks.build import build_network
-from training.quality.assessment import assess, compare
+from training.quality.assessment import assess
 from training.quality.metrics import overlap
+from training.quality.promotion import compare
 
 CPU = torch.device("cpu")
 TINY = TrainConfig(CLASSES, members=2, crop_px=64, batch=4, steps=40, network="unet")
@@ -35,9 +37,9 @@ def test_an_assessment_is_out_of_fold_and_near_the_truth(trained):
     assert 0.25 <= assessment.metrics["temperature"] <= 8
     assert assessment.metrics["ece"] <= assessment.metrics["ece_uncalibrated"] + 0.01
     assert told[-1] == 1.0
-    committee = Committee(weights, TINY, device=CPU)
+    committee = Committee(Ensemble(weights, TINY, device=CPU))
     for example in examples:
-        predicted = committee.out_of_fold(example)[1]
+        predicted = committee.ensemble.out_of_fold(example)[1]
         expected = overlap(example.mask, predicted, 3).foreground_dice()
         assert assessment.scores[example.key] == pytest.approx(expected)
 
@@ -50,7 +52,7 @@ def test_an_assessment_does_not_depend_on_the_order_of_the_examples(trained):
 
 def test_a_version_as_good_as_the_old_one_is_promoted(trained):
     weights, examples = trained
-    old = Committee(weights, TINY, device=CPU)
+    old = Committee(Ensemble(weights, TINY, device=CPU))
     verdict = compare(old, assess(weights, TINY, examples, device=CPU), examples, 0)
     assert verdict.promote
     assert verdict.difference is not None
@@ -59,7 +61,7 @@ def test_a_version_as_good_as_the_old_one_is_promoted(trained):
 
 def test_a_clearly_worse_version_is_kept_back(trained):
     weights, examples = trained
-    old = Committee(weights, TINY, device=CPU)
+    old = Committee(Ensemble(weights, TINY, device=CPU))
     hasty = [fit_member(examples, replace(TINY, steps=8), m, CPU)[0] for m in range(2)]
     assessment = replace(assess(hasty, TINY, examples, device=CPU), problems=())
     verdict = compare(old, assessment, examples, 0)
@@ -69,7 +71,7 @@ def test_a_clearly_worse_version_is_kept_back(trained):
 
 def test_versions_of_two_resolutions_are_compared(trained):
     weights, examples = trained
-    old = Committee(weights, replace(TINY, max_side_px=44), device=CPU)  # half the size
+    old = Committee(Ensemble(weights, replace(TINY, max_side_px=44), device=CPU))  # half the size
     verdict = compare(old, assess(weights, TINY, examples, device=CPU), examples, 0)
     assert verdict.promote
     assert verdict.difference is not None
@@ -83,7 +85,9 @@ def test_the_first_sane_version_is_promoted(trained):
 def test_other_classes_are_not_compared(trained):
     weights, examples = trained
     assessment = assess(weights, TINY, examples, device=CPU)
-    renamed = Committee(weights, replace(TINY, classes=("background", "x", "y")), device=CPU)
+    renamed = Committee(
+        Ensemble(weights, replace(TINY, classes=("background", "x", "y")), device=CPU)
+    )
     verdict = compare(renamed, assessment, examples, 0)
     assert verdict.promote
     assert verdict.difference is None

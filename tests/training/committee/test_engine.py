@@ -1,0 +1,62 @@
+"""Engines give what the members give."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.committee.untrained import CPU, UNTRAINED, as_batch, random_image
+from training.committee.committee import Committee
+from training.committee.engine import NoEngine
+from training.committee.engine_choice import check_answers
+from training.committee.ensemble import Ensemble
+from training.networks.build import build_network
+from training.networks.forward import logits_and_features
+
+
+def test_an_engine_answers_as_the_members_do(untrained, weights):
+    image = random_image(40, 60)
+    probs, features = untrained.engine(as_batch(image))
+    assert probs.shape == (3, 1, 4, 40, 60)
+    assert features.shape == (3, 1, 432)
+    for m, member in enumerate(weights):
+        network = build_network(UNTRAINED)
+        network.load_state_dict(member)
+        with torch.inference_mode():
+            logits, own = logits_and_features(network.eval(), as_batch(image))
+        np.testing.assert_allclose(probs[m], logits.softmax(dim=1), atol=1e-4)
+        np.testing.assert_allclose(features[m], own, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 33), (64, 64), (130, 70)])
+def test_an_engine_takes_any_size_and_any_batch(untrained, size):
+    images = [np.roll(random_image(*size), shift, axis=0) for shift in range(3)]
+    probs, _ = untrained.engine(as_batch(*images))
+    assert probs.shape == (3, 3, 4, *size)
+    together = probs.clone()
+    for b, image in enumerate(images):
+        alone, _ = untrained.engine(as_batch(image))
+        np.testing.assert_allclose(together[:, b], alone[:, 0], atol=1e-4)
+    np.testing.assert_allclose(together.sum(dim=2), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_the_temperature_divides_the_logits(weights, engine):
+    x = as_batch(random_image(32, 32))
+    cold, _ = Committee(Ensemble(weights, UNTRAINED, device=CPU), engine=engine).engine(x)
+    warm, _ = Committee(
+        Ensemble(weights, UNTRAINED, device=CPU), engine=engine, temperature=2.0
+    ).engine(x)
+    expected = cold.log().div(2).softmax(dim=2)
+    np.testing.assert_allclose(warm, expected, atol=1e-4)
+
+
+def test_an_engine_that_answers_otherwise_is_refused(weights):
+    committee = Committee(Ensemble(weights, UNTRAINED, device=CPU))
+
+    def other(images):
+        probs, features = committee.engine(images)
+        return probs.flip(2), features
+
+    with pytest.raises(NoEngine, match=r"differ from torch's by up to \d"):
+        check_answers(committee.ensemble, committee.temperature, other)
+    check_answers(committee.ensemble, committee.temperature, committee.engine)

@@ -1,0 +1,272 @@
+"""The committee at work: its members predict an image together, however large it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acquisition.aggregate import aggregate, class_means
+from acquisition.uncertainty import MEASURES, uncertainty_maps
+from training.committee.compiled import CompiledCache
+from training.committee.engine import Engine
+from training.committee.engine_choice import EngineChoice, device_of
+from training.committee.ensemble import Ensemble
+from training.committee.prediction import Prediction, winners
+from training.committee.tiles import strips
+from training.committee.version import DamagedVersion, read_version
+from training.compute import bounded_threads
+from training.config import TrainConfig
+from training.images import Image8, network_size
+from training.networks.build import check_allowed
+
+BATCH_PX = {"cpu": 1 << 18, "cuda": 1 << 23}
+"""Pixels of the images predicted at once. One image of 512 px keeps a CPU busy; eight do not keep
+a GPU busy."""
+
+BF16_AGREEMENT = 0.998
+"""bfloat16 serves where it predicts float32's class on at least this share of the pixels."""
+
+
+class Committee:
+    """A version, ready to predict.
+
+    Args:
+        ensemble: the members.
+        temperature: divides their logits.
+        version: its number; 0 if it was never saved.
+        engine: "openvino" (on the CPU), "torch" or "auto", as for ``EngineChoice``.
+        bf16: let OpenVINO compute in bfloat16.
+        cache: where compiled members are kept.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        *,
+        temperature: float = 1.0,
+        version: int = 0,
+        engine: str = "auto",
+        bf16: bool = False,
+        cache: CompiledCache | None = None,
+    ) -> None:
+        self.ensemble, self.version = ensemble, version
+        self._choice = EngineChoice(ensemble, temperature, engine, bf16, cache)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        threads: int = 1,
+        device: torch.device | None = None,
+        engine: str = "auto",
+        own_network: str | None = None,
+        seal: bytes = b"",
+    ) -> Committee:
+        """Load a version from its folder, ready to predict.
+
+        The first load on a machine compiles the members and keeps the result in the folder.
+
+        Args:
+            folder: the version's.
+            threads: of one prediction on the CPU.
+            device: the GPU if there is one, else the CPU.
+            engine: as for ``Committee``.
+            own_network: the only ``package.module:factory`` that it may be made with: a folder
+                that somebody else can write must not choose what is imported here.
+            seal: a secret of this installation, as for ``CompiledCache.of_version``.
+
+        Raises:
+            UnknownVersion: there is none.
+            DamagedVersion: a file is not what was saved.
+            BadConfig: another release wrote it.
+            ForeignNetwork: it was made with another network than ours and ``own_network``.
+            NoEngine: ``engine`` cannot run it here.
+        """
+        stored = read_version(folder)
+        check_allowed(stored.config, own_network)
+        agreement = stored.metrics.get("bf16_agreement")
+        temperature = stored.metrics.get("temperature")
+        if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+            raise DamagedVersion(f"{folder} has no temperature above 0, but {temperature!r:.40}")
+        committee = cls(
+            Ensemble(
+                stored.weights, stored.config, threads=threads, device=device_of(engine, device)
+            ),
+            temperature=temperature,
+            version=stored.number,
+            engine=engine,
+            bf16=isinstance(agreement, float) and agreement >= BF16_AGREEMENT,
+            cache=CompiledCache.of_version(folder, seal),
+        )
+        committee.prepare()
+        return committee
+
+    @property
+    def config(self) -> TrainConfig:
+        """What the members were trained with."""
+        return self.ensemble.config
+
+    @property
+    def temperature(self) -> float:
+        """Divides the members' logits."""
+        return self._choice.temperature
+
+    @property
+    def wants_torch(self) -> bool:
+        """Whether torch was asked for, or is the faster one on this device."""
+        return self._choice.wants_torch
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the members here; made at its first use.
+
+        Raises:
+            NoEngine: the engine that was asked for cannot run them.
+            DamagedVersion: the weights do not fit the configuration.
+        """
+        return self._choice.make()
+
+    def prepare(self) -> None:
+        """Make the engine now, not at the first prediction.
+
+        Raises:
+            NoEngine, DamagedVersion: as ``engine``.
+        """
+        _ = self.engine
+
+    @property
+    def openvino_model(self) -> Any:
+        """The calibrated members as one ``openvino.Model``; see ``EngineChoice``.
+
+        Raises:
+            NoEngine: OpenVINO cannot express them.
+        """
+        return self._choice.openvino_model
+
+    def in_precision(self, precision: str) -> Committee:
+        """The same committee, predicting by OpenVINO in "f32" or "bf16".
+
+        Raises:
+            NoEngine: OpenVINO cannot run it.
+        """
+        _ = self.openvino_model  # converted once for all precisions
+        return self._variant("openvino", bf16=precision == "bf16")
+
+    def with_bf16(self, *, allowed: bool) -> Committee:
+        """The same committee, whose OpenVINO may or may not compute in bfloat16."""
+        return self._variant(self._choice.wanted, bf16=allowed)
+
+    def _variant(self, engine: str, *, bf16: bool) -> Committee:
+        other = Committee(self.ensemble, version=self.version)
+        other._choice = self._choice.variant(engine, bf16=bf16)
+        return other
+
+    def keep_compiled(self, folder: Path, seal: bytes = b"") -> None:
+        """Keep compiled members in a version's folder, as the first ``load`` with this seal would.
+
+        Raises:
+            NoEngine, DamagedVersion: as ``engine``.
+        """
+        self._choice.cache = CompiledCache.of_version(folder, seal)
+        self.engine = self._choice.make()
+
+    def predict(self, image: Image8) -> Prediction:
+        """Predict an image [H, W, channels] uint8: classes, uncertainty, the scores of all arms.
+
+        Raises:
+            ValueError: the image has another type or number of channels.
+            NoEngine, DamagedVersion: as ``engine``.
+        """
+        return next(iter(self.predict_all([image])))
+
+    def predict_all(self, images: Iterable[Image8]) -> Iterator[Prediction]:
+        """``predict`` for many images, in order; neighbours of one size are predicted together.
+
+        Args:
+            images: at most one more is read than can be predicted at once.
+        """
+        batch: list[Image8] = []
+        for image in images:
+            if batch and (image.shape != batch[0].shape or len(batch) == self._batch_size(image)):
+                yield from self._predict_batch(batch)
+                batch = []
+            batch.append(image)
+        if batch:
+            yield from self._predict_batch(batch)
+
+    def _batch_size(self, image: Image8) -> int:
+        """How many such images are predicted at once."""
+        height, width = network_size(image.shape[0], image.shape[1], self.config.max_side_px)
+        on_gpu = self.wants_torch and self.ensemble.device.type != "cpu"
+        return max(1, BATCH_PX["cuda" if on_gpu else "cpu"] // (height * width))
+
+    def _predict_batch(self, images: Sequence[Image8]) -> list[Prediction]:
+        """Predict images of one size."""
+        answer = self._run(self.ensemble.batch(images))
+        with bounded_threads(self.ensemble.threads):
+            predicted = torch.from_numpy(answer.predicted)
+            arms = aggregate(
+                {name: torch.from_numpy(each) for name, each in answer.maps.items()}, predicted
+            )
+            entropy = torch.from_numpy(answer.maps["predictive_entropy"])
+            class_scores = class_means(entropy, predicted, len(self.config.classes)).numpy()
+        return [
+            Prediction(
+                (image.shape[0], image.shape[1]),
+                answer.probs[b],
+                answer.predicted[b],
+                {name: each[b] for name, each in answer.maps.items()},
+                {name: float(scores[b]) for name, scores in arms.items()},
+                class_scores[b],
+                answer.features[:, b],
+            )
+            for b, image in enumerate(images)
+        ]
+
+    def _run(self, x: Tensor) -> _Answer:
+        """Run the members on images [B, channels, h, w].
+
+        Of the members' own probabilities no more than a strip is ever in memory.
+        """
+        B, _, h, w = x.shape
+        probs: NDArray[np.float32] = np.empty((B, len(self.config.classes), h, w), np.float32)
+        predicted: NDArray[np.uint8] = np.empty((B, h, w), np.uint8)
+        maps = {name: np.empty((B, h, w), np.float32) for name in MEASURES}
+        features: Tensor | None = None
+        for strip, share in strips(x, self.engine):
+            features = share.clone() if features is None else features + share
+            with bounded_threads(self.ensemble.threads):
+                for name, uncertainty_map in uncertainty_maps(strip.probs).items():
+                    maps[name][:, strip.rows] = uncertainty_map.cpu().numpy()
+                mean = strip.probs.mean(dim=0)
+                probs[:, :, strip.rows] = mean.cpu().numpy()
+                predicted[:, strip.rows] = winners(mean).cpu().numpy()
+        assert features is not None
+        return _Answer(probs, predicted, maps, features.cpu().numpy())
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the members together give for images of one size.
+
+    Attributes:
+        probs: [B, C, h, w] the members' mean.
+        predicted: [B, h, w] class indices.
+        maps: measure name to [B, h, w].
+        features: [M, B, F].
+    """
+
+    probs: NDArray[np.float32]
+    predicted: NDArray[np.uint8]
+    maps: Mapping[str, NDArray[np.float32]]
+    features: NDArray[np.float32]
