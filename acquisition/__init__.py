@@ -1,1 +1,4 @@
-"""Which image next: pure mathematics on probabilities, arrays in and arrays out."""
+"""Which image to label next: pure mathematics, arrays in and arrays out; anything may import it.
+
+It imports numpy and torch alone.
+"""

@@ -1,12 +1,12 @@
-"""Which measure of doubt to trust: each one saw every image before a person corrected it.
+"""Which uncertainty measure to trust: each is compared with what people corrected.
 
-Before a person annotates an image the committee has computed every measure on it, so once the
-image is corrected all of them can be judged, and not only the one that was used: full
-information, where Hedge fits and a bandit wastes most of what is known. The judgement is
-prequential: made by a version that never saw the annotation, so it needs no held-out set.
+Before a person annotates an image, the committee has computed every measure on it. Once the image
+is corrected, all measures can be judged, not only the one that was used. This is full information:
+Hedge fits it, and a bandit would waste most of it. The judgement is prequential: it is made by a
+version that never trained on the annotation, so it needs no held-out set.
 
-Finding errors is not learning from them. What is rewarded here is where the doubt lay; whether
-the labels it asked for made the committee better is measured apart (``training.quality.audit``).
+Finding errors is not learning from them. The reward here is for being uncertain where the errors
+are; whether the labels made the committee better is measured elsewhere (``training.quality``).
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ MIN_WRONG_PX = 20
 
 RECENT = 50
 """Corrections that the rank correlation looks back on, a few rounds; more where the oldest of
-their batches holds more, because within a batch no correction is older than another."""
+their batches holds more: within a batch no correction is older than another."""
 
 SHRINK = 20
-"""The rank correlation of n corrections counts n / (n + 20): of ten it is mostly chance."""
+"""The rank correlation of n corrections is weighted n / (n + 20): that of ten is mostly chance."""
 
 DECAY = 0.9
-"""What a round's evidence is still worth a round later: as a committee learns, its doubt
-changes."""
+"""Weight of a round's evidence one round later: as a committee learns, its uncertainty changes."""
 
 RATE = 4.0
-"""Hedge's learning rate. AUROCs of good measures differ by some hundredths, which a rate of 1
-would hardly see."""
+"""Hedge's learning rate. AUROCs of good measures differ by some hundredths; at a rate of 1 the
+weights would hardly differ."""
 
 FLOOR = 0.1
 """The weight shared by all arms whatever the evidence. A floor for each of 30 arms would swallow
@@ -54,11 +53,11 @@ the rest."""
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far each measure saw where one image's pre-annotation was wrong.
+    """How well each measure marked the pixels where one image's pre-annotation was wrong.
 
     Attributes:
         rewards: measure to 2 (AUROC - 0.5), between -1 and 1: how surely a wrong pixel was more
-            doubtful than a right one; empty with fewer than ``MIN_WRONG_PX`` wrong pixels, or
+            uncertain than a right one; empty with fewer than ``MIN_WRONG_PX`` wrong pixels, or
             without a right one.
         wrong: pixels that were corrected, off the boundaries.
         judged: known pixels off the boundaries.
@@ -76,11 +75,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A judgement, with what is needed to compare it with others.
+    """A judgement with what is needed to compare it with others.
 
     Attributes:
         batch: the round that judged it; evidence of one batch is weighed together.
-        version: which committee looked: scores of two are not on one scale.
+        version: of the committee that predicted; scores of two versions are not on one scale.
         rewards: as in ``Judgement``.
         scores: arm to the image's score.
         error: share of the judged pixels that were corrected.
@@ -95,7 +94,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Trust:
-    """What the evidence says of the arms.
+    """How far to trust each arm, by the evidence.
 
     Attributes:
         weights: arm to weight; they sum to 1.
@@ -117,7 +116,7 @@ class Trust:
 
 
 def judge(maps: Mapping[str, Tensor], predicted: Tensor, truth: Tensor) -> Judgement:
-    """Compare one image's maps with what a person corrected.
+    """Compare one image's uncertainty maps with what a person corrected.
 
     Within ``aggregate.BOUNDARY_PX`` of a boundary of the truth nothing is judged: no two people
     draw an outline alike.
@@ -151,32 +150,32 @@ def judge(maps: Mapping[str, Tensor], predicted: Tensor, truth: Tensor) -> Judge
 
 
 def binned_auroc(uncertainty: Tensor, wrong: Tensor) -> float:
-    """Chance that a wrong pixel is more doubtful than a right one, ties counted half.
+    """Chance that a wrong pixel is more uncertain than a right one, ties counted half.
 
-    Doubts are compared by the 18 leading bits of their float32, 1 part in 512: a count in place
-    of a sort takes a tenth of the time, and moves the result by less than 0.002 where the doubts
-    spread over more than a few such parts.
+    Values are compared by the 18 leading bits of their float32, 1 part in 512: counting instead of
+    sorting (``scipy.stats``) takes a tenth of the time, and moves the result by less than 0.002
+    where the values spread over more than a few such parts.
 
     Args:
-        doubt: [P] float, not negative.
+        uncertainty: [P] float, not negative.
         wrong: [P] bool, some and not all of them true.
 
     Returns:
         Between 0 and 1.
 
     Raises:
-        ValueError: ``doubt`` holds a value that is negative or not finite, or ``wrong`` is all
-            true or all false.
+        ValueError: ``uncertainty`` holds a value that is negative or not finite, or ``wrong`` is
+            all true or all false.
 
     Source: Hanley and McNeil 1982, by the ranks of Mann and Whitney.
     """
-    # Written so that a NaN, which both carry on, fails too.
+    # Written so that a NaN fails too: both extremes are NaN then.
     if len(uncertainty) and not (
         bool(uncertainty.amin() >= 0) and bool(uncertainty.amax() < torch.inf)
     ):
-        raise ValueError("doubt must not be negative and must be finite")
+        raise ValueError("uncertainty must not be negative and must be finite")
     # Floats that are not negative are in the order of their bits; adding 0 turns -0 into 0. The
-    # last bit of the key tells wrong from right, so that one count serves both.
+    # last bit of the key tells wrong from right, so that one count does for both.
     key = (uncertainty.float() + 0.0).cpu().numpy().view(np.int32) >> 14
     key *= 2
     key += wrong.cpu().numpy()
@@ -192,8 +191,8 @@ def binned_auroc(uncertainty: Tensor, wrong: Tensor) -> float:
 def trust(evidence: Sequence[Evidence]) -> Trust:
     """Weigh the arms by all that was judged: Hedge with forgetting.
 
-    A pure function of the evidence, so that nothing of it needs to be stored and a correction
-    withdrawn or made again is as if it had always been so.
+    A pure function of the evidence: nothing else is stored, and a correction that is withdrawn or
+    made again counts as if it had always been so.
 
     Args:
         evidence: in the order of its batches; within a batch the order does not matter.
@@ -223,12 +222,12 @@ def trust(evidence: Sequence[Evidence]) -> Trust:
 
 
 def weights_of(mode: str, trust: Trust) -> dict[str, float]:
-    """Arm to its weight in the doubt.
+    """Arm to its weight in the score.
 
     Args:
-        mode: "hedge" by the trust in each; "leader" the arm that saw the latest errors best alone,
-            all alike before there is one; "rank_average" all alike; "fixed:measure/aggregate" that
-            arm alone.
+        mode: "hedge" by the trust in each; "leader" only the arm that marked the latest errors
+            best, all alike before there is one; "rank_average" all alike;
+            "fixed:measure/aggregate" that arm alone.
 
     Raises:
         ValueError: another mode.
@@ -241,7 +240,7 @@ def weights_of(mode: str, trust: Trust) -> dict[str, float]:
         return dict.fromkeys(ARMS, 1 / len(ARMS))
     arm = mode.removeprefix("fixed:")
     if arm == mode or arm not in ARMS:
-        raise ValueError(f"{mode!r} is no mode that weighs the arms")
+        raise ValueError(f"{mode!r} is not a mode that weighs the arms")
     return {arm: 1.0}
 
 

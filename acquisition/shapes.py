@@ -1,4 +1,4 @@
-"""What the arrays of this package must look like, checked once at each public door."""
+"""Checks of the arrays that public functions take: shape, type, and whether they are probs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUM_TOLERANCE = 0.01
 
 
 def check_probs(probs: Tensor) -> None:
-    """Refuse what is not an ensemble's class probabilities [M, N, C, H, W].
+    """Raise unless these are an ensemble's class probabilities [M, N, C, H, W].
 
     Raises:
         TypeError: ``probs`` is not floating point.
@@ -23,7 +23,11 @@ def check_probs(probs: Tensor) -> None:
 
 
 def check_probs_shape(probs: Tensor) -> None:
-    """The part of ``check_probs`` that reads no pixel."""
+    """The part of ``check_probs`` that reads no pixel.
+
+    Raises:
+        TypeError, ValueError: as ``check_probs``.
+    """
     if probs.ndim != 5:
         raise ValueError(f"probs must be [M, N, C, H, W], got shape {tuple(probs.shape)}")
     if 0 in probs.shape:
@@ -33,7 +37,11 @@ def check_probs_shape(probs: Tensor) -> None:
 
 
 def check_distribution(probs: Tensor, class_dim: int) -> None:
-    """Refuse values that are not probabilities over ``class_dim``; logits above all."""
+    """Raise unless the values are probabilities over ``class_dim``; finds logits above all.
+
+    Raises:
+        ValueError: a value is negative or NaN, or they do not sum to 1.
+    """
     lowest = probs.amin()
     sums = probs.sum(dim=class_dim)
     off = (sums - 1).abs_().amax()
@@ -48,7 +56,7 @@ def check_distribution(probs: Tensor, class_dim: int) -> None:
 
 
 def check_map(uncertainty_map: Tensor) -> None:
-    """Refuse what is not a stack of uncertainty maps [N, H, W].
+    """Raise unless this is a stack of uncertainty maps [N, H, W].
 
     Raises:
         TypeError: it is not floating point.
@@ -62,7 +70,7 @@ def check_map(uncertainty_map: Tensor) -> None:
 
 
 def check_predicted(uncertainty_map: Tensor, predicted: Tensor) -> None:
-    """Refuse a class-index mask that does not lie on the map pixel by pixel.
+    """Raise unless the class indices match the map pixel by pixel.
 
     Raises:
         TypeError: ``predicted`` is not uint8.

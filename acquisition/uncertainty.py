@@ -1,7 +1,7 @@
-"""How much an ensemble doubts each pixel: five measures of its members' probabilities.
+"""How uncertain an ensemble is of each pixel: five measures of its members' probabilities.
 
-The functions one by one are written to be read beside their papers. ``uncertainty_maps`` gives
-the same numbers for all five in one pass over the probabilities, and is what runs live.
+The single functions are written to be read beside their papers. ``uncertainty_maps`` gives the
+same numbers for all five in one pass over the probabilities; predictions use it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ MEASURES: tuple[str, ...] = (
     "least_confidence",
 )
 
-# Five members and six classes at 16,384 pixels are 2 MiB: strip and scratch stay in cache, and
-# the cost of some 40 calls is small beside their work. Half or four times as many pixels take
-# 10 to 15 % longer.
 STRIP_PX = 16384
-# A GPU pays per kernel launch instead; here 256 Ki pixels hold 30 MiB of such probabilities.
+"""Pixels measured at once. Five members and six classes are 2 MiB then: strip and scratch stay in
+cache, and some 40 calls cost little compared with their work. Half or four times as many pixels
+take 10 to 15 % longer."""
+
 STRIP_PX_ON_GPU = 1 << 18
+"""A GPU pays per kernel launch instead; 256 Ki pixels hold 30 MiB of such probabilities."""
 
 
 def predictive_entropy(probs: Tensor) -> Tensor:
-    """Entropy of the members' mean prediction: the whole of the doubt.
+    """Entropy of the members' mean prediction: the total uncertainty.
 
     Args:
         probs: [M, N, C, H, W] float; each pixel sums to 1 over C.
@@ -53,7 +54,7 @@ def predictive_entropy(probs: Tensor) -> Tensor:
 
 
 def expected_entropy(probs: Tensor) -> Tensor:
-    """Mean of the members' own entropies: the part of the doubt they agree on.
+    """Mean of the members' own entropies: the part of the uncertainty that they agree on.
 
     Args:
         probs: [M, N, C, H, W] float; each pixel sums to 1 over C.
@@ -139,7 +140,7 @@ def variation_ratio(probs: Tensor) -> Tensor:
 
 
 def least_confidence(probs: Tensor) -> Tensor:
-    """What the mean prediction's winning class lacks to certainty.
+    """One minus the probability of the mean prediction's winning class.
 
     Args:
         probs: [M, N, C, H, W] float; each pixel sums to 1 over C.
@@ -163,8 +164,8 @@ def least_confidence(probs: Tensor) -> Tensor:
 def uncertainty_maps(probs: Tensor) -> dict[str, Tensor]:
     """All of ``MEASURES`` in one pass over the probabilities.
 
-    The values are those of the functions above, to rounding. Works through strips of rows that
-    fit in the processor's cache, so that beside the result it needs memory for a few strips
+    The values are those of the functions above, to rounding. It works through strips of rows that
+    fit in the processor's cache, so that apart from the result it needs memory for a few strips
     only, however large the images are.
 
     Args:
@@ -217,7 +218,7 @@ def _measure_strip(probs: Tensor, scratch: Tensor, out: Tensor) -> None:
 def _entropy(probs: Tensor, scratch: Tensor) -> Tensor:
     """Entropy over the last but one axis, in nats; scratch has the shape of probs."""
     # Adding the smallest normal number leaves every probability above 1e-30 as it is and makes
-    # 0 * log(0) the 0 it should be, at a tenth of the cost of torch.special.entr.
+    # 0 * log(0) 0, at a tenth of the cost of torch.special.entr.
     torch.add(probs, torch.finfo(probs.dtype).tiny, out=scratch)
     if scratch.device.type == "cpu":
         # numpy's logarithm takes a third of the time of torch's on one core.
@@ -253,5 +254,5 @@ def _standard_deviation(probs: Tensor, mean_probs: Tensor, scratch: Tensor) -> T
 
 
 def _at_least_float32(probs: Tensor) -> Tensor:
-    """Half precision is for storing probabilities, not for taking their logarithms."""
+    """The same in float32 at least: half precision is too coarse for logarithms."""
     return probs if probs.dtype == torch.float64 else probs.float()

@@ -171,7 +171,7 @@ def parse_options(extra_params: Any) -> ProjectOptions:
     Raises:
         BadOptions: a sentence for each option that is unknown or out of range.
     """
-    given = _unquote(extra_params)
+    given = extra_params_object(extra_params)
     try:
         return ProjectOptions.model_validate(given)
     except ValidationError as error:
@@ -186,7 +186,12 @@ def options_table() -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _unquote(extra_params: Any) -> dict[str, Any]:
+def extra_params_object(extra_params: Any) -> dict[str, Any]:
+    """A connection's extra parameters as an object, however Label Studio has quoted them.
+
+    Raises:
+        BadOptions: they are no JSON object.
+    """
     value = extra_params
     for _ in range(2):
         if not isinstance(value, str):

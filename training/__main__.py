@@ -10,8 +10,8 @@ import click
 from training.errors import TrainingError
 
 
-class Sentences(click.Group):
-    """Turns our errors into one sentence and exit status 1."""
+class ErrorsAsSentences(click.Group):
+    """Prints our errors without a traceback, and exits with status 1."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -21,10 +21,19 @@ class Sentences(click.Group):
             ctx.exit(1)
 
 
-@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+own_network = click.option(
+    "--network",
+    default=None,
+    help="Your own network, package.module:factory, if the version is made with it.",
+)
+
+
+@click.group(cls=ErrorsAsSentences, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Committee's networks and versions, without Label Studio."""
-    # A laboratory's own network may lie beside us, as it may for `python -m backend`.
+    # A laboratory's own network may lie in the current folder, as for `python -m backend`.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
@@ -42,10 +51,10 @@ def cli() -> None:
 )
 @click.option("--channels", type=click.IntRange(1), default=3, help="Of the images (default 3).")
 def check_network(network: str, weights: Path | None, classes: int, channels: int) -> None:
-    """Try everything that a committee does with NETWORK, and say what is missing.
+    """Try everything that a committee does with NETWORK, and report what is missing.
 
     NETWORK is package.module:factory, as in the setting NETWORK, or one of ours: shared, lite0,
-    unet. The exit status is 1 when something is missing.
+    unet. The exit status is 1 if something is missing.
     """
     from training.check_network import check_network as checks
 
@@ -55,7 +64,7 @@ def check_network(network: str, weights: Path | None, classes: int, channels: in
         click.echo(f"{mark:8} {check.name:10} {check.said}")
         missing += check.passed is False
     if missing:
-        click.echo(f"\n{missing} missing: docs/NETWORKS.md says what a network must do.")
+        click.echo(f"\n{missing} missing: docs/NETWORKS.md lists what a network must do.")
         raise SystemExit(1)
     click.echo(
         f"\nIt can be used: set NETWORK={network}"
@@ -78,20 +87,16 @@ def check_network(network: str, weights: Path | None, classes: int, channels: in
     required=True,
     help="The folder to write to.",
 )
-@click.option(
-    "--network",
-    default=None,
-    help="Your own network, package.module:factory, if the version is made with it.",
-)
+@own_network
 def export(version: Path, format_: str, output: Path, network: str | None) -> None:
     """Write VERSION, a version's folder, as one model for other programs.
 
-    `python -m backend versions` names the folders.
+    `python -m backend versions` lists the folders.
     """
     from training.committee.committee import Committee
     from training.committee.export import export as write
 
-    # The engine is not used, and torch's leaves nothing in the version's folder.
+    # Torch's engine leaves nothing in the version's folder; the export does not use it.
     committee = Committee.load(version, engine="torch", own_network=network)
     for path in write(committee, format_, output):
         click.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
@@ -107,9 +112,6 @@ def _whole_numbers(_ctx: click.Context, _parameter: click.Parameter, text: str) 
     return numbers
 
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
-
 @cli.command("ablate")
 @click.option("--data", type=FOLDER, required=True, help="A labelled folder (docs/RECIPE.md).")
 @click.option("--other", type=FOLDER, default=None, help="Another laboratory's, to test on too.")
@@ -117,20 +119,22 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--draws", type=click.IntRange(1), default=3, help="Random draws of them.")
 @click.option("--test", type=click.IntRange(1), default=40, help="Images held back to test on.")
 @click.option("--members", type=click.IntRange(1, 20), default=1, help="Networks; default 1.")
-@click.option("--vary", multiple=True, metavar="FIELD=VALUE,...", help="A variant; repeatable.")
+@click.option(
+    "--vary", multiple=True, metavar="FIELD=VALUE,...", help="A variant; may be repeated."
+)
 @click.option("--set", "common", default="", metavar="FIELD=VALUE,...", help="For all variants.")
 @click.option(
     "--seconds",
     type=click.FloatRange(1),
     default=None,
-    help="Give each variant the steps that take a member so long here.",
+    help="Give each variant as many steps as take a member this long on this machine.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=2, help="Cells side by side.")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="Lines of JSON; what it holds already is not measured again.",
+    help="A file of JSON lines. Results that it already holds are not measured again.",
 )
 def ablate(
     data: Path,
@@ -145,23 +149,16 @@ def ablate(
     workers: int,
     output: Path,
 ) -> None:
-    """Train with and without parts of the recipe, and print what each is worth.
+    """Train with and without parts of the recipe, and print what each part is worth.
 
     Fields are those of the training configuration: --vary seek=0 --vary network=unet.
     """
-    from training.config import TrainConfig
     from training.experiments import ablation
-    from training.fitting.budget import steps_within
 
-    shared = ablation.parse_changes(common) if common else {}
-    variants = {ablation.BASE: shared}
-    for text in vary:
-        variants[text] = {**shared, **ablation.parse_changes(text)}
+    variants = ablation.variants(vary, common, seconds)
     if seconds is not None:
         for name, changes in variants.items():
-            config = TrainConfig(("background", "a", "b"), **changes)
-            variants[name] = {**changes, "steps": steps_within(seconds, config)}
-            click.echo(f"{name}: {variants[name]['steps']} steps", err=True)
+            click.echo(f"{name}: {changes['steps']} steps", err=True)
     cells = [
         ablation.Cell(name, changes, count, draw)
         for draw in range(draws)
@@ -192,7 +189,7 @@ def ablate(
     "--version",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="A version's folder; `python -m backend versions` names them.",
+    help="A version's folder; `python -m backend versions` lists them.",
 )
 @click.option(
     "--truth",
@@ -206,29 +203,25 @@ def ablate(
     default=Path(),
     help="The folder to write to (default: this one).",
 )
-@click.option(
-    "--network",
-    default=None,
-    help="Your own network, package.module:factory, if the version is made with it.",
-)
+@own_network
 def map_(image: Path, version: Path, truth: Path | None, output: Path, network: str | None) -> None:
-    """Draw where a version doubts an image, and write the same as arrays.
+    """Draw where a version is uncertain about an image, and write the same as arrays.
 
-    IMAGE-map.png shows the image, what is seen in it, the five maps of doubt with their scales,
-    doubt against the distance to the nearest boundary and, with --truth, the error; IMAGE-map.npz
-    holds the arrays. The image's score by every measure and aggregate is printed.
+    IMAGE-map.png shows the image, its prediction, the five uncertainty maps with their scales,
+    uncertainty against the distance to the nearest boundary and, with --truth, the error.
+    IMAGE-map.npz holds the arrays. The image's score by every measure and aggregate is printed.
     """
     from training.committee.committee import Committee
     from training.figures.map_files import read_image_file, read_truth_file, write_map
     from training.figures.scales import arms_table
 
-    # Torch's engine leaves nothing in the version's folder, and one look repays no compiling.
+    # Torch's engine leaves nothing in the version's folder, and one image repays no compiling.
     committee = Committee.load(version, engine="torch", own_network=network)
     classes = committee.config.classes
     pixels = read_image_file(image, committee.config.channels)
     mask = None if truth is None else read_truth_file(truth, pixels, classes)
     prediction = committee.predict(pixels)
-    title = f"{image.name}, seen by version {committee.version}"
+    title = f"{image.name}, predicted by version {committee.version}"
     for path in write_map(output, image.stem, prediction, pixels, classes, mask, title):
         click.echo(path)
     click.echo(f"\n{arms_table(prediction.arms)}")
@@ -246,8 +239,7 @@ def map_(image: Path, version: Path, truth: Path | None, output: Path, network: 
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=None,
-    help="The run's folder (default: the file's name without .yaml); one that was interrupted "
-    "goes on.",
+    help="The run's folder (default: the file's name without .yaml). An interrupted run goes on.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=2, help="Paths side by side.")
 def loop(config_file: Path, output: Path | None, workers: int) -> None:
@@ -269,16 +261,15 @@ def loop(config_file: Path, output: Path | None, workers: int) -> None:
             bars.update(rows[what], completed=done, total=of)
 
         run(config, folder, workers, show)
-    click.echo(f"The results are in {folder}: `python -m training report {folder}` tells them.")
+    click.echo(f"The results are in {folder}: `python -m training report {folder}` shows them.")
 
 
 @cli.command("report")
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 def report(run: Path) -> None:
-    """Write RUN/report.html and RUN/csv, what a run of `loop` shows, finished or not.
+    """Write RUN/report.html and RUN/csv: what a run of `loop` shows, finished or not.
 
-    What it says of the hypotheses, and how much more than random each strategy found, is printed
-    as well.
+    The sentences on the hypotheses and on each strategy's gain over random are printed as well.
     """
     from training.experiments.report import write_report
 
@@ -301,7 +292,7 @@ def report(run: Path) -> None:
     help="Whose microscope; both in turn unless named.",
 )
 def draw(folder: Path, count: int, seed: int, laboratories: tuple[str, ...]) -> None:
-    """Draw a labelled folder of urine-sediment fields, with exact masks."""
+    """Draw a labelled folder of urine-sediment fields with exact masks."""
     from training.datasets.urine_sediment import write_folder
 
     write_folder(folder, count, seed, laboratories)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from acquisition.masks import UNKNOWN
+from acquisition.masks import BACKGROUND, UNKNOWN
 from backend.errors import BadRegion
 from backend.label_studio import bitmask, brush
 from backend.label_studio.geometry import (
@@ -37,7 +37,6 @@ ClassMask = npt.NDArray[np.uint8]
 Region = dict[str, Any]
 Per = Literal["class", "particle"]
 
-BACKGROUND = 0
 
 # Strokes drawn by hand come anti-aliased.
 OPAQUE = 127

@@ -31,7 +31,7 @@ from werkzeug.exceptions import (
 
 from backend.errors import BackendError, BadRequest
 from backend.label_studio.label_config import parse_label_config
-from backend.options import check_labels, parse_options
+from backend.options import check_labels, extra_params_object, parse_options
 from backend.settings import Settings
 from backend.web.auth import Login, WrongLogins
 from backend.web.model import CommitteeModel, project_key, record_event
@@ -93,7 +93,7 @@ def build_app(settings: Settings) -> Flask:
     def setup() -> Response:
         body = _body(MAX_SETUP)
         studio_id, created = project_key(body.get("project"))
-        extra_params = _extra_params(body.get("extra_params"))
+        extra_params = extra_params_object(body.get("extra_params"))
         options = parse_options(extra_params)
         schema = body.get("schema")
         if not isinstance(schema, str):
@@ -210,26 +210,6 @@ def _tasks(tasks: Any) -> list[dict[str, Any]]:
         if not sound:
             raise BadRequest(f"Task {number} must be an object with an id and data.")
     return tasks
-
-
-def _extra_params(given: Any) -> dict[str, Any]:
-    """The connection's extra parameters as an object; text that holds one is read."""
-    for _ in range(2):  # Label Studio may wrap the text once more
-        if not isinstance(given, str):
-            break
-        if not given.strip():
-            return {}
-        try:
-            given = orjson.loads(given)
-        except orjson.JSONDecodeError as error:
-            raise BadRequest(f"The extra parameters must be a JSON object: {error}.") from error
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
-        raise BadRequest(
-            f"The extra parameters must be a JSON object, got a {type(given).__name__}."
-        )
-    return given
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -11,11 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
+from tests.backend.workplaces import brush_config
 from tests.served import Served
 
-LABEL_CONFIG = """<View><Image name="image" value="$image"/>
-<BrushLabels name="tag" toName="image"><Label value="dark"/><Label value="bright"/></BrushLabels>
-</View>"""
+LABEL_CONFIG = brush_config("dark", "bright")
 CREATED = "2026-01-02T03:04:05Z"
 CREATED_S = 1767323045
 LONGEST_LINE = 65536  # of Label Studio's own server

@@ -28,6 +28,7 @@ from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.workplace import Workplace
 from tests.backend.host import Host, status
+from tests.backend.workplaces import brush_config
 from tests.live.servers import ROOT, ValkeyServer, start_valkey
 from training.config import TrainConfig
 from training.networks.build import build_network
@@ -42,10 +43,7 @@ WORDS = {
     "task password": "tattle-task-password",
     "file uri": "dGF0dGxlLWZpbGUtdXJp",
 }
-CONFIG = (
-    '<View><Image name="image" value="$image"/>'
-    '<BrushLabels name="tag" toName="image"><Label value="Cell"/></BrushLabels></View>'
-)
+CONFIG = brush_config("Cell")
 CREATED = "2026-01-02T03:04:05Z"
 PROJECT = "1.1767323045"
 

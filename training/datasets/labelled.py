@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 HELD_BACK = 5
-"""One image in so many is kept for testing: enough to see a curve, and most still teach."""
+"""One image in so many is kept for testing: enough for a curve, and most are left to train on."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 
@@ -192,7 +192,7 @@ def _fault(item: Labelled) -> str | None:
 
 
 def _shown_size(path: Path) -> tuple[int, int]:
-    """(width, height) as a browser shows it, which turns the image as EXIF says."""
+    """(width, height) as a browser shows it, which rotates the image by its EXIF orientation."""
     with Image.open(path) as header:
         width, height = header.size
         turned = header.getexif().get(_EXIF_ORIENTATION) in _TURNED
@@ -209,7 +209,7 @@ def _twins(images: Sequence[Path]) -> list[str]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """[H, W, 3] RGB, as ``training.images.decode_image`` sees it.
+    """[H, W, 3] RGB, as ``training.images.decode_image`` reads it.
 
     Raises:
         UnreadableImage: says which and why.

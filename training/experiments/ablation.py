@@ -1,8 +1,8 @@
-"""What each part of the recipe is worth: the same draws of a labelled folder, trained with and
-without it, tested on the same images.
+"""What each part of the recipe is worth: train with and without it on the same draws of a labelled
+folder, and test on the same images.
 
-Every cell (a variant, so many labelled images, a draw) is one line of JSON, written when it is
-done: what was interrupted goes on where it stopped.
+Every cell (a variant, a number of labelled images, a draw) is one line of JSON, written when it is
+done; an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from training.config import BadConfig, TrainConfig
 from training.datasets.labelled import by_hash, read_labelled_folder
 from training.errors import TrainingError
 from training.examples import Example
+from training.fitting.budget import steps_within
 from training.fitting.fit import fit_member
 from training.process_pool import process_pool
 from training.quality.assessment import assess
@@ -32,14 +33,14 @@ from training.quality.metrics import auroc
 from training.quality.quality import Quality
 
 PIXELS_PER_IMAGE = 4000
-"""Of each test image, for calibration and for finding errors by doubt."""
+"""Of each test image, for calibration and for finding errors by uncertainty."""
 
 BASE = "as it is"
 """The name of the variant that changes nothing."""
 
 
 class BadVariant(TrainingError):
-    """A variant that no training configuration has."""
+    """A variant with a field or a value that no training configuration has."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Cell:
     Attributes:
         variant: its name; ``BASE`` for the recipe as it is.
         changes: fields of the configuration and their values.
-        images: labelled images to learn from.
-        draw: which of the random draws of them; also the seed.
+        images: how many labelled images it is trained on.
+        draw: which random draw of them; also the seed.
     """
 
     variant: str
@@ -65,8 +66,8 @@ class Trial:
 
     Attributes:
         data: a labelled folder.
-        other: one of another laboratory with the same classes, to be tested on as well.
-        test: images of ``data`` held back to be tested on.
+        other: one of another laboratory with the same classes, to test on as well.
+        test: how many images of ``data`` are held back to test on.
         members: M; with one, no temperature is fitted.
         max_side_px: of the network's resolution.
         threads: of one cell.
@@ -105,13 +106,37 @@ def parse_changes(text: str) -> dict[str, Any]:
     return changes
 
 
+def variants(vary: Iterable[str], common: str, seconds: float | None) -> dict[str, dict[str, Any]]:
+    """The changes of each variant by name, ``BASE`` first.
+
+    Args:
+        vary: a variant each, as ``parse_changes`` reads them; the text is the name.
+        common: changes of all variants, the base too.
+        seconds: give each variant the steps that take a member so long here.
+
+    Raises:
+        BadVariant: see ``parse_changes``.
+    """
+    shared = parse_changes(common) if common else {}
+    found = {BASE: shared} | {text: {**shared, **parse_changes(text)} for text in vary}
+    if seconds is None:
+        return found
+    return {
+        name: {
+            **changes,
+            "steps": steps_within(seconds, TrainConfig(("background", "a", "b"), **changes)),
+        }
+        for name, changes in found.items()
+    }
+
+
 def measure(trial: Trial, cell: Cell) -> dict[str, Any]:
     """Train and test one cell.
 
     Returns:
         ``test``, and ``other`` where there is one: mean foreground IoU, IoU per class, expected
         calibration error, and how well each measure finds wrong pixels (AUROC). With another
-        laboratory also ``foreign``: how well each arm's doubt tells its images (AUROC).
+        laboratory also ``foreign``: how well each arm tells its images from ``data``'s (AUROC).
     """
     classes, held_back, pool = _load(trial)
     order = np.random.default_rng([cell.draw, 1]).permutation(len(pool))
@@ -207,7 +232,7 @@ def run(
     """Measure the cells that ``output`` does not hold yet, several side by side.
 
     Yields:
-        Each result of these cells, as it comes; those that were there first.
+        The result of each cell as it comes; those that ``output`` already holds come first.
     """
     wanted = {_key(asdict(cell)): cell for cell in cells}
     there = {_key(result): result for result in read_results(output)}
@@ -222,7 +247,7 @@ def run(
 
 
 def read_results(output: Path) -> list[dict[str, Any]]:
-    """What a file of results holds; nothing if there is none. A half-written line is left out."""
+    """The results in a file; none if there is no file. A half-written line is left out."""
     if not output.exists():
         return []
     results = []
@@ -239,8 +264,11 @@ def _key(cell: Mapping[str, Any]) -> str:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of text, a head first: each variant's figures over its draws, and the paired
-    difference of its IoU from the recipe as it is, with its standard deviation over the draws."""
+    """Rows of text, the head first.
+
+    A row has a variant's figures over its draws, and the paired difference of its IoU from the
+    recipe as it is, with its standard deviation over the draws.
+    """
     head = ["images", "variant", "draws", "mean IoU", "lowest to highest", "difference", "ECE"]
     head += ["entropy finds errors", "BALD finds errors"]
     elsewhere = any("other" in result for result in results)

@@ -23,17 +23,17 @@ INK = "#333333"
 GRID = "#dddddd"
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of the strategies but random, in turn: told apart by colour-blind people too (Okabe and Ito
+"""Of the strategies but random, in turn. Colour-blind people can tell them apart (Okabe and Ito
 2008). Their yellow is too pale for a line on white, and black is random's."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""Seven, so that with six colours no two of the first 42 strategies look alike."""
+"""Seven, so that with six colours the first 42 strategies all differ."""
 
 DASHES = ("-", "-.", ":")
-"""Of the first six strategies, the next six and those after; dashes are the whole pool's."""
+"""Of the first six strategies, the next six and the rest; dashed is the whole pool."""
 
 STYLE: dict[Any, Any] = {
-    # Text stays text, in a typeface that every system has some likeness of.
+    # Text stays text, in a typeface that every system can replace.
     "svg.fonttype": "none",
     "svg.hashsalt": "committee",
     "font.family": ["DejaVu Sans", "sans-serif"],
@@ -61,7 +61,7 @@ NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def draw(make: Callable[[], Figure], format_: str = "svg") -> bytes:
-    """The picture that ``make`` lays out, as a file of this format, whatever matplotlibrc says."""
+    """A figure as a file of this format. A matplotlibrc has no effect."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -93,7 +93,7 @@ def learning_curves(run: Run) -> Figure:
 
 
 def effort_curves(run: Run) -> Figure:
-    """The same over the particles that a person would have drawn, mean over the seeds."""
+    """The same over the particles that a person would have drawn (mean over the seeds)."""
     effort = {}
     for strategy in run.strategies:
         particles = run.values(strategy, lambda line: line.particles)
@@ -245,7 +245,7 @@ def bin_names(edges_px: Sequence[float]) -> list[str]:
 
 
 def plain(name: str) -> str:
-    """A measure's or aggregate's name for a reader."""
+    """The name of a measure or aggregate as it is printed."""
     return name.replace("_", " ")
 
 

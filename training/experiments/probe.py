@@ -1,9 +1,9 @@
 """A committee small enough to be trained a thousand times: heads on the encoder's features.
 
-The features of every image are computed once, reduced and kept on disk at a quarter of the
-network's resolution; a committee is then five small heads per pixel, trained in a second or
-two. It sees coarser than the networks that serve, and answers what they would take days for:
-which images are worth labelling, over many seeds.
+The features of every image are computed once, reduced, and kept on disk at a quarter of the
+network's resolution. A committee is then five small heads per pixel, trained in a second or two.
+Its predictions are coarser than those of the networks that serve, but it can be trained over many
+seeds, which would take the networks days.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from training.networks.forward import pad_to_stride
 from training.process_pool import process_pool
 
 STRIDE = 4
-"""One probe pixel stands for so many rows and columns."""
+"""Rows and columns of the image per probe pixel."""
 
 WIDTH = 64
-"""Features kept of each pixel, of the encoder's 515; more taught no more in a first trial."""
+"""Features kept per pixel, of the encoder's 515; more did not help in a first trial."""
 
 HIDDEN = 32
 STEPS = 400
 BATCH_PX = 512
-"""Pixels a member sees in a step, half of them drawn so that all classes come alike. With twice as
-many, or a third more hidden units, urine sediment was segmented no better."""
+"""Pixels per member and step, half of them drawn so that all classes are equally frequent. Twice as
+many, or a third more hidden units, did not segment urine sediment better."""
 
 RATE = 5e-3
 FITTING_IMAGES = 200
@@ -107,15 +107,15 @@ def keep_features(
     truths: dict[str, NDArray[np.uint8]] = {}
     wholes: dict[str, NDArray[np.float32]] = {}
     first = 0
-    prediction = partial(_reduced, read, reduction)
+    reduce_image = partial(_reduced, read, reduction)
     with ExitStack() as stack:
         file = stack.enter_context((folder / "features.f16").open("wb"))
         found: Iterable[tuple[NDArray[np.float16], NDArray[np.uint8], NDArray[np.float32]]]
         if workers == 1:
-            found = map(prediction, keys)
+            found = map(reduce_image, keys)
         else:
             pool = stack.enter_context(process_pool(workers))
-            found = pool.map(prediction, keys, chunksize=4)
+            found = pool.map(reduce_image, keys, chunksize=4)
         for number, (key, (pixels, truth, whole)) in enumerate(zip(keys, found, strict=True)):
             file.write(pixels.tobytes())
             places[key] = [first, *truth.shape]
@@ -154,7 +154,7 @@ def _reduced(
 
 
 def load_features(folder: Path) -> Features:
-    """What ``keep_features`` kept."""
+    """Open what ``keep_features`` wrote."""
     places = json.loads((folder / "features.json").read_text())["places"]
     with np.load(folder / "truth.npz") as truth, np.load(folder / "image.npz") as image:
         return Features(
@@ -195,8 +195,10 @@ def _at_stride(levels: Sequence[Tensor], example: Example) -> Tensor:
 
 
 def _reduction(pixels: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Mean [channels] and projection [channels, WIDTH] of a principal component analysis, each
-    level weighing alike whatever its width."""
+    """Mean [channels] and projection [channels, WIDTH] of a principal component analysis.
+
+    Each level has the same weight, however many channels it has.
+    """
     mean = pixels.mean(dim=0)
     weight = torch.cat([torch.full((width,), width**-0.5) for width in widths])
     scale = weight / pixels.std(dim=0).clamp_min(1e-6)
@@ -207,14 +209,14 @@ def _reduction(pixels: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _coarse(mask: NDArray[np.uint8], h: int, w: int) -> NDArray[np.uint8]:
-    """[h, w], what lies at the middle of each probe pixel; beyond the image it is unknown."""
+    """[h, w]: the class at the middle of each probe pixel, unknown beyond the image."""
     padded = np.full((h * STRIDE, w * STRIDE), UNKNOWN, np.uint8)
     padded[: mask.shape[0], : mask.shape[1]] = mask
     return np.ascontiguousarray(padded[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE])
 
 
 class ProbeCommittee:
-    """Five heads that look at images whose features are kept."""
+    """Heads that predict images whose features are kept."""
 
     def __init__(self, heads: Heads, features: Features, threads: int) -> None:
         self._heads, self._features, self._threads = heads, features, threads
@@ -228,13 +230,13 @@ class ProbeCommittee:
             return logits.softmax(dim=1).reshape(len(logits), 1, -1, h, w)
 
     def predict_classes(self, key: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """The mean probabilities [C, h, w] and the classes [h, w], without any doubt."""
+        """The mean probabilities [C, h, w] and the classes [h, w], without any uncertainty."""
         with bounded_threads(self._threads):
             mean = self.probs(key).mean(dim=0)
             return mean[0].numpy(), winners(mean)[0].numpy()
 
     def predict(self, key: str) -> Prediction:
-        """As ``Committee.look``, at the features' resolution."""
+        """As ``Committee.predict``, at the features' resolution."""
         probs = self.probs(key)
         with bounded_threads(self._threads):
             maps = uncertainty_maps(probs)
@@ -269,8 +271,10 @@ class Heads(nn.Module):
         return hidden @ self.out + self.out_bias
 
     def planes(self, features: Tensor) -> Tensor:
-        """Logits [M, C, P] of features [WIDTH, P] that all members see: pixels innermost, which is
-        four times as quick as many small rows."""
+        """Logits [M, C, P] of features [WIDTH, P] that all members share.
+
+        Pixels are innermost: four times as fast as many small rows.
+        """
         M = len(self.hidden)
         first = self.hidden.transpose(1, 2).flatten(0, 1)  # [M * HIDDEN, WIDTH]
         hidden = torch.addmm(self.bias.reshape(-1, 1), first, features).relu_()
@@ -288,7 +292,7 @@ def fit_probe(
     seed: int,
     threads: int = 1,
 ) -> ProbeCommittee:
-    """Train a committee of heads; member m leaves out the keys of its fold, as networks do.
+    """Train a committee of heads. Member m leaves out the keys of its fold, as networks do.
 
     Args:
         keys: of the labelled images.
@@ -324,7 +328,7 @@ def fit_probe(
 
 
 class _Pixels:
-    """The known pixels that one member may learn from, by class."""
+    """The known pixels that one member may be trained on, by class."""
 
     def __init__(self, truth: Tensor, owner: Tensor, member: int, members: int) -> None:
         mine = truth != UNKNOWN
@@ -340,7 +344,7 @@ class _Pixels:
         self._by_class = [self._all[truth[self._all] == c] for c in shown.tolist()]
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """BATCH_PX positions: half anywhere, half of each class alike."""
+        """BATCH_PX positions: half anywhere, half equally from each class."""
         half = BATCH_PX // 2
         anywhere = self._all[torch.randint(len(self._all), (half,), generator=generator)]
         share = -(-half // len(self._by_class))

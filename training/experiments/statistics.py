@@ -1,7 +1,7 @@
-"""Whether one strategy of asking for labels beats another, from curves over repeated seeds.
+"""Whether one strategy beats another, from learning curves over repeated seeds.
 
-A curve is a quality (say mean IoU) at each budget (labelled images). Strategies are compared seed
-by seed: a seed fixes the first images and the members' chance for all of them alike.
+A curve is a quality (such as mean IoU) at each budget (labelled images). Strategies are compared
+seed by seed: a seed fixes the first images and the members' random draws for all strategies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MeanInterval:
 
     Attributes:
         mean: of the values.
-        low, high: the interval's ends; None for a single value, which tells nothing of its spread.
+        low, high: the interval's ends; None for a single value, which has no known spread.
         count: how many values.
     """
 
@@ -39,12 +39,12 @@ class MeanInterval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the second of two paired series lies from the first.
+    """How much the second of two paired series differs from the first.
 
     Attributes:
         mean: of second minus first; of ``relative_gain``, their means' ratio less 1.
         low, high: its 95 % interval; None where the pairs allow none.
-        p: two-sided, of "there is no difference"; None for a single pair.
+        p: two-sided, of the null hypothesis that there is no difference; None for a single pair.
         pairs: how many.
     """
 
@@ -130,13 +130,14 @@ def paired_t(first: ArrayLike, second: ArrayLike) -> Difference:
         first, second: [R], the same seeds in the same order.
 
     Returns:
-        Of second minus first. Pairs that all differ by one and the same amount have no spread:
-        p is 1 where the amount is 0, else 0.
+        Of second minus first. If all pairs differ by the same amount there is no spread: p is 1 if
+        the amount is 0, else 0.
 
     Raises:
         ValueError: no pairs, unequal lengths, or a number that is not finite.
 
-    Source: Student 1908; as ``scipy.stats.ttest_rel``, without its NaN for identical pairs.
+    Source: Student 1908. By hand: ``scipy.stats.ttest_rel`` gives NaN for identical pairs, and
+    warns of those that differ by one amount.
     """
     differences = np.subtract(*reversed(_pairs(first, second)))
     found = mean_interval(differences)
@@ -165,7 +166,7 @@ def relative_gain(first: ArrayLike, second: ArrayLike) -> Difference:
     Raises:
         ValueError: as of ``paired_t``, or a first mean that is not above 0.
 
-    Source: Fieller 1954 ("Some Problems in Interval Estimation").
+    Source: Fieller 1954 ("Some Problems in Interval Estimation"). By hand: scipy has none.
     """
     a, b = _pairs(first, second)
     if a.mean() <= 0:
@@ -188,10 +189,10 @@ def relative_gain(first: ArrayLike, second: ArrayLike) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for asking several questions at once: any false "yes" among them stays below alpha.
+    """Correct a family of p: the chance of any false rejection among them stays below alpha.
 
     Args:
-        p_values: of all questions of the family, each between 0 and 1.
+        p_values: of all tests of the family, each between 0 and 1.
 
     Returns:
         In the same order, none below its own p and none above 1.
@@ -199,7 +200,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Raises:
         ValueError: a p that is not between 0 and 1.
 
-    Source: Holm 1979 ("A Simple Sequentially Rejective Multiple Test Procedure").
+    Source: Holm 1979 ("A Simple Sequentially Rejective Multiple Test Procedure"). By hand: scipy
+    has Benjamini and Hochberg's correction, and no Holm's.
     """
     for p in p_values:
         if not 0 <= p <= 1:
@@ -266,7 +268,7 @@ def mean_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _quantile(count: int) -> float:
-    """How many standard errors of a mean of so many values make its two-sided interval."""
+    """Half the width of a two-sided interval of a mean of so many values, in standard errors."""
     return float(student.ppf((1 + CONFIDENCE) / 2, count - 1))
 
 

@@ -1,7 +1,7 @@
 """Ways to choose the images to label next, by the same functions that serve live.
 
-A strategy is a *mode*, which says what an image's score is, and a ``Rule``, which makes a batch
-of the scores. Named ones are what a comparison needs beside each other.
+A strategy is a *mode*, which defines an image's score, and a ``Rule``, which makes a batch of the
+scores. The named ones are what a comparison needs.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class UnknownStrategy(TrainingError):
 
 @dataclass(frozen=True)
 class Strategy:
-    """How images are chosen.
+    """A way to choose images.
 
     Attributes:
-        name: how it is told.
+        name: used in files, tables and figures.
         mode: one of ``MODES``, or "fixed:measure/aggregate".
         rule: what makes a batch of the scores.
         power: the raw score, not its percentile, takes the noise: power acquisition as published.
@@ -58,7 +58,7 @@ class Strategy:
 
     @property
     def needs_predictions(self) -> bool:
-        """Whether it needs the committee's looks at the candidates."""
+        """Whether it needs the committee's predictions of the candidates."""
         return self.mode not in ("random", "farthest_first") or self.rule.class_share > 0
 
 
@@ -100,7 +100,7 @@ def strategy_of(described: str | Mapping[str, Any]) -> Strategy:
     """A strategy from its name, or from {"name": ..., "mode": ..., and fields of ``Rule``}.
 
     Raises:
-        UnknownStrategy: says what may stand there.
+        UnknownStrategy: no such name, or a field that is wrong; the message lists what is allowed.
     """
     if isinstance(described, str):
         if described not in NAMED:
@@ -112,8 +112,8 @@ def strategy_of(described: str | Mapping[str, Any]) -> Strategy:
     try:
         given = _Described.model_validate(dict(described))
     except ValidationError as error:
-        told = "; ".join(wrong_fields(error))
-        raise UnknownStrategy(f"strategy {described.get('name')!r}: {told}") from error
+        wrong = "; ".join(wrong_fields(error))
+        raise UnknownStrategy(f"strategy {described.get('name')!r}: {wrong}") from error
     arm = given.mode.removeprefix("fixed:")
     if given.mode not in MODES and (arm == given.mode or arm not in ARMS):
         raise UnknownStrategy(
@@ -128,7 +128,7 @@ class _Described(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    # It names files.
+    # It is part of file names.
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$")
     mode: str
     beta: float | None = Field(None, gt=0)
@@ -139,13 +139,13 @@ class _Described(BaseModel):
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a strategy may know of the images it chooses from.
+    """What a strategy may know about the images that it chooses from.
 
     Attributes:
         features: [N, F] of the encoder.
-        looks: what the committee sees in each; empty if the strategy needs none.
-        errors: [N] share of wrong pixels, which only an oracle knows; None for the others.
-        known: [C] labelled images that show each class.
+        predictions: the committee's, one per image; empty if the strategy needs none.
+        errors: [N] share of wrong pixels, for the oracle; None for the others.
+        known: [C] number of labelled images that show each class.
     """
 
     features: Tensor
@@ -165,7 +165,7 @@ def choose(
     """The k images to label next.
 
     Args:
-        trust: what the evidence so far says of the arms.
+        trust: in the arms, from the evidence so far.
         progress: share of the rounds that are done, 0 to 1.
     """
     scores = _scores(strategy, candidates, trust, generator)

@@ -86,7 +86,7 @@ def uncertainty_figure(
     """
     picture, known = at_prediction_size(prediction, image, truth)
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # Whatever a matplotlibrc says here; and a dollar in a class's name is a dollar.
+        # Ignore a matplotlibrc; and a dollar in a class's name is a dollar.
         matplotlib.rcdefaults()
         matplotlib.rcParams["text.parse_math"] = False
         # A name in a script that matplotlib's typeface lacks is drawn as boxes.

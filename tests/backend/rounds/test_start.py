@@ -34,13 +34,11 @@ from backend.settings import Settings
 from backend.web.model import predict_tasks
 from backend.workplace import Workplace
 from tests.backend.rows import evidence
+from tests.backend.workplaces import brush_config
 from training.networks.encoder import DamagedWeights
 
 SERVER = "http://studio.invalid"
-BRUSH = """<View>
-  <Image name="image" value="$image"/>
-  <BrushLabels name="tag" toName="image"><Label value="Cell"/><Label value="Cast"/></BrushLabels>
-</View>"""
+BRUSH = brush_config("Cell", "Cast")
 
 
 def png(shade: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner
@@ -31,3 +32,12 @@ def copied(done, tmp_path):
     settings = json.loads(kept.read_text()) | {"data": str(folder / "discs")}
     kept.write_text(json.dumps(settings))
     return folder / "loop", folder / "loop.yaml"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Paths and cells run one by one in a thread: a process of its own takes seconds to begin."""
+    for module in ("loop", "probe", "ablation"):
+        monkeypatch.setattr(
+            f"training.experiments.{module}.process_pool", lambda workers: ThreadPoolExecutor(1)
+        )

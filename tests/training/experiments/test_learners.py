@@ -10,6 +10,8 @@ from training.experiments.learners import KEPT_IMAGES, NetworkLearner, train_con
 from training.experiments.loop_config import BadLoop, read_config
 from training.experiments.loop_data import find_data
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 def test_networks_learn_and_are_kept_for_the_paths_that_share_them(tmp_path):
     write_discs(tmp_path / "discs", 9)

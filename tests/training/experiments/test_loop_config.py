@@ -9,6 +9,8 @@ from training.__main__ import cli
 from training.experiments.loop_config import BadLoop, read_config
 from training.experiments.strategy import UnknownStrategy
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),

@@ -15,6 +15,8 @@ from training.experiments.run_folder import claim, locked
 from training.experiments.runs import lines_file
 from training.experiments.strategy import NAMED
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 def test_more_seeds_are_added_to_a_run_and_another_loop_is_refused(done):
     run, config = done

@@ -11,6 +11,8 @@ from training.experiments.simulation import Simulation, measure_quality
 from training.experiments.strategy import FULL
 from training.fitting.folds import fold
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 def test_every_strategy_begins_with_the_same_images_and_the_same_committee(done):
     first = [line for line in lines_in(done[0]) if line["round"] == 0 and line["strategy"] != FULL]

@@ -68,8 +68,8 @@ def draw_field(seed: int, laboratory: str = "A", size: tuple[int, int] = (512, 5
     shown = np.bincount(labels.ravel(), minlength=len(classes)) >= SMALLEST_PX
     shown[0] = False
     mask = np.where(shown, np.array(classes, np.uint8), 0).astype(np.uint8)[labels]
-    seen = np.bincount(np.array(classes)[shown], minlength=len(CLASSES))
-    counts = {name: int(seen[c]) for c, name in enumerate(CLASSES) if c}
+    particles = np.bincount(np.array(classes)[shown], minlength=len(CLASSES))
+    counts = {name: int(particles[c]) for c, name in enumerate(CLASSES) if c}
     return Field(photograph(light, rng, lab), mask, laboratory, counts)
 
 
