@@ -26,6 +26,23 @@ def test_a_long_lived_process_stays_light(module: str) -> None:
     assert done.stdout.split() == []
 
 
+def test_neither_the_web_nor_a_job_of_a_round_loads_label_studios_sdk() -> None:
+    """Nor does a package that they import; ``backend.label_studio.bulk`` says what it costs."""
+    program = """
+import importlib, pkgutil, sys
+import backend.jobs, backend.predict, backend.rounds, backend.web
+for package in (backend.jobs, backend.rounds, backend.web):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+print(*sorted(set(sys.modules) & {"label_studio_sdk", "httpx", "pandas"}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 def test_acquisition_needs_numpy_and_torch_only() -> None:
     graph = grimp.build_graph("acquisition", include_external_packages=True)
     imported = set().union(*(graph.find_modules_directly_imported_by(m) for m in graph.modules))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.errors import BadRequest
 from backend.label_studio.connection import Connection, connect, disconnect
 from backend.label_studio.label_config import parse_label_config
 from backend.ledger import Project
@@ -73,22 +72,6 @@ def connect_project(
     if changed and states:
         ledger.events.add(row.id, CONNECTED)
     return Connected(ledger.projects.get(row.id), len(states), bool(changed and states))
-
-
-def connected_project(work: Workplace, studio_id: int) -> Project:
-    """The project of that Label Studio number, which must be connected now.
-
-    Raises:
-        UnknownProject: it was never connected.
-        BadRequest: it is disconnected.
-    """
-    row = work.ledger.projects.of_studio(work.server, studio_id)
-    if not row.connected:
-        raise BadRequest(
-            f"Project {studio_id} is not connected: "
-            f"run `python -m backend connect --project {studio_id}` first."
-        )
-    return row
 
 
 def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Project:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backend.actions.connect import connected_project
+from backend.actions.projects import connected_project
 from backend.errors import BadRequest
 from backend.rounds.retention import KEEP_EARLIER, KEEP_VERSIONS
 from backend.workplace import Workplace

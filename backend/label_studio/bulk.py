@@ -1,18 +1,20 @@
 """The calls of the web and of a round's jobs, and whatever carries masks: JSON as it is.
 
 They do not go through label-studio-sdk, which ``control`` uses for the rest, because of what it
-costs there. Measured with label-studio-sdk 2.1.2 on two cores, our own CPU time in seconds:
+costs there. Measured with label-studio-sdk 2.1.2, our own CPU time:
 
-- loading it: 1.0 s and 50 MB in a fresh process (its ``LabelStudio`` class, which brings pandas:
-  1.9 s and 120 MB). A worker forks a process for each job, and the web holds two processes.
-- 1,000 predictions of 12,000 run lengths each, stored in one POST: 17.3, here 0.08. The SDK
-  rebuilds every list in Python before it writes it. An annotation of a noisy 1024 px mask
-  (950,000 run lengths): 2.0, here 0.06.
-- the stamps of 300 annotated tasks among 1,000: 0.94 and all masks over the wire, here 0.004: the
-  SDK's listing cannot leave out an annotation's regions.
+- loading it takes 0.5 s and 19 MB on top of what a command holds (its ``LabelStudio`` class, which
+  brings pandas, 1.9 s and 120 MB in a fresh process). A worker would pay that in every job, since
+  each job is a process of its own, and the web in each of its processes;
+- 1,000 predictions of 12,000 run lengths each, stored in one POST: 17 s, here 0.08 s. The SDK
+  copies every list, number by number. An annotation of a noisy 1024 px mask (950,000 run lengths):
+  2.0 s, here 0.06 s;
+- a listing of 1,000 tasks: 0.14 s, here 0.009 s; of the stamps of 300 annotations: 0.31 s, here
+  0.005 s. The SDK's paging is by page number, too, and would miss tasks (see ``_list_tasks``).
 
 Two calls the SDK lacks: the next task of the queue, and files uploaded as tasks. Projects and
-views are here because a round reads and orders them.
+views are here because a round reads and orders them. A single small call costs the same either
+way, 2 to 4 ms.
 """
 
 from __future__ import annotations
@@ -34,8 +36,6 @@ PREDICT_TIMEOUT_S = 120.0
 # Rows per page. More is hardly faster (500 tasks: 290 ms in one page, 5 x 71 ms in five) and
 # costs Label Studio memory, because it loads the bodies even where we ask for ids only.
 PAGE = 500
-# Label Studio counts every task of every project it lists.
-PROJECTS_PAGE = 100
 # Bodies of masks are large (a 4096 px stroke mask is megabytes of JSON).
 BODIES_PAGE = 25
 # Django refuses more files than this in one form (DATA_UPLOAD_MAX_NUMBER_FILES).
@@ -264,85 +264,6 @@ class Studio(StudioHttp):
     def update_view(self, view_id: int, project_id: int, data: Json) -> Json:
         body = {"project": project_id, "data": data}
         return cast(Json, self.send("PATCH", f"/api/dm/views/{view_id}/", body))
-
-    # The control plane, until its callers use the SDK
-
-    def version(self) -> str:
-        """Label Studio's release, such as ``1.23.2``."""
-        return str(self.get("/api/version")["release"])
-
-    def projects(self) -> list[Project]:
-        """Every project that our user may see, oldest first."""
-        rows: list[Json] = []
-        page = 1
-        while True:
-            answer = self.get(
-                "/api/projects/", {"page": page, "page_size": PROJECTS_PAGE, "ordering": "id"}
-            )
-            rows += answer["results"]
-            if not answer["next"]:
-                return [_project(row) for row in rows]
-            page += 1
-
-    def create_project(self, **fields: object) -> Project:
-        return _project(self.send("POST", "/api/projects/", fields))
-
-    def delete_project(self, project_id: int) -> None:
-        self.send("DELETE", f"/api/projects/{project_id}/", timeout_s=LONG_TIMEOUT_S)
-
-    def task(self, task_id: int) -> Task:
-        """One task. If it has no prediction, Label Studio asks the backend for one first."""
-        return _task(self.get(f"/api/tasks/{task_id}/", timeout_s=PREDICT_TIMEOUT_S))
-
-    def delete_task(self, task_id: int) -> None:
-        self.send("DELETE", f"/api/tasks/{task_id}/")
-
-    def import_tasks(self, project_id: int, rows: Sequence[Json]) -> list[int]:
-        """Add tasks (``{"image": url}`` or ``{"data": {...}, ...}``); their ids, in order."""
-        answer = self.send(
-            "POST",
-            f"/api/projects/{project_id}/import?return_task_ids=true",
-            rows,
-            timeout_s=LONG_TIMEOUT_S,
-        )
-        return [int(task_id) for task_id in answer["task_ids"]]
-
-    def update_annotation(self, annotation_id: int, **fields: object) -> Json:
-        return cast(Json, self.send("PATCH", f"/api/annotations/{annotation_id}/", fields))
-
-    def delete_annotation(self, annotation_id: int) -> None:
-        self.send("DELETE", f"/api/annotations/{annotation_id}/")
-
-    def ml_backends(self, project_id: int) -> list[Json]:
-        """The project's backend connections. Label Studio calls each one's /health and /setup."""
-        return cast(list[Json], self.get("/api/ml/", {"project": project_id}))
-
-    def create_ml_backend(self, **fields: object) -> Json:
-        """Connect a backend (``project``, ``url``, ``title``...); it must answer within 3 s."""
-        return cast(Json, self.send("POST", "/api/ml/", fields))
-
-    def update_ml_backend(self, backend_id: int, **fields: object) -> Json:
-        """Change a connection; ``url`` and ``project`` are needed each time (else 500)."""
-        return cast(Json, self.send("PATCH", f"/api/ml/{backend_id}", fields))
-
-    def delete_ml_backend(self, backend_id: int) -> None:
-        self.send("DELETE", f"/api/ml/{backend_id}")
-
-    def webhooks(self, project_id: int) -> list[Json]:
-        return cast(list[Json], self.get("/api/webhooks/", {"project": project_id}))
-
-    def create_webhook(self, **fields: object) -> Json:
-        return cast(Json, self.send("POST", "/api/webhooks/", fields))
-
-    def update_webhook(self, webhook_id: int, **fields: object) -> Json:
-        """Change a webhook; ``url`` is needed each time."""
-        return cast(Json, self.send("PATCH", f"/api/webhooks/{webhook_id}/", fields))
-
-    def delete_webhook(self, webhook_id: int) -> None:
-        self.send("DELETE", f"/api/webhooks/{webhook_id}/")
-
-    def delete_view(self, view_id: int) -> None:
-        self.send("DELETE", f"/api/dm/views/{view_id}/")
 
     def _list_tasks(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from backend.label_studio.bulk import Project as StudioProject
-from backend.label_studio.connection import TITLE, VERSION_PREFIX, set_order
+from backend.label_studio.queue_order import TITLE, VERSION_PREFIX, set_order
 from backend.ledger import Project
 from backend.workplace import Workplace
 

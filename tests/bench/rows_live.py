@@ -24,6 +24,7 @@ import requests
 from acquisition.aggregate import AGGREGATES
 from acquisition.uncertainty import MEASURES
 from backend.label_studio import brush
+from backend.label_studio.control import control_of, id_of
 from backend.ledger import Outcome, Part, upgrade
 from backend.rounds.stages.publish import publish
 from backend.rounds.stages.shards import SHARD_TASKS, packed, write_shard
@@ -31,6 +32,7 @@ from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_brush import blob_mask
+from tests.live.rows import import_tasks
 from tests.live.servers import LabelStudio, free_port, start_label_studio
 from tests.live.stack import Stack, TinyProject, make_project, start_stack
 
@@ -253,9 +255,10 @@ class _Publisher:
     def __init__(self, work: Workplace, sizes: Publishing) -> None:
         self._work = work
         self._results = [[brush_region(seed)] for seed in range(sizes.masks)]
-        created = work.studio.create_project(title="bench publish", label_config=BRUSH)
+        made = control_of(work.studio).projects.create(title="bench publish", label_config=BRUSH)
+        created = work.studio.project(id_of(made))
         images = [{"image": f"/data/none/{number}.png"} for number in range(sizes.tasks)]
-        self._task_ids = work.studio.import_tasks(created.id, images)
+        self._task_ids = import_tasks(work.studio, created.id, images)
         self._project = work.ledger.projects.ensure(
             work.server, created.id, created.created, label_config=BRUSH, extra_params={}
         )

@@ -28,6 +28,7 @@ from PIL import Image
 from backend.actions.connect import connect_project
 from backend.commands.replay.strokes import label_config, strokes
 from backend.jobs.niceness import yield_to_web
+from backend.label_studio.control import control_of
 from backend.settings import Settings
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_live import Senders, label_studio, p99, webhook_body, webhooks
@@ -232,7 +233,9 @@ def _options(sizes: Sizes, round_: int) -> dict[str, Any]:
 
 def _project(stack: Stack, sizes: Sizes) -> TinyProject:
     studio = stack.work.studio
-    created = studio.create_project(title="bench load", label_config=label_config(CLASSES, UNKNOWN))
+    created = control_of(studio).projects.create(
+        title="bench load", label_config=label_config(CLASSES, UNKNOWN)
+    )
     size = (sizes.side_px, sizes.side_px)
     drawn = [draw_field(seed, size=size) for seed in range(sizes.images)]
     files = []

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from backend.label_studio.bulk import Project, Studio
+from backend.label_studio.control import control_of
 from tests.live.local_worker import short_waits
+from tests.live.rows import import_tasks
 from tests.live.servers import (
     LABEL_STUDIO_VERSION,
     LabelStudio,
@@ -90,17 +92,17 @@ def project(studio: Studio, request: pytest.FixtureRequest) -> Iterator[MakeProj
         tasks: int = 0, rows: list[dict[str, object]] | None = None, **fields: object
     ) -> Project:
         fields = {"title": safe_name(request.node.name), "label_config": BRUSH, **fields}
-        created = studio.create_project(**fields)
+        created = control_of(studio).projects.create(**fields)
         made.append(created.id)
         if rows is None:
             rows = [{"image": f"/data/none/{i}.png"} for i in range(tasks)]
         if rows:
-            studio.import_tasks(created.id, rows)
+            import_tasks(studio, created.id, rows)
         return studio.project(created.id)
 
     yield make
     for project_id in made:
-        studio.delete_project(project_id)
+        control_of(studio).projects.delete(project_id)
 
 
 @pytest.fixture

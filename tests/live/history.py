@@ -17,6 +17,7 @@ import orjson
 
 from backend.commands.replay.strokes import label_config, strokes
 from backend.label_studio.bulk import Project, Studio
+from backend.label_studio.control import control_of
 from backend.ledger import upgrade
 from backend.rounds.schedule import check_project
 from backend.rounds.stages import RUN
@@ -161,9 +162,11 @@ def _look(work: Workplace, project_id: int) -> Outcome:
 def record_history(url: str, api_key: str, folder: Path) -> Iterator[History]:
     """Have annotators draw, edit, skip and delete in a project of its own, by seeded chance."""
     studio, listener = Studio(url, api_key), Listener()
-    project = studio.create_project(title="history", label_config=label_config(CLASSES, UNKNOWN))
+    project = control_of(studio).projects.create(
+        title="history", label_config=label_config(CLASSES, UNKNOWN)
+    )
     try:
-        studio.create_webhook(
+        control_of(studio).webhooks.create(
             project=project.id,
             url=listener.url,
             send_payload=True,
@@ -180,7 +183,7 @@ def record_history(url: str, api_key: str, folder: Path) -> Iterator[History]:
         yield History((url, api_key), shown, tuple(listener.kept), folder)
     finally:
         listener.close()
-        studio.delete_project(project.id)
+        control_of(studio).projects.delete(project.id)
         studio.close()
 
 
@@ -197,10 +200,10 @@ def _work_on(studio: Studio, masks: Mapping[int, Mask]) -> None:
         elif act == "edit":
             chosen = rng.choice(list(there))
             result = strokes(masks[there[chosen]], CLASSES, UNKNOWN, None)
-            studio.update_annotation(chosen, result=result)
+            control_of(studio).annotations.update(chosen, result=result)
         else:
             chosen = rng.choice(list(there))
-            studio.delete_annotation(chosen)
+            control_of(studio).annotations.delete(chosen)
             del there[chosen]
     # Both members find something to learn from, whatever numbers the tasks have.
     for member in range(TINY["members"]):

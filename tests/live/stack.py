@@ -24,6 +24,7 @@ from backend.actions.connect import connect_project
 from backend.commands.replay.strokes import label_config, strokes
 from backend.errors import StudioRefused
 from backend.jobs import jobs
+from backend.label_studio.control import control_of
 from backend.ledger import Publication, Round
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
@@ -153,7 +154,7 @@ class Stack:
                 self.work.ledger.rounds.cancel(active.id, "The test has ended.")
             self.work.ledger.projects.update(project.row_id, connected=False)
             with suppress(StudioRefused):
-                self.work.studio.delete_project(project.id)
+                control_of(self.work.studio).projects.delete(project.id)
             self.projects.remove(project)
 
     def post(self, path: str, body: object) -> requests.Response:
@@ -319,7 +320,7 @@ def _must_live(process: Process) -> None:
 def make_project(stack: Stack, title: str, images: int, **options: Any) -> TinyProject:
     """A connected project of drawn fields, with ``TINY`` options unless others are given."""
     studio = stack.work.studio
-    created = studio.create_project(
+    created = control_of(studio).projects.create(
         title=title, label_config=label_config(CLASSES, UNKNOWN), maximum_annotations=1
     )
     fields = [draw_field(seed) for seed in range(images)]

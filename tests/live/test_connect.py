@@ -14,20 +14,24 @@ import pytest
 from backend.errors import StudioRefused
 from backend.label_studio.bulk import Studio
 from backend.label_studio.connection import (
-    BY_RANK,
-    ORDERING,
-    TITLE,
-    VIEW_TITLE,
-    WITHOUT_MODEL,
     CannotConnect,
     Connection,
     basic_auth,
     connect,
     disconnect,
+)
+from backend.label_studio.control import control_of
+from backend.label_studio.queue_order import (
+    BY_RANK,
+    ORDERING,
+    TITLE,
+    VIEW_TITLE,
+    WITHOUT_MODEL,
     set_order,
 )
 from tests.limits import wait_until
 from tests.live.conftest import BRUSH, MakeProject
+from tests.live.rows import backends_of, webhooks_of
 from tests.live.servers import free_port, start_label_studio
 from tests.served import Served
 
@@ -124,13 +128,13 @@ def test_connecting_leaves_one_backend_with_basic_auth(
 ):
     made = project(tasks=2)
     connection = join(studio, made.id, backend, options={"mode": "leader"})
-    (there,) = studio.ml_backends(made.id)
-    assert there["id"] == connection.backend_id
-    assert (there["title"], there["url"], there["state"]) == (TITLE, backend.url, "CO")
-    assert (there["auth_method"], there["basic_auth_user"]) == ("BASIC_AUTH", USER)
-    assert there["basic_auth_pass_is_set"] is True
-    assert there["is_interactive"] is False
-    assert there["extra_params"] == {"mode": "leader"}
+    (there,) = backends_of(studio, made.id)
+    assert there.id == connection.backend_id
+    assert (there.title, there.url, there.state) == (TITLE, backend.url, "CO")
+    assert (there.auth_method, there.basic_auth_user) == ("BASIC_AUTH", USER)
+    assert there.basic_auth_pass_is_set is True
+    assert there.is_interactive is False
+    assert there.extra_params == {"mode": "leader"}
     setups = [(ok, body) for path, ok, body in backend.seen if path == "/setup"]
     assert all(ok for ok, _ in setups)
     assert setups[0][1]["project"] == made.key
@@ -142,10 +146,10 @@ def test_connecting_leaves_one_webhook_that_is_authenticated(
 ):
     made = project(tasks=2)
     connection = join(studio, made.id, backend)
-    (hook,) = studio.webhooks(made.id)
-    assert hook["id"] == connection.webhook_id
-    assert hook["url"] == f"{backend.url}/webhook"
-    assert hook["headers"] == {"Authorization": basic_auth(USER, PASSWORD)}
+    (hook,) = webhooks_of(studio, made.id)
+    assert hook.id == connection.webhook_id
+    assert hook.url == f"{backend.url}/webhook"
+    assert hook.headers == {"Authorization": basic_auth(USER, PASSWORD)}
     task = next(studio.tasks(made.id))
     studio.annotate(task.id, [])
     wait_until(lambda: "ANNOTATION_CREATED" in backend.events(), 5, "the webhook call")
@@ -180,8 +184,8 @@ def test_connecting_twice_is_connecting_once(
     made = project(tasks=2, sampling="Sequential sampling")
     first = join(studio, made.id, backend, options={"members": 3})
     hook, there, view = (
-        studio.webhooks(made.id),
-        studio.ml_backends(made.id),
+        webhooks_of(studio, made.id),
+        backends_of(studio, made.id),
         studio.views(made.id),
     )
     again = join(studio, made.id, backend)
@@ -189,11 +193,11 @@ def test_connecting_twice_is_connecting_once(
     assert first == again == remembered
     assert first.former.sampling == "Sequential sampling"
     without_time = [
-        {k: v for k, v in row.items() if k != "updated_at"} for row in studio.webhooks(made.id)
+        row.model_copy(update={"updated_at": None}) for row in webhooks_of(studio, made.id)
     ]
-    assert without_time == [{k: v for k, v in row.items() if k != "updated_at"} for row in hook]
-    (now,) = studio.ml_backends(made.id)
-    assert now["extra_params"] == there[0]["extra_params"] == {"members": 3}
+    assert without_time == [row.model_copy(update={"updated_at": None}) for row in hook]
+    (now,) = backends_of(studio, made.id)
+    assert now.extra_params == there[0].extra_params == {"members": 3}
     assert studio.views(made.id) == view
 
 
@@ -201,7 +205,7 @@ def test_the_webhook_that_label_studio_made_by_itself_is_mended_and_doubles_go(
     project: MakeProject, studio: Studio, backend: Backend
 ):
     made = project(tasks=1)
-    studio.create_ml_backend(
+    control_of(studio).ml.create(
         project=made.id,
         url=backend.url + "/",
         title="by hand",
@@ -209,25 +213,27 @@ def test_the_webhook_that_label_studio_made_by_itself_is_mended_and_doubles_go(
         basic_auth_user=USER,
         basic_auth_pass=PASSWORD,
     )
-    (bare,) = studio.webhooks(made.id)
-    assert bare["headers"] == {}
-    studio.create_webhook(project=made.id, url=f"{backend.url}/webhook")
-    studio.create_webhook(project=made.id, url=f"{backend.url}/webhook/", is_active=False)
-    theirs = studio.create_webhook(project=made.id, url="http://127.0.0.1:9/webhook")
+    (bare,) = webhooks_of(studio, made.id)
+    assert bare.headers == {}
+    control_of(studio).webhooks.create(project=made.id, url=f"{backend.url}/webhook")
+    control_of(studio).webhooks.create(
+        project=made.id, url=f"{backend.url}/webhook/", is_active=False
+    )
+    theirs = control_of(studio).webhooks.create(project=made.id, url="http://127.0.0.1:9/webhook")
     join(studio, made.id, backend)
-    ours, other = studio.webhooks(made.id)
-    assert ours["id"] == bare["id"]
-    assert ours["headers"] == {"Authorization": basic_auth(USER, PASSWORD)}
+    ours, other = webhooks_of(studio, made.id)
+    assert ours.id == bare.id
+    assert ours.headers == {"Authorization": basic_auth(USER, PASSWORD)}
     assert other == theirs
-    (there,) = studio.ml_backends(made.id)
-    assert (there["title"], there["url"]) == (TITLE, backend.url)
+    (there,) = backends_of(studio, made.id)
+    assert (there.title, there.url) == (TITLE, backend.url)
 
 
 def test_somebody_elses_backend_stays(project: MakeProject, studio: Studio, backend: Backend):
     made = project(tasks=1)
     theirs = Backend()
     try:
-        other = studio.create_ml_backend(
+        other = control_of(studio).ml.create(
             project=made.id,
             url=theirs.url,
             title=TITLE,
@@ -236,13 +242,13 @@ def test_somebody_elses_backend_stays(project: MakeProject, studio: Studio, back
             basic_auth_pass=PASSWORD,
         )
         connection = join(studio, made.id, backend)
-        assert {b["id"] for b in studio.ml_backends(made.id)} == {
-            other["id"],
+        assert {b.id for b in backends_of(studio, made.id)} == {
+            other.id,
             connection.backend_id,
         }
         disconnect(studio, connection)
-        assert [b["id"] for b in studio.ml_backends(made.id)] == [other["id"]]
-        assert [w["url"] for w in studio.webhooks(made.id)] == [f"{theirs.url}/webhook"]
+        assert [b.id for b in backends_of(studio, made.id)] == [other.id]
+        assert [w.url for w in webhooks_of(studio, made.id)] == [f"{theirs.url}/webhook"]
     finally:
         theirs.close()
 
@@ -257,10 +263,10 @@ def test_a_backend_that_moved_keeps_its_connection(
         after = join(studio, made.id, moved)
         assert (after.backend_id, after.webhook_id) == (before.backend_id, before.webhook_id)
         assert after.former == before.former
-        (there,) = studio.ml_backends(made.id)
-        assert (there["url"], there["extra_params"]) == (moved.url, {"members": 3})
-        (hook,) = studio.webhooks(made.id)
-        assert hook["url"] == f"{moved.url}/webhook"
+        (there,) = backends_of(studio, made.id)
+        assert (there.url, there.extra_params) == (moved.url, {"members": 3})
+        (hook,) = webhooks_of(studio, made.id)
+        assert hook.url == f"{moved.url}/webhook"
     finally:
         moved.close()
 
@@ -270,8 +276,8 @@ def test_an_unreachable_backend_is_refused_and_leaves_nothing(project: MakeProje
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(CannotConnect, match="BACKEND_URL"):
         connect(studio, made.id, backend_url=url, user=USER, password=PASSWORD)
-    assert studio.webhooks(made.id) == []
-    assert studio.ml_backends(made.id) == []
+    assert webhooks_of(studio, made.id) == []
+    assert backends_of(studio, made.id) == []
     assert studio.project(made.id).sampling == made.sampling
 
 
@@ -289,11 +295,11 @@ def test_a_server_that_guards_private_addresses_says_which_settings_to_change(
 ):
     server = start_label_studio(tmp_path, template=label_studio_template, environment=guards)
     with Studio(server.url, server.api_key) as studio:
-        made = studio.create_project(title="guarded", label_config=BRUSH)
+        made = control_of(studio).projects.create(title="guarded", label_config=BRUSH)
         with pytest.raises(CannotConnect, match="ML_BLOCK_LOCAL_IP=false"):
             join(studio, made.id, backend)
-        assert studio.webhooks(made.id) == []
-        assert studio.ml_backends(made.id) == []
+        assert webhooks_of(studio, made.id) == []
+        assert backends_of(studio, made.id) == []
     server.stop()
 
 
@@ -301,7 +307,7 @@ def test_a_wrong_password_is_refused(project: MakeProject, studio: Studio, backe
     made = project(tasks=1)
     with pytest.raises(CannotConnect):
         connect(studio, made.id, backend_url=backend.url, user=USER, password="wrong")
-    assert studio.ml_backends(made.id) == []
+    assert backends_of(studio, made.id) == []
 
 
 def test_disconnecting_restores_what_was_and_keeps_the_labels(
@@ -328,7 +334,11 @@ def test_disconnecting_restores_what_was_and_keeps_the_labels(
     counts = {"finished_task_number", "total_annotations_number", "useful_annotation_number"}
     counts |= {"num_tasks_with_annotations", "total_predictions_number", "queue_done"}
     assert set(changed) <= counts
-    assert (studio.ml_backends(made.id), studio.webhooks(made.id), studio.views(made.id)) == (
+    assert (
+        backends_of(studio, made.id),
+        webhooks_of(studio, made.id),
+        studio.views(made.id),
+    ) == (
         [],
         [],
         [],
@@ -369,7 +379,7 @@ def test_our_own_settings_are_never_taken_for_the_former_ones(
     first = join(studio, made.id, backend)
     publish(studio, made.id, "committee-v1.1", shuffled(studio, made.id, seed=1))
     # Somebody deleted the connection in Label Studio's own settings, and our record is gone.
-    studio.delete_ml_backend(first.backend_id)
+    control_of(studio).ml.delete(first.backend_id)
     again = join(studio, made.id, backend)
     assert (again.former.sampling, again.former.model_version) == ("Sequential sampling", "")
 
@@ -393,7 +403,7 @@ def test_disconnecting_a_deleted_project_is_no_error(
     disconnect(studio, gone)
     renumbered = Connection(**{**vars(connection), "project_key": f"{made.id}.1"})
     disconnect(studio, renumbered)
-    assert len(studio.ml_backends(made.id)) == 1
+    assert len(backends_of(studio, made.id)) == 1
 
 
 def test_the_ranking_is_what_one_user_is_served(
@@ -469,7 +479,7 @@ def test_the_data_manager_view_lists_the_same_order_unranked_last(
     publish(studio, made.id, "committee-v1.1", sorted(ids))
     publish(studio, made.id, "committee-v1.2", ids[:6])
     backend.answers["/setup"] = {"model_version": "committee-v1.2"}
-    studio.ml_backends(made.id)
+    backends_of(studio, made.id)
     rows = studio.get(
         "/api/tasks/", {"view": connection.view_id, "project": made.id, "include": "id"}
     )["tasks"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 from click.testing import CliRunner
+from label_studio_sdk.types.webhook import Webhook
 from redis import Redis
 from sqlalchemy import update
 
@@ -20,14 +21,9 @@ from backend.insight.findings.examine import apply_fix, examine
 from backend.insight.findings.finding import Finding, Installation
 from backend.insight.findings.storage import check_redis
 from backend.label_studio.bulk import Studio
-from backend.label_studio.connection import (
-    BY_RANK,
-    TITLE,
-    VIEW_TITLE,
-    WITHOUT_MODEL,
-    basic_auth,
-    set_order,
-)
+from backend.label_studio.connection import basic_auth
+from backend.label_studio.control import control_of
+from backend.label_studio.queue_order import BY_RANK, TITLE, VIEW_TITLE, WITHOUT_MODEL, set_order
 from backend.ledger import Event, Project, Publication, Round, upgrade
 from backend.settings import load_settings
 from backend.workplace import Workplace
@@ -35,6 +31,7 @@ from tests.backend import rows
 from tests.backend.insight.findings.fake_web import PASSWORD, USER, Web
 from tests.limits import scaled
 from tests.live.conftest import BRUSH, MakeProject
+from tests.live.rows import backends_of, webhooks_of
 from tests.live.servers import (
     LabelStudio,
     ValkeyServer,
@@ -120,35 +117,40 @@ def test_looking_changes_nothing(stack: Stack, ranked: int):
     studio = stack.work.studio
 
     def state() -> list[Any]:
-        backends = [{**b, "updated_at": None} for b in studio.ml_backends(ranked)]
-        return [studio.project(ranked), backends, studio.webhooks(ranked), studio.views(ranked)]
+        backends = [b.model_copy(update={"updated_at": None}) for b in backends_of(studio, ranked)]
+        return [
+            studio.project(ranked),
+            backends,
+            webhooks_of(studio, ranked),
+            studio.views(ranked),
+        ]
 
     before = state()
     examine(stack.work, [ranked])
     assert state() == before
 
 
-def hook_of(studio: Studio, project: int) -> dict[str, Any]:
-    return studio.webhooks(project)[0]
+def hook_of(studio: Studio, project: int) -> Webhook:
+    return webhooks_of(studio, project)[0]
 
 
 def change_hook(**fields: Any) -> Callable[[Studio, int], object]:
     def change(studio: Studio, project: int) -> object:
         hook = hook_of(studio, project)
-        return studio.update_webhook(hook["id"], url=hook["url"], **fields)
+        return control_of(studio).webhooks.update(hook.id, url=hook.url, **fields)
 
     return change
 
 
 def double_hook(studio: Studio, project: int) -> object:
     hook = hook_of(studio, project)
-    return studio.create_webhook(project=project, url=hook["url"], headers=hook["headers"])
+    return control_of(studio).webhooks.create(project=project, url=hook.url, headers=hook.headers)
 
 
 def double_connection(studio: Studio, project: int) -> object:
-    return studio.create_ml_backend(
+    return control_of(studio).ml.create(
         project=project,
-        url=studio.ml_backends(project)[0]["url"],
+        url=backends_of(studio, project)[0].url,
         title="again",
         auth_method="BASIC_AUTH",
         basic_auth_user="committee",
@@ -176,7 +178,7 @@ BREAK: dict[str, tuple[str, Callable[[Studio, int], object]]] = {
     "predictions-hidden": ("error", change_project(show_collab_predictions=False)),
     "training-in-submit": ("warning", change_project(min_annotations_to_start_training=5)),
     "predictions-in-listing": ("warning", change_project(evaluate_predictions_automatically=True)),
-    "webhook-missing": ("error", lambda s, p: s.delete_webhook(hook_of(s, p)["id"])),
+    "webhook-missing": ("error", lambda s, p: control_of(s).webhooks.delete(hook_of(s, p).id)),
     "webhook-double": ("error", double_hook),
     "webhook-without-password": ("error", change_hook(headers={})),
     "webhook-password": ("error", change_hook(headers={"authorization": "Basic bm86bm8="})),
@@ -186,9 +188,9 @@ BREAK: dict[str, tuple[str, Callable[[Studio, int], object]]] = {
         "error",
         change_hook(send_for_all_actions=False, actions=["ANNOTATION_CREATED"]),
     ),
-    "not-connected": ("error", lambda s, p: s.delete_ml_backend(s.ml_backends(p)[0]["id"])),
+    "not-connected": ("error", lambda s, p: control_of(s).ml.delete(backends_of(s, p)[0].id)),
     "connection-double": ("error", double_connection),
-    "view-missing": ("warning", lambda s, p: s.delete_view(our_view(s, p)["id"])),
+    "view-missing": ("warning", lambda s, p: control_of(s).views.delete(str(our_view(s, p)["id"]))),
     "view-order": ("warning", turn_view),
 }
 
@@ -263,7 +265,7 @@ def test_lost_predictions_have_the_pool_ranked_anew(stack: Stack):
 def test_dropped_predictions_are_found_but_not_those_of_deleted_tasks(stack: Stack):
     made = make_project(stack, "doctor dropped", 3)
     name = publish(stack.work, stack.work.ledger.projects.get(made.row_id))
-    stack.work.studio.delete_task(made.tasks[0])
+    control_of(stack.work.studio).tasks.delete(str(made.tasks[0]))
     assert wrong(examine(stack.work, [made.id])) == {}
     found = stack.work.studio.predictions(made.tasks[1])
     (prediction,) = [p for p in found if p["model_version"] == name]
@@ -319,7 +321,7 @@ def test_labels_that_no_webhook_told_of_are_noticed(stack: Stack):
     made = make_project(stack, "doctor deaf", 1)
     studio, ledger = stack.work.studio, stack.work.ledger
     ledger.events.add(made.row_id, "TASKS_CREATED")
-    studio.delete_webhook(hook_of(studio, made.id)["id"])
+    control_of(studio).webhooks.delete(hook_of(studio, made.id).id)
     studio.annotate(made.tasks[0], [])
     assert "events-lost" not in wrong(examine(stack.work, [made.id]))
     with ledger.database.write() as db:
@@ -410,11 +412,9 @@ def test_a_connection_without_password_is_found_and_mended(
 ):
     made, work = project(), place()
     connect_project(work, made.id)
-    (there,) = work.studio.ml_backends(made.id)
+    (there,) = backends_of(work.studio, made.id)
     web.also = (None,)
-    work.studio.update_ml_backend(
-        there["id"], project=made.id, url=there["url"], auth_method="NONE"
-    )
+    control_of(work.studio).ml.update(there.id, project=made.id, url=there.url, auth_method="NONE")
     web.also = ()
     assert of_project(work, made.id) == {"connection-without-password": "error"}
     mend_all(work, made.id)
@@ -460,11 +460,11 @@ def test_another_backend_before_us_takes_the_predictions(
     made, work = project(), place()
     other = Web()
     other.also = (None,)
-    theirs = work.studio.create_ml_backend(project=made.id, url=other.url, title="theirs")
+    theirs = control_of(work.studio).ml.create(project=made.id, url=other.url, title="theirs")
     connect_project(work, made.id)
     assert of_project(work, made.id) == {"backend-not-first": "error"}
-    work.studio.delete_ml_backend(theirs["id"])
-    work.studio.create_ml_backend(project=made.id, url=other.url, title="theirs")
+    control_of(work.studio).ml.delete(theirs.id)
+    control_of(work.studio).ml.create(project=made.id, url=other.url, title="theirs")
     assert of_project(work, made.id) == {"several-backends": "warning"}
     other.close()
 
@@ -487,11 +487,11 @@ def test_a_fair_sample_is_asked_for_before_anything_is_ranked(place: Place, proj
 def test_options_that_are_not_known_are_told_by_name(place: Place, project: MakeProject):
     made, work = project(), place()
     connect_project(work, made.id)
-    (there,) = work.studio.ml_backends(made.id)
-    work.studio.update_ml_backend(
-        there["id"],
+    (there,) = backends_of(work.studio, made.id)
+    control_of(work.studio).ml.update(
+        there.id,
         project=made.id,
-        url=there["url"],
+        url=there.url,
         auth_method="BASIC_AUTH",
         basic_auth_user=USER,
         basic_auth_pass=PASSWORD,
@@ -574,7 +574,7 @@ def test_blocked_private_addresses_are_told_by_their_settings(
     port = free_port()
     server = start_label_studio(tmp_path / "server", template=label_studio_template, port=port)
     work = place(label_studio_url=server.url, label_studio_api_key=server.api_key)
-    made = work.studio.create_project(title="guarded", label_config=BRUSH)
+    made = control_of(work.studio).projects.create(title="guarded", label_config=BRUSH)
     connect_project(work, made.id)
     assert of_project(work, made.id) == {}
     server.stop()

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from backend.insight.findings.examine import examine
 from backend.insight.status import project_status
+from backend.label_studio.control import control_of
 from backend.ledger import Publication, Round
 from backend.rounds.schedule import RECONCILE_S, count_changes, label_states
 from backend.web.app import build_app
@@ -156,7 +157,9 @@ class TestALedgerThatCannotBeWritten:
         key = stack.work.studio.project(project.id).key
         with trouble(site):
             # Label Studio's own webhook meets the trouble as well, inside this very call.
-            stack.work.studio.update_annotation(annotation["id"], result=project.result(task_id))
+            control_of(stack.work.studio).annotations.update(
+                annotation["id"], result=project.result(task_id)
+            )
             answer = stack.post("/webhook", {"action": "START_TRAINING", "project": key})
             assert answer.status_code == 503
             assert "The ledger cannot be read or written now" in answer.json()["error"]
@@ -266,7 +269,7 @@ class TestARoundThatCannotSucceed:
         studio = site.stack.work.studio
         for task_id in unlucky.few(INITIAL):
             (annotation,) = studio.annotations(task_id)
-            studio.update_annotation(annotation["id"], result=unlucky.result(task_id))
+            control_of(studio).annotations.update(annotation["id"], result=unlucky.result(task_id))
         with site.proxy.failing(Fault(status=404, path="/data/upload/")):
             row = self.asked_for(site, unlucky)
         assert row.state == "failed"
@@ -283,7 +286,7 @@ class TestARoundThatCannotSucceed:
         assert serving in held
         for task_id in unlucky.few(INITIAL):
             (annotation,) = studio.annotations(task_id)
-            studio.update_annotation(annotation["id"], result=[])
+            control_of(studio).annotations.update(annotation["id"], result=[])
         assert self.asked_for(site, unlucky).state == "failed"
         assert name_of(unlucky.serving()) == serving
         assert studio.project(unlucky.id).model_version == serving
@@ -477,7 +480,7 @@ class TestARestoredBackup:
     ) -> None:
         ledger = site.stack.work.ledger
         left = ledger.projects.get(project.row_id).ranked_left
-        site.stack.work.studio.delete_task(project.ranking()[-1])
+        control_of(site.stack.work.studio).tasks.delete(str(project.ranking()[-1]))
         site.stack.check(project)
         row = ledger.projects.get(project.row_id)
         assert (row.ranked_left, row.pool) == (left - 1, len(project.tasks) - 1)

@@ -17,9 +17,11 @@ from PIL import Image
 
 from backend.actions.connect import connect_project
 from backend.label_studio.bulk import Studio
+from backend.label_studio.control import control_of
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask, to_regions
 from tests.limits import wait_until
+from tests.live.rows import import_tasks
 from tests.live.servers import ROOT, Process, free_port
 from tests.live.stack import CLASSES, TINY, Stack, TinyProject, draw_field
 from training.fitting.folds import fold
@@ -79,7 +81,7 @@ def serve(stack: Stack, project_id: int, files: list[tuple[str, bytes]]) -> list
         timeout=30,
     ).raise_for_status()
     urls = [f"/data/local-files/?d={folder.name}/{name}" for name, _ in files]
-    return stack.work.studio.import_tasks(project_id, [{"image": url} for url in urls])
+    return import_tasks(stack.work.studio, project_id, [{"image": url} for url in urls])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_images_of_every_form_are_pre_annotated_in_their_own_size(
     stack: Stack, studio: Studio, control: str, shape: str
 ) -> None:
     text = config_of(control)
-    created = studio.create_project(title=f"kinds {control}", label_config=text)
+    created = control_of(studio).projects.create(title=f"kinds {control}", label_config=text)
     fields = [draw_field(seed) for seed in range(LABELLED + len(FORMS))]
     pictures = [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png, _ in fields]
     teaching = [(f"field-{seed}.png", fields[seed][0]) for seed in range(LABELLED)]
@@ -165,11 +167,13 @@ def test_the_librarys_own_command_serves_the_folder_too(
 
     try:
         wait_until(healthy, 90, "label-studio-ml's server")
-        created = studio.create_project(title="library", label_config=config_of("BrushLabels"))
+        created = control_of(studio).projects.create(
+            title="library", label_config=config_of("BrushLabels")
+        )
         task = {"id": 1, "data": {"image": "/data/upload/1/none.png"}}
         answer = requests.post(
             f"http://127.0.0.1:{port}/predict",
-            json={"tasks": [task], "project": created.key},
+            json={"tasks": [task], "project": studio.project(created.id).key},
             auth=stack.auth,
             timeout=30,
         )

@@ -15,8 +15,10 @@ from click.testing import CliRunner
 
 from backend.cli import cli
 from backend.label_studio.bulk import Studio
+from backend.label_studio.control import control_of
 from backend.ledger import Round
 from backend.rounds.schedule import check_project
+from tests.live.rows import backends_of, webhooks_of
 from tests.live.servers import LabelStudio
 from tests.live.stack import Stack, TinyProject, make_project
 
@@ -51,9 +53,9 @@ def current(studio: Studio, project: TinyProject, task_id: int) -> dict[str, Any
 
 def start_training(stack: Stack, project: TinyProject) -> requests.Response:
     """Press "Start training", as the browser does."""
-    backend = stack.work.studio.ml_backends(project.id)[0]
+    backend = backends_of(stack.work.studio, project.id)[0]
     return requests.post(
-        f"{stack.label_studio.url}/api/ml/{backend['id']}/train",
+        f"{stack.label_studio.url}/api/ml/{backend.id}/train",
         headers={"Authorization": f"Token {stack.label_studio.api_key}"},
         json={},
         timeout=120,
@@ -193,7 +195,7 @@ class TestTheQueue:
     ) -> None:
         """Opening a ranked task adds no second prediction of the same version."""
         task_id = trained.ranking()[-1]
-        studio.task(task_id)
+        control_of(studio).tasks.get(str(task_id))
         current(studio, trained, task_id)
 
 
@@ -230,8 +232,8 @@ class TestLostEvents:
         self, stack: Stack, studio: Studio
     ) -> None:
         project = make_project(stack, "loop deaf", 12, retrain_every=4)
-        for hook in studio.webhooks(project.id):
-            studio.delete_webhook(hook["id"])
+        for hook in webhooks_of(studio, project.id):
+            control_of(studio).webhooks.delete(hook.id)
         project.label(*project.few(4))
         pending = stack.work.ledger.events.pending(project.row_id)
         assert {event.action for event in pending} <= {"ROUND_ENDED"}  # of the first order
@@ -290,7 +292,7 @@ def _touch_every_annotation(studio: Studio, project: TinyProject) -> None:
     """Edit each, so that no example can come from the cache."""
     for task in studio.tasks(project.id):
         for annotation in studio.annotations(task.id):
-            studio.update_annotation(annotation["id"], result=project.result(task.id))
+            control_of(studio).annotations.update(annotation["id"], result=project.result(task.id))
 
 
 def _give_back(away: Path, uploads: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from backend.commands.replay.plan import ReplayPlan
 from backend.commands.replay.play import replay
 from backend.label_studio.bulk import Studio
+from backend.label_studio.control import control_of
 from tests.live.stack import CLASSES, TINY, Stack, write_folder
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
@@ -48,7 +49,7 @@ def test_a_folder_is_played_in_both_orders_and_purged(
     assert [point.served for point in chance.points] == [0, 0]
     assert any("assemble" in line for line in said)
 
-    left = {project.id for project in studio.projects()}
+    left = {project.id for project in control_of(studio).all_projects()}
     assert not left & {curve.project for curve in result.curves}
     kept = {row.studio_id for row in stack.work.ledger.projects.all()}
     assert not kept & {curve.project for curve in result.curves}

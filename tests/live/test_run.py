@@ -25,6 +25,7 @@ from rich.console import Console
 from backend.data_dir import remembered
 from backend.errors import StudioRefused
 from backend.label_studio.bulk import Studio
+from backend.label_studio.control import control_of
 from backend.local.demo import project as demo
 from backend.local.demo.record import recorded, still_exists
 from backend.local.progress import ProgressReporter
@@ -124,9 +125,13 @@ def test_one_command_brings_everything_up_and_takes_everything_down(
     _the_login_that_was_printed_works(said)
     settings = running.settings()
     with Studio(*settings.label_studio()) as studio:
-        (project,) = [p for p in studio.projects() if p.title.startswith(demo.TITLE)]
+        (project,) = [
+            p for p in control_of(studio).all_projects() if p.title.startswith(demo.TITLE)
+        ]
         assert len(list(studio.tasks(project.id))) == 2
-        assert [b["url"] for b in studio.ml_backends(project.id)] == [settings.backend_url]
+        assert [b.url for b in control_of(studio).ml.list(project=project.id)] == [
+            settings.backend_url
+        ]
     roles = [one["role"] for one in json.loads(running.backend("status", "--json"))["processes"]]
     assert {"web", "worker"} <= set(roles)
     _all_are_of_one_session(running)
@@ -137,7 +142,7 @@ def test_one_command_brings_everything_up_and_takes_everything_down(
     try:
         with Studio(*again.settings().label_studio()) as studio:
             assert len(list(studio.tasks(project.id))) == 2
-            assert len(studio.projects()) == 1
+            assert len(list(control_of(studio).all_projects())) == 1
         family = again.family()
         again.process.popen.kill()
         assert gone(family, 5), "something survived the supervisor's kill -9"
@@ -292,9 +297,11 @@ def test_an_interrupted_demo_goes_on_without_doubles(
         assert len(tasks) == 6
         assert len(demo._tasks_by_file(studio, project_id)) == 6
         assert sorted(task.annotations for task in tasks) == [0, 0, 0, 1, 1, 1]
-        assert [p.id for p in studio.projects() if p.title == demo.TITLE] == [project_id]
+        assert [p.id for p in control_of(studio).all_projects() if p.title == demo.TITLE] == [
+            project_id
+        ]
         assert still_exists(studio, recorded(tmp_path, "drawn"))
-        studio.delete_project(project_id)
+        control_of(studio).projects.delete(project_id)
         with pytest.raises(StudioRefused):
             studio.project(project_id)
         assert not still_exists(studio, recorded(tmp_path, "drawn"))

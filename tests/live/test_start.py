@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.label_studio.bulk import Studio
-from backend.label_studio.connection import BY_RANK
+from backend.label_studio.queue_order import BY_RANK
 from backend.ledger import Publication
 from backend.rounds.schedule import check_project
 from tests.live.stack import Stack, TinyProject, make_project

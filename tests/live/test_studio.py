@@ -14,8 +14,10 @@ from PIL import Image
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Stamp, Studio
+from backend.label_studio.control import control_of
 from backend.label_studio.images import ImageFetcher
 from tests.live.conftest import BRUSH, MakeProject
+from tests.live.rows import import_tasks, webhooks_of
 from tests.live.servers import LabelStudio, free_port, log_in, start_label_studio
 
 pytestmark = pytest.mark.live
@@ -45,7 +47,7 @@ def png(side: int = 8, level: int = 90) -> bytes:
 
 
 def test_version_and_user_are_those_of_the_server(studio: Studio, label_studio: LabelStudio):
-    assert studio.version() == "1.23.2"
+    assert control_of(studio).versions.get().release == "1.23.2"
     assert studio.whoami()["email"] == label_studio.user
 
 
@@ -70,9 +72,9 @@ def test_a_changed_project_keeps_what_was_not_named(project: MakeProject, studio
 def test_projects_lists_more_than_a_page(
     project: MakeProject, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("backend.label_studio.bulk.PROJECTS_PAGE", 2)
+    monkeypatch.setattr("backend.label_studio.control.PROJECTS_PAGE", 2)
     made = [project(title=f"project {i}").id for i in range(5)]
-    listed = [p.id for p in studio.projects()]
+    listed = [p.id for p in control_of(studio).all_projects()]
     assert listed == sorted(listed)
     assert set(made) <= set(listed)
 
@@ -80,7 +82,7 @@ def test_projects_lists_more_than_a_page(
 def test_tasks_come_by_rising_id_with_their_data(project: MakeProject, studio: Studio):
     made = project()
     rows = [{"image": f"/data/none/{i}.png", "patient": i} for i in range(1203)]
-    ids = studio.import_tasks(made.id, rows)
+    ids = import_tasks(studio, made.id, rows)
     tasks = list(studio.tasks(made.id))
     assert [t.id for t in tasks] == ids
     assert [t.data["patient"] for t in tasks] == list(range(1203))
@@ -90,7 +92,7 @@ def test_tasks_come_by_rising_id_with_their_data(project: MakeProject, studio: S
 def test_tasks_of_given_ids_leave_out_what_is_gone(project: MakeProject, studio: Studio):
     made = project(tasks=4)
     ids = [t.id for t in studio.tasks(made.id)]
-    studio.delete_task(ids[1])
+    control_of(studio).tasks.delete(str(ids[1]))
     assert [t.id for t in studio.tasks(made.id, [ids[3], ids[1], ids[0]])] == [ids[0], ids[3]]
     assert list(studio.tasks(made.id, [])) == []
 
@@ -108,20 +110,14 @@ def test_a_page_shorter_than_asked_does_not_end_the_list(
         tmp_path, template=label_studio_template, environment={"TASK_API_PAGE_SIZE_MAX": "7"}
     )
     with Studio(server.url, server.api_key) as studio:
-        made = studio.create_project(title="short pages", label_config=BRUSH)
-        ids = studio.import_tasks(made.id, [{"image": f"/{i}.png"} for i in range(23)])
+        made = control_of(studio).projects.create(title="short pages", label_config=BRUSH)
+        ids = import_tasks(studio, made.id, [{"image": f"/{i}.png"} for i in range(23)])
         assert [t.id for t in studio.tasks(made.id)] == ids
         for task_id in ids:
             studio.annotate(task_id, [])
         assert sorted(studio.stamps(made.id)) == ids
         assert [task_id for task_id, _ in studio.annotations_of(made.id, ids)] == ids
     server.stop()
-
-
-def test_one_task_is_the_same_by_itself(project: MakeProject, studio: Studio):
-    made = project(tasks=1)
-    (listed,) = studio.tasks(made.id)
-    assert studio.task(listed.id) == listed
 
 
 def test_uploaded_files_become_tasks_in_their_order(project: MakeProject, studio: Studio):
@@ -147,7 +143,7 @@ def test_images_come_from_uploads_and_local_files(
     (folder / "well ü.png").write_bytes(png(level=2))
     storage = {"project": made.id, "path": str(folder), "use_blob_urls": True}
     studio.send("POST", "/api/storages/localfiles", storage)
-    studio.import_tasks(made.id, [{"image": "/data/local-files/?d=plate%201/well%20ü.png"}])
+    import_tasks(studio, made.id, [{"image": "/data/local-files/?d=plate%201/well%20ü.png"}])
     uploaded, local = [task.data["image"] for task in studio.tasks(made.id)]
     with Studio(label_studio.url, access_token) as second:
         for client in (studio, second):
@@ -207,8 +203,8 @@ def test_stamps_follow_each_annotation_through_its_life(project: MakeProject, st
     }
     assert untouched not in before
 
-    studio.delete_annotation(d["id"])
-    studio.update_annotation(a["id"], result=[brush_region(HALF, "Nucleus")])
+    control_of(studio).annotations.delete(d["id"])
+    control_of(studio).annotations.update(a["id"], result=[brush_region(HALF, "Nucleus")])
     after = studio.stamps(made.id)
     assert deleted not in after
     assert after[skipped] == before[skipped]
@@ -239,7 +235,7 @@ def test_stamps_of_500_labelled_tasks_are_complete(project: MakeProject, studio:
         {"data": {"image": f"/{i}.png"}, "annotations": [{"result": [brush_region(HALF)]}] * 2}
         for i in range(520)
     ]
-    ids = studio.import_tasks(made.id, rows)
+    ids = import_tasks(studio, made.id, rows)
     stamps = studio.stamps(made.id)
     assert sorted(stamps) == ids
     assert {len(s) for s in stamps.values()} == {2}
@@ -285,12 +281,14 @@ def test_next_task_of_an_unknown_project_is_refused(studio: Studio):
 
 def test_webhooks_are_made_changed_and_deleted(project: MakeProject, studio: Studio):
     made = project()
-    hook = studio.create_webhook(project=made.id, url="http://127.0.0.1:9/webhook")
-    changed = studio.update_webhook(hook["id"], url=hook["url"], headers={"Authorization": "x"})
-    assert changed["headers"] == {"Authorization": "x"}
-    assert [w["id"] for w in studio.webhooks(made.id)] == [hook["id"]]
-    studio.delete_webhook(hook["id"])
-    assert studio.webhooks(made.id) == []
+    hook = control_of(studio).webhooks.create(project=made.id, url="http://127.0.0.1:9/webhook")
+    changed = control_of(studio).webhooks.update(
+        hook.id, url=hook.url, headers={"Authorization": "x"}
+    )
+    assert changed.headers == {"Authorization": "x"}
+    assert [w.id for w in webhooks_of(studio, made.id)] == [hook.id]
+    control_of(studio).webhooks.delete(hook.id)
+    assert webhooks_of(studio, made.id) == []
 
 
 def test_views_are_made_changed_and_deleted(project: MakeProject, studio: Studio):
@@ -301,7 +299,7 @@ def test_views_are_made_changed_and_deleted(project: MakeProject, studio: Studio
     studio.update_view(view["id"], made.id, {**data, "title": "yours"})
     (listed,) = studio.views(made.id)
     assert listed["data"]["title"] == "yours"
-    studio.delete_view(view["id"])
+    control_of(studio).views.delete(str(view["id"]))
     assert studio.views(made.id) == []
 
 
@@ -313,8 +311,8 @@ def test_a_personal_access_token_works_and_survives_a_stale_access(
         # As if the server had thrown it away before its time.
         studio._token._access = studio._token._access[:-3] + "AAA"  # type: ignore[index]
         assert studio.whoami()["email"] == label_studio.second.email
-        made = studio.create_project(title="by personal token", label_config=BRUSH)
-        studio.delete_project(made.id)
+        made = control_of(studio).projects.create(title="by personal token", label_config=BRUSH)
+        control_of(studio).projects.delete(made.id)
 
 
 def test_an_access_is_renewed_before_it_is_stale(label_studio: LabelStudio, access_token: str):
@@ -343,7 +341,7 @@ def test_a_revoked_personal_access_token_says_what_to_do(
 
 def test_a_wrong_legacy_token_says_what_to_do(label_studio: LabelStudio):
     with Studio(label_studio.url, "f" * 40) as studio, pytest.raises(StudioRefused) as refused:
-        studio.projects()
+        list(control_of(studio).all_projects())
     assert "LABEL_STUDIO_API_KEY" in str(refused.value)
     assert "f" * 40 not in str(refused.value)
     assert refused.value.studio_status == 401
@@ -370,7 +368,7 @@ def test_a_legacy_token_that_was_turned_off_says_so(label_studio: LabelStudio, s
 
 def test_a_refusal_names_the_field(studio: Studio):
     with pytest.raises(StudioRefused, match="label_config") as refused:
-        studio.create_project(title="broken", label_config="<View><Nonsense")
+        control_of(studio).projects.create(title="broken", label_config="<View><Nonsense")
     assert refused.value.studio_status == 400
 
 
@@ -380,14 +378,14 @@ def test_a_server_that_is_not_there_is_unreachable(monkeypatch: pytest.MonkeyPat
         Studio(f"http://127.0.0.1:{free_port()}", "f" * 40) as studio,
         pytest.raises(StudioUnreachable, match="LABEL_STUDIO_URL"),
     ):
-        studio.version()
+        control_of(studio).versions.get()
 
 
 def test_a_get_survives_a_restart_of_the_server(label_studio_template: Path, tmp_path: Path):
     port = free_port()
     server = start_label_studio(tmp_path, template=label_studio_template, port=port)
     with Studio(server.url, server.api_key) as studio:
-        made = studio.create_project(title="stays", label_config=BRUSH)
+        made = control_of(studio).projects.create(title="stays", label_config=BRUSH)
         server.stop()
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(studio.project, made.id)

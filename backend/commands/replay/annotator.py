@@ -19,6 +19,7 @@ from backend.commands.replay.plan import (
 from backend.commands.replay.strokes import label_config, strokes
 from backend.errors import BackendError
 from backend.label_studio.browser_image import browser_image
+from backend.label_studio.control import control_of, id_of
 from backend.workplace import Workplace
 from training.datasets.labelled import BadFolder, Labelled, LabelledFolder
 
@@ -144,22 +145,23 @@ def open_project(
     """Make a project, upload the images, connect it; its annotator."""
     unknown = unknown_label(folder.classes)
     title = project_title(folder.root.resolve().name, order, datetime.now().astimezone())
-    project = work.studio.create_project(
+    created = control_of(work.studio).projects.create(
         title=title, label_config=label_config(folder.classes, unknown), maximum_annotations=1
     )
+    project_id = id_of(created)
     started = time.monotonic()
-    task_ids = work.studio.upload(project.id, [_upload_file(item) for item in training])
+    task_ids = work.studio.upload(project_id, [_upload_file(item) for item in training])
     report(
-        f"project {project.id}, {title!r}: {len(task_ids)} images uploaded in "
+        f"project {project_id}, {title!r}: {len(task_ids)} images uploaded in "
         f"{time.monotonic() - started:.1f} s"
     )
-    connected = connect_project(work, project.id, project_options(plan, unknown))
+    connected = connect_project(work, project_id, project_options(plan, unknown))
     return Annotator(
         work=work,
         plan=plan,
         folder=folder,
         order=order,
-        project=project.id,
+        project=project_id,
         title=title,
         project_id=connected.project.id,
         tasks=dict(zip(task_ids, training, strict=True)),

@@ -20,6 +20,7 @@ from backend.actions.connect import disconnect_project
 from backend.commands.replay.annotator import Annotator, ReplayFailed, Report, open_project
 from backend.commands.replay.curves import Curve, Point, ReplayResult, quality
 from backend.commands.replay.plan import ReplayPlan, check_running, project_options, unknown_label
+from backend.label_studio.control import SLOW, control_of
 from backend.ledger import Round
 from backend.workplace import Workplace
 from training.datasets.labelled import (
@@ -69,7 +70,7 @@ def replay(work: Workplace, plan: ReplayPlan, report: Report) -> ReplayResult:
     if plan.purge:
         for curve in curves:
             disconnect_project(work, curve.project, purge=True)
-            work.studio.delete_project(curve.project)
+            control_of(work.studio).projects.delete(curve.project, request_options=SLOW)
     return ReplayResult(
         folder=folder.root.resolve().name,
         classes=folder.classes,

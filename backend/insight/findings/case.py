@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from backend.errors import BadLabelConfig, BadOptions
 from backend.insight.findings.finding import Finding
 from backend.label_studio.bulk import Project as StudioProject
 from backend.label_studio.bulk import Stamp, Studio
-from backend.label_studio.client import Json
 from backend.label_studio.connection import Connection
+from backend.label_studio.control import Control, control_of, id_of
 from backend.label_studio.label_config import LabelConfig, parse_label_config
 from backend.ledger import Project, Publication
 from backend.options import ProjectOptions, parse_options
 from backend.workplace import Workplace
+
+if TYPE_CHECKING:
+    from label_studio_sdk.types.ml_backend import MlBackend
 
 
 @dataclass
@@ -39,15 +43,19 @@ class ProjectCase:
         return self.work.studio
 
     @cached_property
-    def backends(self) -> list[Json]:
-        """In the order in which Label Studio takes the first; asking makes it call each."""
-        return sorted(self.studio.ml_backends(self.id), key=lambda b: int(b["id"]))
+    def control(self) -> Control:
+        return control_of(self.studio)
 
     @cached_property
-    def ours(self) -> list[Json]:
+    def backends(self) -> list[MlBackend]:
+        """In the order in which Label Studio takes the first; asking makes it call each."""
+        return sorted(self.control.ml.list(project=self.id), key=id_of)
+
+    @cached_property
+    def ours(self) -> list[MlBackend]:
         """Connections to BACKEND_URL."""
         url = self.work.settings.backend_url
-        return [b for b in self.backends if bare_address(b["url"]) == bare_address(url)]
+        return [b for b in self.backends if bare_address(b.url) == bare_address(url)]
 
     @cached_property
     def remembered(self) -> Connection | None:
@@ -71,7 +79,7 @@ class ProjectCase:
 
     @cached_property
     def options(self) -> ProjectOptions | BadOptions:
-        extra_params = self.ours[0]["extra_params"] if self.ours else None
+        extra_params = self.ours[0].extra_params if self.ours else None
         try:
             return parse_options(extra_params)
         except BadOptions as error:

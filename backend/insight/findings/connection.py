@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from backend.actions.connect import connect_project
 from backend.errors import BadRequest, StudioRefused
 from backend.insight.findings.case import ProjectCase, bare_address, shown_address
 from backend.insight.findings.finding import Finding, Fix
-from backend.label_studio.client import Json
 from backend.label_studio.connection import basic_auth
+from backend.label_studio.control import id_of
 from backend.workplace import Workplace
+
+if TYPE_CHECKING:
+    from label_studio_sdk.types.ml_backend import MlBackend
+    from label_studio_sdk.types.webhook import Webhook
 
 EVENTS = frozenset(
     {
@@ -43,7 +48,7 @@ def check_first_backend(case: ProjectCase) -> Iterator[Finding]:
     """Label Studio takes predictions from the first backend alone."""
     if not case.ours:
         return
-    if case.backends[0]["id"] != case.ours[0]["id"]:
+    if case.backends[0].id != case.ours[0].id:
         yield case.error(
             "backend-not-first",
             f"Another backend, {_title(case.backends[0])}, was connected before us, and Label "
@@ -61,7 +66,7 @@ def _connect_by_hand(case: ProjectCase) -> str:
 
 def _no_connection(case: ProjectCase) -> Finding:
     former = case.remembered
-    if former is not None and any(b["id"] == former.backend_id for b in case.backends):
+    if former is not None and any(b.id == former.backend_id for b in case.backends):
         return case.error(
             "connection-elsewhere",
             f"The connection leads to {shown_address(former.backend_url)}, but BACKEND_URL is "
@@ -83,12 +88,12 @@ def check_connection_state(case: ProjectCase) -> Iterator[Finding]:
         return
     first, by_hand = case.ours[0], _connect_by_hand(case)
     settings = case.work.settings
-    message = str(first["error_message"] or "")
-    refused = first["state"] == "ER"
-    if first["auth_method"] != "BASIC_AUTH" or not first["basic_auth_pass_is_set"]:
+    message = str(first.error_message or "")
+    refused = first.state == "ER"
+    if first.auth_method != "BASIC_AUTH" or not first.basic_auth_pass_is_set:
         what = "The connection has no user and password, so we refuse its calls."
         yield case.error("connection-without-password", what, by_hand, fixable=True)
-    elif first["basic_auth_user"] != settings.basic_auth_user or (refused and "401" in message):
+    elif first.basic_auth_user != settings.basic_auth_user or (refused and "401" in message):
         what = "The connection has a wrong user or password, so we refuse its calls."
         yield case.error("connection-password", what, by_hand, fixable=True)
     elif refused:
@@ -98,7 +103,7 @@ def check_connection_state(case: ProjectCase) -> Iterator[Finding]:
             "Correct the options or the labeling configuration named elsewhere in this list; the "
             "web's log has the sentence.",
         )
-    elif first["state"] == "DI":
+    elif first.state == "DI":
         yield case.error(
             "connection-down",
             f"Label Studio does not get an answer from {settings.backend_url} within a "
@@ -107,11 +112,11 @@ def check_connection_state(case: ProjectCase) -> Iterator[Finding]:
             "Studio's machine, and that nothing below says that private addresses are blocked.",
         )
     else:
-        yield case.ok("connection", f"Label Studio reaches us: {first['readable_state']}.")
+        yield case.ok("connection", f"Label Studio reaches us: {first.readable_state}.")
 
 
-def _title(backend: Json) -> str:
-    return f"{str(backend['title'])[:60]!r} at {shown_address(backend['url'])}"
+def _title(backend: MlBackend) -> str:
+    return f"{str(backend.title)[:60]!r} at {shown_address(backend.url)}"
 
 
 def check_predictions_allowed(case: ProjectCase) -> Iterator[Finding]:
@@ -120,11 +125,11 @@ def check_predictions_allowed(case: ProjectCase) -> Iterator[Finding]:
     The request would be refused for another reason even where the address is allowed.
     """
     try:
-        made = case.studio.create_ml_backend(
+        made = case.control.ml.create(
             project=case.id, url=case.work.settings.backend_url, auth_method="BASIC_AUTH"
         )
         # Another release might not mind that there is no password.
-        case.studio.delete_ml_backend(int(made["id"]))
+        case.control.ml.delete(id_of(made))
     except StudioRefused as error:
         yield from _blocked(case, "ML_BLOCK_LOCAL_IP", "asks no backend for predictions", error)
 
@@ -133,8 +138,8 @@ def check_webhooks_allowed(case: ProjectCase) -> Iterator[Finding]:
     """Whether Label Studio may send webhooks to our address; asked in the same way."""
     url = f"{case.work.settings.backend_url}/webhook"
     try:
-        made = case.studio.create_webhook(project=case.id, url=url, actions=["NOTHING"])
-        case.studio.delete_webhook(int(made["id"]))
+        made = case.control.webhooks.create(project=case.id, url=url, actions=["NOTHING"])
+        case.control.webhooks.delete(id_of(made))
     except StudioRefused as error:
         yield from _blocked(case, "SSRF_PROTECTION_ENABLED", "sends no webhook", error)
 
@@ -166,7 +171,11 @@ def check_webhook(case: ProjectCase) -> Iterator[Finding]:
     """Exactly one webhook to us: active, with our password, payload and every event we need."""
     settings = case.work.settings
     target = f"{bare_address(settings.backend_url)}/webhook"
-    hooks = [h for h in case.studio.webhooks(case.id) if bare_address(h["url"]) == target]
+    hooks = [
+        hook
+        for hook in case.control.webhooks.list(project=str(case.id))
+        if bare_address(hook.url) == target
+    ]
     fix = _connect_by_hand(case)
     if not hooks:
         what = "No webhook leads to us: labels are only noticed by the check every two minutes."
@@ -195,8 +204,8 @@ def _expected_header(work: Workplace) -> str | None:
         return None
 
 
-def _webhook_problems(hook: Json, expected: str | None) -> Iterator[tuple[str, str]]:
-    headers = {name.lower(): value for name, value in (hook["headers"] or {}).items()}
+def _webhook_problems(hook: Webhook, expected: str | None) -> Iterator[tuple[str, str]]:
+    headers = {name.lower(): value for name, value in (hook.headers or {}).items()}
     if "authorization" not in headers:
         yield (
             "webhook-without-password",
@@ -205,11 +214,11 @@ def _webhook_problems(hook: Json, expected: str | None) -> Iterator[tuple[str, s
         )
     elif headers["authorization"] != expected:
         yield "webhook-password", "The webhook carries a wrong password: we refuse every event."
-    if not hook["is_active"]:
+    if not hook.is_active:
         yield "webhook-inactive", "The webhook is switched off."
-    if not hook["send_payload"]:
+    if not hook.send_payload:
         yield "webhook-empty", "The webhook sends no payload, so its events name no project."
-    if not hook["send_for_all_actions"] and (missing := EVENTS.difference(hook["actions"])):
+    if not hook.send_for_all_actions and (missing := EVENTS.difference(hook.actions or ())):
         yield "webhook-events", f"The webhook leaves out {', '.join(sorted(missing))}."
 
 

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from backend.errors import BadSettings, StudioRefused, StudioUnreachable
 from backend.insight.findings.finding import Finding, error, ok, warning
 from backend.label_studio.bulk import Studio
+from backend.label_studio.control import control_of
 from backend.workplace import Workplace
 
 KNOWN_VERSION = (1, 23)
@@ -48,7 +49,7 @@ def _version_and_clock(studio: Studio) -> Iterator[Finding]:
     with studio.open_stream("/health") as answer:
         date = answer.headers.get("Date", "")
     ours = (began + time.time()) / 2
-    yield release_finding(studio.version(), studio.url)
+    yield release_finding(control_of(studio).versions.get().release, studio.url)
     yield from clock_findings(date, ours)
 
 

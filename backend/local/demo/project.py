@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from backend.label_studio.browser_image import BrowserImage, browser_image
 from backend.label_studio.bulk import Project, Studio
+from backend.label_studio.control import control_of, id_of
 from backend.local.demo.drawn import (
     ANNOTATED,
     FIELDS,
@@ -75,17 +76,20 @@ def _find_or_create(data_dir: Path, studio: Studio, source: str, title: str) -> 
         return studio.project(known.project)
     # A run that ended between making and recording the project left one with our mark.
     mark = _MARK + hashlib.sha256(source.encode()).hexdigest()[:12]
-    marked = [p for p in studio.projects() if mark in (p.settings.get("description") or "")]
+    control = control_of(studio)
+    marked = [row for row in control.all_projects() if mark in (row.description or "")]
     if marked:
-        project = marked[-1]
+        found = id_of(marked[-1])
     else:
-        project = studio.create_project(
+        created = control.projects.create(
             title=title,
             description=f"{mark}. Labels are changed under Settings, Labeling Interface.",
             label_config=label_config(),
             # Otherwise each listing of tasks would wait for predictions of a page.
             evaluate_predictions_automatically=False,
         )
+        found = id_of(created)
+    project = studio.project(found)
     remember_demo(data_dir, source, project=project.id, key=project.key)
     return project
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from backend.errors import StudioRefused
-from backend.label_studio.connection import set_order
+from backend.label_studio.queue_order import set_order
 from backend.ledger import NO_VERSION, Outcome, Place, Project, Publication, Round
 from backend.ledger.shapes import NoPayload
 from backend.rounds.evidence import trust_of

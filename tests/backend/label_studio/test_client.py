@@ -1,4 +1,7 @@
-"""The client when servers misbehave, against small real ones; tests/live has the real thing."""
+"""The client when servers misbehave, against small real ones; tests/live has the real thing.
+
+Each promise holds for our own calls and for those that label-studio-sdk makes through us.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from backend.errors import StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Studio
+from backend.label_studio.control import control_of
 from tests.served import Served
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -37,8 +42,7 @@ class Server(Served):
                 server.seen.append((self.command, self.path, self.headers.get("Authorization")))
                 server.answer(self)
 
-            def do_POST(self) -> None:
-                self.do_GET()
+            do_POST = do_DELETE = do_GET  # noqa: N815 - the names that the base calls
 
             def log_message(self, format: str, *arguments: object) -> None:
                 """Keep the tests' output clean."""
@@ -79,6 +83,30 @@ def in_turn(*answers: Callable[..., None]) -> Callable[..., None]:
     return lambda request: next(left)(request)
 
 
+Ask = Callable[[Studio], object]
+
+ASK: dict[str, Ask] = {
+    "ours": lambda studio: studio.get("/api/version")["release"],
+    "sdk": lambda studio: control_of(studio).versions.get().release,
+}
+ANNOTATE: dict[str, Ask] = {
+    "ours": lambda studio: studio.annotate(1, [])["id"],
+    "sdk": lambda studio: control_of(studio).annotations.create(1, result=[]).id,
+}
+
+
+@pytest.fixture(params=ASK.values(), ids=ASK.keys())
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """A GET."""
+    return cast(Ask, request.param)
+
+
+@pytest.fixture(params=ANNOTATE.values(), ids=ANNOTATE.keys())
+def annotate(request: pytest.FixtureRequest) -> Ask:
+    """A POST."""
+    return cast(Ask, request.param)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr("backend.label_studio.client.RETRY_AFTER_S", (0.0, 0.0))
@@ -95,31 +123,31 @@ def studio(server: Server) -> Iterator[Studio]:
 
 @pytest.mark.parametrize("trouble", [drop, half, reply({}, 502), reply({}, 503), reply({}, 504)])
 def test_a_get_is_repeated_after_trouble_on_the_way(
-    server: Server, studio: Studio, trouble: Callable[..., None]
+    server: Server, studio: Studio, trouble: Callable[..., None], ask: Ask
 ):
     server.answer = in_turn(trouble, trouble, reply({"release": "1.23.2"}))
-    assert studio.version() == "1.23.2"
+    assert ask(studio) == "1.23.2"
     assert len(server.seen) == 3
 
 
-def test_a_get_is_not_repeated_for_ever(server: Server, studio: Studio):
+def test_a_get_is_not_repeated_for_ever(server: Server, studio: Studio, ask: Ask):
     server.answer = drop
     with pytest.raises(StudioUnreachable, match="LABEL_STUDIO_URL"):
-        studio.version()
+        ask(studio)
     assert len(server.seen) == 3
 
 
 @pytest.mark.parametrize("trouble", [drop, half])
 def test_what_changes_something_is_never_repeated(
-    server: Server, studio: Studio, trouble: Callable[..., None]
+    server: Server, studio: Studio, trouble: Callable[..., None], annotate: Ask
 ):
     server.answer = trouble
     with pytest.raises(StudioUnreachable):
-        studio.annotate(1, [])
+        annotate(studio)
     assert [method for method, _, _ in server.seen] == ["POST"]
 
 
-def test_a_slow_answer_is_given_up_once(server: Server):
+def test_a_slow_answer_is_given_up_once(server: Server, ask: Ask):
     asked = threading.Event()
     done = threading.Event()
 
@@ -133,39 +161,39 @@ def test_a_slow_answer_is_given_up_once(server: Server):
         Studio(server.url, LEGACY, timeout_s=0.1) as studio,
         pytest.raises(StudioUnreachable, match=r"within 0.1 s \(ReadTimeout\)"),
     ):
-        studio.version()
+        ask(studio)
     done.set()
     assert asked.is_set()
     assert len(server.seen) == 1
 
 
-def test_a_redirect_names_the_address_to_set(server: Server, studio: Studio):
+def test_a_redirect_names_the_address_to_set(server: Server, studio: Studio, ask: Ask):
     server.answer = reply(b"", 301, Location="https://labels.example/api/version")
     with pytest.raises(StudioRefused, match=r"https://labels.example.*LABEL_STUDIO_URL"):
-        studio.version()
+        ask(studio)
 
 
-def test_a_page_that_is_no_json_is_somebody_elses(server: Server, studio: Studio):
+def test_a_page_that_is_no_json_is_somebody_elses(server: Server, studio: Studio, ask: Ask):
     server.answer = reply(b"<html>Welcome to nginx</html>")
     with pytest.raises(StudioRefused, match="LABEL_STUDIO_URL"):
-        studio.version()
+        ask(studio)
 
 
-def test_a_refusal_without_json_says_how_much_came(server: Server, studio: Studio):
+def test_a_refusal_without_json_says_how_much_came(server: Server, studio: Studio, ask: Ask):
     server.answer = reply(b"<html>", 413)
     with pytest.raises(StudioRefused, match=r"413 .*6 bytes") as refused:
-        studio.version()
+        ask(studio)
     assert refused.value.studio_status == 413
 
 
 def test_a_netrc_does_not_replace_the_token(
-    server: Server, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    studio.version()
+    ask(studio)
     assert server.seen[0][2] == f"Token {LEGACY}"
 
 
@@ -186,26 +214,26 @@ def issue(server: Server, lifetime_s: int = 300) -> None:
     server.answer = answer
 
 
-def test_a_personal_token_is_exchanged_once_for_all_threads(server: Server):
+def test_a_personal_token_is_exchanged_once_for_all_threads(server: Server, ask: Ask):
     issue(server)
     with Studio(server.url, PERSONAL) as studio, ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: studio.version(), range(40)))
+        list(pool.map(lambda _: ask(studio), range(40)))
     exchanges = [path for _, path, _ in server.seen if path == "/api/token/refresh/"]
     assert len(exchanges) == 1
-    used = {token for _, path, token in server.seen if path == "/api/version"}
+    used = {token for _, path, token in server.seen if path.startswith("/api/version")}
     assert used == {f"Bearer {jwt(1)}"}
 
 
-def test_an_access_that_ends_within_a_minute_is_exchanged_again(server: Server):
+def test_an_access_that_ends_within_a_minute_is_exchanged_again(server: Server, ask: Ask):
     issue(server, lifetime_s=59)
     with Studio(server.url, PERSONAL) as studio:
-        studio.version()
-        studio.version()
-    used = [token for _, path, token in server.seen if path == "/api/version"]
+        ask(studio)
+        ask(studio)
+    used = [token for _, path, token in server.seen if path.startswith("/api/version")]
     assert used == [f"Bearer {jwt(1, 59)}", f"Bearer {jwt(2, 59)}"]
 
 
-def test_a_401_is_asked_again_once_with_a_new_access(server: Server):
+def test_a_401_is_asked_again_once_with_a_new_access(server: Server, annotate: Ask):
     server.answer = in_turn(
         reply({"access": jwt(1)}),
         reply({"detail": "expired"}, 401),
@@ -213,11 +241,11 @@ def test_a_401_is_asked_again_once_with_a_new_access(server: Server):
         reply({"id": 5}, 201),
     )
     with Studio(server.url, PERSONAL) as studio:
-        assert studio.annotate(1, []) == {"id": 5}
+        assert annotate(studio) == 5
     assert server.seen[-1] == ("POST", "/api/tasks/1/annotations/", f"Bearer {jwt(2)}")
 
 
-def test_a_second_401_is_the_answer(server: Server):
+def test_a_second_401_is_the_answer(server: Server, ask: Ask):
     server.answer = in_turn(
         reply({"access": jwt(1)}),
         reply({"detail": "no"}, 401),
@@ -225,17 +253,55 @@ def test_a_second_401_is_the_answer(server: Server):
         reply({"detail": "no"}, 401),
     )
     with Studio(server.url, PERSONAL) as studio, pytest.raises(StudioRefused, match="our token"):
-        studio.version()
+        ask(studio)
 
 
-def test_a_legacy_token_is_not_tried_twice(server: Server, studio: Studio):
+def test_a_legacy_token_is_not_tried_twice(server: Server, studio: Studio, ask: Ask):
     server.answer = reply({"detail": "Invalid token."}, 401)
     with pytest.raises(StudioRefused, match="Invalid token"):
-        studio.version()
+        ask(studio)
     assert len(server.seen) == 1
 
 
-def test_the_exchange_of_a_token_may_fail_to_reach_anybody(server: Server):
+def test_the_exchange_of_a_token_may_fail_to_reach_anybody(server: Server, ask: Ask):
     server.answer = drop
     with Studio(server.url, PERSONAL) as studio, pytest.raises(StudioUnreachable, match="refresh"):
-        studio.version()
+        ask(studio)
+
+
+def test_the_sdk_speaks_below_label_studios_own_path(server: Server):
+    with Studio(f"{server.url}/tools/ls/", LEGACY, timeout_s=5) as studio:
+        server.answer = reply([{"id": 4, "url": "http://b:9090", "project": 3}])
+        [backend] = control_of(studio).ml.list(project=3)
+    assert (backend.id, backend.url) == (4, "http://b:9090")
+    assert [path for _, path, _ in server.seen] == ["/tools/ls/api/ml/?project=3"]
+
+
+def test_the_sdk_may_take_as_long_as_a_call_is_given(server: Server, studio: Studio):
+    done = threading.Event()
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        done.wait(10)
+        request.close_connection = True
+
+    server.answer = slow
+    with pytest.raises(StudioUnreachable, match=r"DELETE /api/projects/3/ within 1 s"):
+        control_of(studio).projects.delete(3, request_options={"timeout_in_seconds": 1})
+    done.set()
+
+
+def test_a_refusal_through_the_sdk_hides_an_echoed_token(server: Server, studio: Studio):
+    server.answer = reply({"detail": LEGACY}, 500)
+    with pytest.raises(StudioRefused) as refused:
+        control_of(studio).versions.get()
+    assert LEGACY not in str(refused.value)
+    assert refused.value.studio_status == 500
+
+
+def test_projects_are_listed_to_the_last_page_and_no_further(server: Server, studio: Studio):
+    server.answer = in_turn(
+        reply({"count": 3, "next": "http://x/api/projects/?page=2", "results": [{"id": 1}]}),
+        reply({"count": 3, "next": None, "results": [{"id": 2}, {"id": 3}]}),
+    )
+    assert [project.id for project in control_of(studio).all_projects()] == [1, 2, 3]
+    assert len(server.seen) == 2

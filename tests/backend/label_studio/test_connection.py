@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import base64
+from typing import Any, ClassVar
 
+import orjson
 import pytest
 
 from backend.errors import BadRequest, StudioRefused
-from backend.label_studio.bulk import Project, Studio
+from backend.label_studio.bulk import Studio
 from backend.label_studio.client import Json
 from backend.label_studio.connection import (
-    BY_RANK,
     DEFAULT_SAMPLING,
-    TITLE,
-    WITHOUT_MODEL,
     CannotConnect,
     Connection,
-    Former,
+    FormerSettings,
     basic_auth,
     connect,
     disconnect,
 )
+from backend.label_studio.queue_order import BY_RANK, TITLE, WITHOUT_MODEL
 
-FORMER = Former("Sequential sampling", "theirs", False, True, 7)
+FORMER = FormerSettings("Sequential sampling", "theirs", False, True, 7)
 CONNECTION = Connection(3, "3.1700000000", "http://b:9090", 5, 6, 7, FORMER)
 
 
+PROJECT = {
+    "id": 3,
+    "title": "cells",
+    "created_at": "2023-11-14T22:13:20Z",
+    "label_config": "<View/>",
+    "maximum_annotations": 1,
+    "task_number": 0,
+}
+
+
 class MemoryStudio(Studio):
-    """Holds one project's settings and rows; what Label Studio adds by itself is left out."""
+    """One project in memory, behind both the slim client and the SDK.
+
+    What Label Studio adds by itself is left out. ``rows`` holds backends, webhooks and views by
+    id; ``refuse`` is the status that making a backend is refused with.
+    """
+
+    ROUTES: ClassVar = {"/api/ml": "ml", "/api/webhooks": "hooks", "/api/dm/views": "views"}
 
     def __init__(self, **settings: object) -> None:
         super().__init__("http://nowhere.invalid", "f" * 40)
@@ -44,67 +60,31 @@ class MemoryStudio(Studio):
         self.refuse: int | None = None
         self._next_id = 0
 
-    def _add(self, kind: str, row: Json) -> Json:
+    def call(self, method: str, path: str, *, content: bytes | None = None, **_: object) -> Any:
+        body = orjson.loads(content) if content else {}
+        path = path.partition("?")[0].rstrip("/")
+        if path == "/api/projects/3/model-versions":
+            return self.versions
+        if path == "/api/projects/3":
+            self.settings |= body
+            return {**PROJECT, **self.settings}
+        if path in self.ROUTES:
+            rows = self.rows[self.ROUTES[path]]
+            return list(rows.values()) if method == "GET" else self.add(self.ROUTES[path], body)
+        parent, _slash, number = path.rpartition("/")
+        rows = self.rows[self.ROUTES[parent]]
+        if method == "DELETE":
+            del rows[int(number)]
+            return None
+        rows[int(number)] |= body
+        return rows[int(number)]
+
+    def add(self, kind: str, row: Json) -> Json:
+        if kind == "ml" and self.refuse:
+            raise StudioRefused("refused by the test", self.refuse)
         self._next_id += 1
         self.rows[kind][self._next_id] = {"id": self._next_id, **row}
         return self.rows[kind][self._next_id]
-
-    def project(self, project_id: int) -> Project:
-        return Project(
-            id=project_id,
-            title="cells",
-            created=1_700_000_000,
-            label_config="<View/>",
-            sampling=self.settings["sampling"],
-            model_version=self.settings["model_version"],
-            maximum_annotations=1,
-            task_number=0,
-            settings=dict(self.settings),
-        )
-
-    def update_project(self, project_id: int, **fields: object) -> Project:
-        self.settings |= fields
-        return self.project(project_id)
-
-    def model_versions(self, project_id: int) -> dict[str, int]:
-        return self.versions
-
-    def ml_backends(self, project_id: int) -> list[Json]:
-        return list(self.rows["ml"].values())
-
-    def create_ml_backend(self, **fields: object) -> Json:
-        if self.refuse:
-            raise StudioRefused("refused by the test", self.refuse)
-        return self._add("ml", {"description": "", "extra_params": None, **fields})
-
-    def update_ml_backend(self, backend_id: int, **fields: object) -> Json:
-        self.rows["ml"][backend_id] |= fields
-        return self.rows["ml"][backend_id]
-
-    def delete_ml_backend(self, backend_id: int) -> None:
-        del self.rows["ml"][backend_id]
-
-    def webhooks(self, project_id: int) -> list[Json]:
-        return list(self.rows["hooks"].values())
-
-    def create_webhook(self, **fields: object) -> Json:
-        return self._add("hooks", fields)
-
-    def update_webhook(self, webhook_id: int, **fields: object) -> Json:
-        self.rows["hooks"][webhook_id] |= fields
-        return self.rows["hooks"][webhook_id]
-
-    def delete_webhook(self, webhook_id: int) -> None:
-        del self.rows["hooks"][webhook_id]
-
-    def views(self, project_id: int) -> list[Json]:
-        return list(self.rows["views"].values())
-
-    def create_view(self, project_id: int, data: Json) -> Json:
-        return self._add("views", {"data": data})
-
-    def delete_view(self, view_id: int) -> None:
-        del self.rows["views"][view_id]
 
 
 def join(studio: Studio, url: str = "http://b:9090/", **more: object) -> Connection:
@@ -157,7 +137,7 @@ def test_a_refusal_says_what_to_do_and_leaves_no_webhook(status: int, advice: st
 
 def test_a_webhook_that_was_there_before_a_refusal_stays():
     studio = MemoryStudio()
-    studio.create_webhook(url="http://b:9090/webhook")
+    studio.add("hooks", {"url": "http://b:9090/webhook"})
     studio.refuse = 400
     with pytest.raises(CannotConnect):
         join(studio)
@@ -204,7 +184,7 @@ def test_a_publication_whose_predictions_are_gone_serves_no_more():
 def test_the_record_of_another_project_of_the_same_number_is_ignored():
     studio = MemoryStudio(sampling=WITHOUT_MODEL)
     stale = Connection(3, "3.1600000000", "http://old:9090", 1, 1, 1, FORMER)
-    theirs = studio.create_ml_backend(url="http://theirs:9090", title="theirs")
+    theirs = studio.add("ml", {"url": "http://theirs:9090", "title": "theirs"})
     assert theirs["id"] == stale.backend_id
     made = join(studio, previous=stale)
     assert made.former.sampling == WITHOUT_MODEL
@@ -224,7 +204,7 @@ def test_two_backends_of_ours_become_one():
     first = join(studio)
     row = dict(studio.rows["ml"][first.backend_id])
     del row["id"]
-    studio.create_ml_backend(**row)
+    studio.add("ml", row)
     assert join(studio).backend_id == first.backend_id
     assert list(studio.rows["ml"]) == [first.backend_id]
 
