@@ -574,5 +574,5 @@ class TestWeightsOf:
 
     @pytest.mark.parametrize("mode", ["random", ARMS[3], "fixed:entropy", "fixed:"])
     def test_a_mode_that_weighs_no_arm_is_refused(self, mode: str) -> None:
-        with pytest.raises(ValueError, match=f"'{mode}' is no mode"):
+        with pytest.raises(ValueError, match=f"'{mode}' is not a mode that weighs the arms"):
             weights_of(mode, trust([]))
