@@ -46,8 +46,7 @@ test: development label-studio
 SOAK_S ?= 900
 
 soak: development label-studio
-	@CHAOS_S=$(SOAK_S) PREDICTIONS=1000 exec .venv/bin/python -m pytest \
-		tests/live/test_chaos.py tests/backend/rounds/test_bounds.py -s $(ARGS)
+	@CHAOS_S=$(SOAK_S) exec .venv/bin/python -m pytest -m soak -s $(ARGS)
 
 check: development
 	.venv/bin/ruff check .

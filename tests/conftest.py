@@ -1,4 +1,4 @@
-"""What holds for every test: its time limit, by how fast the machine is."""
+"""Time limits by how fast the machine is, and which tests only `make soak` runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A marker's limit is one of two idle cores too."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         marker = item.get_closest_marker("timeout")
-        if marker is not None and marker.args:
+        if marker is not None and marker.args:  # its limit is for two idle cores too
             item.add_marker(pytest.mark.timeout(scaled(marker.args[0])), append=False)
+    if "soak" not in config.getoption("markexpr"):
+        soak = [item for item in items if item.get_closest_marker("soak") is not None]
+        config.hook.pytest_deselected(items=soak)
+        items[:] = [item for item in items if item.get_closest_marker("soak") is None]

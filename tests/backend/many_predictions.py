@@ -1,5 +1,5 @@
-"""``python -m tests.backend.many_looks FOLDER COUNT``: answer /predict for one large image so many
-times in one process; the megabytes held after each fourth, as a line of JSON."""
+"""``python -m tests.backend.many_predictions FOLDER COUNT``: one process answers /predict for one
+large image COUNT times; prints the megabytes held after each fourth, as a line of JSON."""
 
 from __future__ import annotations
 
