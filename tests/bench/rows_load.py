@@ -66,6 +66,7 @@ class Sizes:
     labels: int = 16
     side_px: int = 1024
     members: int = 5
+    network: str = "shared"
     steps: tuple[int, int] = (60, 20_000)
     senders: Senders = field(default_factory=Senders)
 
@@ -81,6 +82,7 @@ SMALL = Sizes(
     labels=6,
     side_px=96,
     members=2,
+    network="unet",
     steps=(25, 20_000),
     senders=Senders(senders=2, requests=3),
 )
@@ -217,7 +219,7 @@ def laboratory(sizes: Sizes) -> Iterator[Laboratory]:
             Path(folder) / "stack",
             server,
             worker_process=True,
-            network="shared",
+            network=sizes.network,
             members=sizes.members,
         )
         try:
