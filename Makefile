@@ -18,8 +18,9 @@ help:
 	@echo '                          demo project unless LABEL_STUDIO_URL is set; Ctrl-C stops it'
 	@echo 'make run IMAGES=folder    the same, the demo project filled with your own images'
 	@echo 'make test                 every test, with the real servers and a browser'
-	@echo 'make soak                 kill everything at every stage for SOAK_S seconds (900), and'
-	@echo '                          print what it took to recover'
+	@echo 'make test ARGS="..."      the same by one pytest, with these arguments'
+	@echo 'make soak                 the tests that take long: kill everything at every stage, for'
+	@echo '                          SOAK_S seconds (900), and print what it took to recover'
 	@echo 'make check                lint, format, security lint, types, import direction'
 	@echo 'make audit                known weaknesses of what is installed (needs the network)'
 	@echo 'make lock                 choose the version of every package anew (needs the network)'
@@ -41,7 +42,7 @@ run: runtime
 	@exec .venv/bin/python -m backend run $${IMAGES:+--images "$$IMAGES"}
 
 test: development label-studio
-	@exec .venv/bin/python -m pytest $(ARGS)
+	@exec .venv/bin/python -m $(if $(ARGS),pytest $(ARGS),tests)
 
 SOAK_S ?= 900
 
