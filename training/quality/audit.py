@@ -115,7 +115,9 @@ def _pooled_intervals(
     """Dice of each class over all pixels, the images resampled: shared and size [images, C]."""
     n, C = shared.shape
     drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    counts = np.stack([np.bincount(row, minlength=n) for row in drawn])  # [RESAMPLES, n]
+    # One count of all resamples: each has n numbers of its own.
+    places = drawn + n * np.arange(RESAMPLES)[:, None]
+    counts = np.bincount(places.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n)
     many_shared, many_size = counts @ shared, counts @ size  # [RESAMPLES, C]
     found: list[Interval | None] = []
     for c in range(C):

@@ -114,6 +114,10 @@ class PairedDifference:
         return dict(vars(self))
 
 
+AT_ONCE = 500
+"""Resamples that are drawn together: of some thousand pairs they take megabytes."""
+
+
 def paired_bootstrap(
     first: Sequence[float], second: Sequence[float], seed: int, resamples: int = 10_000
 ) -> PairedDifference:
@@ -131,7 +135,10 @@ def paired_bootstrap(
         raise ValueError("a score is not finite")
     rng = np.random.default_rng(seed)
     N = len(differences)
-    means = np.array([differences[rng.integers(N, size=N)].mean() for _ in range(resamples)])
+    counts = [min(AT_ONCE, resamples - done) for done in range(0, resamples, AT_ONCE)]
+    means = np.concatenate(
+        [differences[rng.integers(N, size=(count, N))].mean(axis=1) for count in counts]
+    )
     low, high = np.percentile(means, (2.5, 97.5))
     return PairedDifference(
         float(differences.mean()), float(low), float(high), float((means >= 0).mean()), N
