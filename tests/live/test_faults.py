@@ -181,8 +181,8 @@ SAID = {
     "404 to everything": "answered 404 to GET",
     "429": "answered 429 to GET",
     "a page instead of JSON": "something other than JSON",
-    "JSON of another shape": "The look at Label Studio failed: KeyError",
-    "a list instead of an object": "The look at Label Studio failed: TypeError",
+    "JSON of another shape": "The check of Label Studio failed: KeyError",
+    "a list instead of an object": "The check of Label Studio failed: TypeError",
     "cut connections": "did not answer GET",
 }
 
