@@ -48,7 +48,7 @@ class CommandGroup(click.Group):
 def cli() -> None:
     """Committee: an active-learning backend for Label Studio.
 
-    Settings come from the environment and .env; README.md lists them.
+    Settings come from the environment and .env; docs/SETTINGS.md lists them.
     """
     # Patients' images and passwords: nobody else may read what we and our children make.
     os.umask(0o077)

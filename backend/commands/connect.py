@@ -16,7 +16,10 @@ from backend.commands.shared import (
 @click.command()
 @PROJECT
 @click.option(
-    "--options", "options_json", default=None, help="Project options, a JSON object (README.md)."
+    "--options",
+    "options_json",
+    default=None,
+    help="Project options, a JSON object (docs/SETTINGS.md).",
 )
 @AS_JSON
 def connect(studio_id: int, options_json: str | None, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from backend.data_dir import load_secrets, remember, remembered
 from backend.errors import BadSettings
-from backend.settings import ROOT, Settings, load_settings, settings_table
+from backend.settings import ROOT, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -403,12 +403,6 @@ def test_a_number_is_taken_as_it_is_or_refused(
     else:
         assert right
         assert (settings.port, settings.members) == (port, members)
-
-
-def test_the_readme_holds_the_line_of_every_setting() -> None:
-    readme = (ROOT / "README.md").read_text().splitlines()
-    missing = [row for row in settings_table().splitlines() if row not in readme]
-    assert missing == [], "copy these lines into README.md's table of the environment"
 
 
 def test_the_example_file_names_every_setting() -> None:

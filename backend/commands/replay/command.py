@@ -66,7 +66,7 @@ from training.errors import TrainingError
     "--options",
     "options_json",
     default=None,
-    help="More project options, a JSON object (README.md).",
+    help="More project options, a JSON object (docs/SETTINGS.md).",
 )
 @click.option(
     "--round-limit",
