@@ -50,6 +50,13 @@ def test_every_path_that_a_document_names_is_there(document: Path) -> None:
     assert [path for path in sorted(named) if not any(ROOT.glob(path))] == []
 
 
+def test_what_the_architecture_finds_in_a_file_is_there() -> None:
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text()
+    named = re.findall(r"`(\w+)` in `([\w/]+\.py)`", text)
+    assert len(named) > 5
+    assert [(word, path) for word, path in named if word not in (ROOT / path).read_text()] == []
+
+
 def test_the_tree_of_the_architecture_has_a_line_for_each_package() -> None:
     _, tree, _ = re.split(r"<!-- /?tree -->\n", (ROOT / "docs/ARCHITECTURE.md").read_text())
     drawn: set[str] = set()
