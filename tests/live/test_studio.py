@@ -13,9 +13,11 @@ import requests
 from PIL import Image
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
+from backend.label_studio import client
 from backend.label_studio.bulk import Stamp, Studio
 from backend.label_studio.control import control_of
 from backend.label_studio.images import ImageFetcher
+from tests.limits import scaled
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.rows import import_tasks, webhooks_of
 from tests.live.servers import LabelStudio, free_port, log_in, start_label_studio
@@ -381,7 +383,12 @@ def test_a_server_that_is_not_there_is_unreachable(monkeypatch: pytest.MonkeyPat
         control_of(studio).versions.get()
 
 
-def test_a_get_survives_a_restart_of_the_server(label_studio_template: Path, tmp_path: Path):
+def test_a_get_survives_a_restart_of_the_server(
+    label_studio_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Where other programs run, Label Studio starts later than a client that ships waits for it.
+    waits = (*client.RETRY_AFTER_S, *[scaled(5)] * 10)
+    monkeypatch.setattr("backend.label_studio.client.RETRY_AFTER_S", waits)
     port = free_port()
     server = start_label_studio(tmp_path, template=label_studio_template, port=port)
     with Studio(server.url, server.api_key) as studio:
@@ -390,7 +397,7 @@ def test_a_get_survives_a_restart_of_the_server(label_studio_template: Path, tmp
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(studio.project, made.id)
             server = start_label_studio(tmp_path, port=port)
-            assert answer.result(30).title == "stays"
+            assert answer.result(scaled(60)).title == "stays"
     server.stop()
 
 
