@@ -66,7 +66,6 @@ class Sizes:
     labels: int = 16
     side_px: int = 1024
     members: int = 5
-    network: str = "shared"
     steps: tuple[int, int] = (60, 20_000)
     senders: Senders = field(default_factory=Senders)
 
@@ -82,7 +81,6 @@ SMALL = Sizes(
     labels=6,
     side_px=96,
     members=2,
-    network="unet",
     steps=(25, 20_000),
     senders=Senders(senders=2, requests=3),
 )
@@ -219,7 +217,7 @@ def laboratory(sizes: Sizes) -> Iterator[Laboratory]:
             Path(folder) / "stack",
             server,
             worker_process=True,
-            network=sizes.network,
+            network="shared",
             members=sizes.members,
         )
         try:
