@@ -7,26 +7,15 @@ import numpy as np
 import pytest
 
 from acquisition.uncertainty import MEASURES, uncertainty_maps
-from tests.training.committee.untrained import CPU, UNTRAINED, as_batch, random_image
-from tests.training.discs import CLASSES, disc_examples
+from tests.training.committee.untrained import CPU, SMALL, UNTRAINED, as_batch, random_image
+from tests.training.trained import TINY
 from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
 from training.committee.version import DamagedVersion, write_version
-from training.config import TrainConfig
-from training.fitting.fit import fit_member
 from training.networks.build import ForeignNetwork, build_network
 
-TINY = TrainConfig(CLASSES, members=2, crop_px=64, batch=4, steps=40, network="unet")
 
-
-@pytest.fixture(scope="module")
-def trained():
-    examples = disc_examples(10)
-    weights = [fit_member(examples, TINY, member, CPU)[0] for member in range(TINY.members)]
-    return weights, examples
-
-
-def test_a_look_agrees_with_the_members_and_the_measures(untrained):
+def test_a_prediction_agrees_with_the_members_and_the_measures(untrained):
     image = random_image(45, 64)
     prediction = untrained.predict(image)
     probs = untrained.engine(as_batch(image))[0].clone()
@@ -53,7 +42,7 @@ def test_many_images_are_seen_as_one_by_one_and_in_order(untrained):
         np.testing.assert_allclose(prediction.features, alone.features, atol=1e-3)
 
 
-def test_an_image_is_looked_at_before_the_last_is_read(untrained):
+def test_an_image_is_predicted_before_the_last_is_read(untrained):
     read = []
 
     def images():
@@ -67,7 +56,7 @@ def test_an_image_is_looked_at_before_the_last_is_read(untrained):
 
 
 def test_a_large_image_is_seen_small_and_answered_at_its_own_size():
-    config = replace(UNTRAINED, members=1, max_side_px=64)
+    config = replace(UNTRAINED, network=SMALL, members=1, max_side_px=64)
     committee = Committee(Ensemble([build_network(config).state_dict()], config, device=CPU))
     prediction = committee.predict(random_image(150, 100))
     assert prediction.probs.shape == (4, 64, 43)
@@ -77,7 +66,7 @@ def test_a_large_image_is_seen_small_and_answered_at_its_own_size():
 
 def test_any_number_of_channels_is_seen():
     for channels in (1, 5):
-        config = replace(UNTRAINED, members=1, channels=channels)
+        config = replace(UNTRAINED, network=SMALL, members=1, channels=channels)
         committee = Committee(Ensemble([build_network(config).state_dict()], config, device=CPU))
         assert committee.predict(random_image(40, 50, channels)).probs.shape == (4, 40, 50)
         with pytest.raises(ValueError, match=f"must be .H, W, {channels}."):
@@ -116,9 +105,9 @@ def test_too_few_members_are_refused():
         Committee(Ensemble([], UNTRAINED, device=CPU))
 
 
-def test_a_committee_uncertainties_what_it_never_saw_more_than_what_it_knows(trained):
-    weights, examples = trained
-    committee = Committee(Ensemble(weights, TINY, device=CPU))
+def test_what_a_committee_never_saw_is_more_uncertain_than_what_it_knows(trained):
+    examples = trained.examples
+    committee = Committee(Ensemble(trained.weights, TINY, device=CPU), engine="torch")
     strange = np.random.default_rng(0).integers(0, 256, (72, 88, 3), np.uint8)
     arm = "predictive_entropy/image_mean"
     known = max(committee.predict(example.image).arms[arm] for example in examples[:3])

@@ -1,10 +1,12 @@
 """Engines give what the members give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from tests.training.committee.untrained import CPU, UNTRAINED, as_batch, random_image
+from tests.training.committee.untrained import CPU, SMALL, UNTRAINED, as_batch, random_image
 from training.committee.committee import Committee
 from training.committee.engine import NoEngine
 from training.committee.engine_choice import check_answers
@@ -40,23 +42,23 @@ def test_an_engine_takes_any_size_and_any_batch(untrained, size):
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
-def test_the_temperature_divides_the_logits(weights, engine):
+def test_the_temperature_divides_the_logits(engine):
     x = as_batch(random_image(32, 32))
-    cold, _ = Committee(Ensemble(weights, UNTRAINED, device=CPU), engine=engine).engine(x)
-    warm, _ = Committee(
-        Ensemble(weights, UNTRAINED, device=CPU), engine=engine, temperature=2.0
-    ).engine(x)
+    config = replace(UNTRAINED, network=SMALL, members=2)
+    ensemble = Ensemble([build_network(config).state_dict() for _ in range(2)], config, device=CPU)
+    cold, warm = (
+        Committee(ensemble, engine=engine, temperature=temperature).engine(x)[0].clone()
+        for temperature in (1.0, 2.0)
+    )
     expected = cold.log().div(2).softmax(dim=2)
     np.testing.assert_allclose(warm, expected, atol=1e-4)
 
 
-def test_an_engine_that_answers_otherwise_is_refused(weights):
-    committee = Committee(Ensemble(weights, UNTRAINED, device=CPU))
-
+def test_an_engine_that_answers_otherwise_is_refused(untrained):
     def other(images):
-        probs, features = committee.engine(images)
+        probs, features = untrained.engine(images)
         return probs.flip(2), features
 
     with pytest.raises(NoEngine, match=r"differ from torch's by up to \d"):
-        check_answers(committee.ensemble, committee.temperature, other)
-    check_answers(committee.ensemble, committee.temperature, committee.engine)
+        check_answers(untrained.ensemble, untrained.temperature, other)
+    check_answers(untrained.ensemble, untrained.temperature, untrained.engine)

@@ -32,7 +32,7 @@ METRICS = {"temperature": 1.5, "ece": 0.02}
 
 @pytest.fixture
 def registry(tmp_path):
-    return Registry(tmp_path / "registry")
+    return Registry(tmp_path / "registry", engine="torch")
 
 
 def weights_of(seed, config=CONFIG):
@@ -290,4 +290,4 @@ def test_a_name_cannot_lead_out_of_its_folder(registry, name):
 
 def test_threads_are_the_registrys(registry):
     save(registry)
-    assert Registry(registry.root, threads=2).load("p1", 1).ensemble.threads == 2
+    assert Registry(registry.root, threads=2, engine="torch").load("p1", 1).ensemble.threads == 2

@@ -9,6 +9,9 @@ CPU = torch.device("cpu")
 
 UNTRAINED = TrainConfig(("background", "a", "b", "c"), members=3)
 
+SMALL = "tests.training.laboratory:small"
+"""A network that OpenVINO compiles in no time, where only the committee is tested."""
+
 
 def random_image(height, width, channels=3):
     return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)

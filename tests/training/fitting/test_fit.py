@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from acquisition.masks import UNKNOWN
-from tests.training.discs import CLASSES, disc_examples
+from tests.training.discs import disc_examples
+from tests.training.trained import CPU, TINY
 from training.compute import bounded_threads
-from training.config import TrainConfig
 from training.examples import Example
 from training.fitting.fit import NonFiniteLoss, NotEnoughExamples, fit_member
 from training.fitting.folds import fold, training_keys
@@ -16,9 +16,6 @@ from training.fitting.schedule import encoder_to_freeze, freeze, one_cycle, unfr
 from training.networks.build import build_network, skeleton
 from training.networks.forward import logits_and_features
 from training.quality.metrics import overlap
-
-CPU = torch.device("cpu")
-TINY = TrainConfig(CLASSES, members=2, crop_px=64, batch=4, steps=40, network="unet")
 
 
 def same(first, second):
@@ -91,10 +88,10 @@ def test_a_training_leaves_torch_as_it_was():
     assert torch.get_num_threads() == threads
 
 
-def test_a_member_learns_to_tell_dark_discs_from_bright_ones():
-    weights, history = fit_member(disc_examples(10), TINY, 0, CPU)
+def test_a_member_learns_to_tell_dark_discs_from_bright_ones(trained):
+    history = trained.histories[0]
     member = skeleton(TINY)
-    member.load_state_dict(weights)
+    member.load_state_dict(trained.weights[0])
     member.eval()
     scores = []
     for unseen in disc_examples(4, first_seed=100):

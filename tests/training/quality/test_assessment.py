@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from acquisition.masks import UNKNOWN
-from tests.training.discs import CLASSES, disc_example, disc_examples
+from tests.training.discs import CLASSES, disc_example
+from tests.training.trained import CPU, TINY
 from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
-from training.config import TrainConfig
 from training.examples import Example
 from training.fitting.fit import fit_member
 from training.networks.build import build_network
@@ -16,19 +16,15 @@ from training.quality.assessment import assess
 from training.quality.metrics import overlap
 from training.quality.promotion import compare
 
-CPU = torch.device("cpu")
-TINY = TrainConfig(CLASSES, members=2, crop_px=64, batch=4, steps=40, network="unet")
-
 
 @pytest.fixture(scope="module")
-def trained():
-    examples = disc_examples(10)
-    weights = [fit_member(examples, TINY, member, CPU)[0] for member in range(TINY.members)]
-    return weights, examples
+def assessed(trained):
+    """The assessment of the trained members."""
+    return assess(trained.weights, TINY, trained.examples, device=CPU)
 
 
 def test_an_assessment_is_out_of_fold_and_near_the_truth(trained):
-    weights, examples = trained
+    weights, examples, _ = trained
     told = []
     assessment = assess(weights, TINY, examples, told.append, device=CPU)
     assert assessment.problems == ()
@@ -44,23 +40,22 @@ def test_an_assessment_is_out_of_fold_and_near_the_truth(trained):
         assert assessment.scores[example.key] == pytest.approx(expected)
 
 
-def test_an_assessment_does_not_depend_on_the_order_of_the_examples(trained):
-    weights, examples = trained
-    first = assess(weights, TINY, examples, device=CPU)
-    assert assess(weights, TINY, examples[::-1], device=CPU).metrics == first.metrics
+def test_an_assessment_does_not_depend_on_the_order_of_the_examples(trained, assessed):
+    weights, examples, _ = trained
+    assert assess(weights, TINY, examples[::-1], device=CPU).metrics == assessed.metrics
 
 
-def test_a_version_as_good_as_the_old_one_is_promoted(trained):
-    weights, examples = trained
+def test_a_version_as_good_as_the_old_one_is_promoted(trained, assessed):
+    weights, examples, _ = trained
     old = Committee(Ensemble(weights, TINY, device=CPU))
-    verdict = compare(old, assess(weights, TINY, examples, device=CPU), examples, 0)
+    verdict = compare(old, assessed, examples, 0)
     assert verdict.promote
     assert verdict.difference is not None
     assert verdict.difference.mean == 0
 
 
 def test_a_clearly_worse_version_is_kept_back(trained):
-    weights, examples = trained
+    weights, examples, _ = trained
     old = Committee(Ensemble(weights, TINY, device=CPU))
     hasty = [fit_member(examples, replace(TINY, steps=8), m, CPU)[0] for m in range(2)]
     assessment = replace(assess(hasty, TINY, examples, device=CPU), problems=())
@@ -69,33 +64,31 @@ def test_a_clearly_worse_version_is_kept_back(trained):
     assert "clearly worse" in verdict.reason
 
 
-def test_versions_of_two_resolutions_are_compared(trained):
-    weights, examples = trained
+def test_versions_of_two_resolutions_are_compared(trained, assessed):
+    weights, examples, _ = trained
     old = Committee(Ensemble(weights, replace(TINY, max_side_px=44), device=CPU))  # half the size
-    verdict = compare(old, assess(weights, TINY, examples, device=CPU), examples, 0)
+    verdict = compare(old, assessed, examples, 0)
     assert verdict.promote
     assert verdict.difference is not None
 
 
-def test_the_first_sane_version_is_promoted(trained):
-    weights, examples = trained
-    assert compare(None, assess(weights, TINY, examples, device=CPU), examples, 0).promote
+def test_the_first_sane_version_is_promoted(trained, assessed):
+    assert compare(None, assessed, trained.examples, 0).promote
 
 
-def test_other_classes_are_not_compared(trained):
-    weights, examples = trained
-    assessment = assess(weights, TINY, examples, device=CPU)
+def test_other_classes_are_not_compared(trained, assessed):
+    weights, examples, _ = trained
     renamed = Committee(
         Ensemble(weights, replace(TINY, classes=("background", "x", "y")), device=CPU)
     )
-    verdict = compare(renamed, assessment, examples, 0)
+    verdict = compare(renamed, assessed, examples, 0)
     assert verdict.promote
     assert verdict.difference is None
     assert "classes changed" in verdict.reason
 
 
 def test_weights_that_are_not_finite_are_never_promoted(trained):
-    weights, examples = trained
+    weights, examples, _ = trained
     broken = {**weights[1], "head.bias": torch.full_like(weights[1]["head.bias"], torch.nan)}
     assessment = assess([weights[0], broken], TINY, examples, device=CPU)
     verdict = compare(None, assessment, examples, 0)
@@ -104,7 +97,7 @@ def test_weights_that_are_not_finite_are_never_promoted(trained):
 
 
 def test_a_version_that_sees_one_class_everywhere_is_never_promoted(trained):
-    weights, examples = trained
+    weights, examples, _ = trained
     blind = [{**w, "head.bias": torch.tensor([99.0, 0, 0])} for w in weights]
     verdict = compare(None, assess(blind, TINY, examples, device=CPU), examples, 0)
     assert not verdict.promote
@@ -112,7 +105,7 @@ def test_a_version_that_sees_one_class_everywhere_is_never_promoted(trained):
 
 
 def test_a_version_worse_than_seeing_only_background_is_never_promoted(trained):
-    weights, examples = trained
+    weights, examples, _ = trained
     turned = []
     for member in weights:
         head = {k: v[[1, 2, 0]] for k, v in member.items() if k.startswith("head.")}
@@ -123,7 +116,7 @@ def test_a_version_worse_than_seeing_only_background_is_never_promoted(trained):
 
 
 def test_a_lone_member_says_that_it_was_measured_on_what_it_knows(trained):
-    weights, examples = trained
+    weights, examples, _ = trained
     lone = replace(TINY, members=1)
     metrics = assess(weights[:1], lone, examples, device=CPU).metrics
     assert not metrics["out_of_fold"]
