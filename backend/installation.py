@@ -84,9 +84,6 @@ def ensure_environment(
                 _remove(folder / left)
             run(f"making {folder.name}", [python, "-m", "venv", str(folder)])
         install = [*pip, "install", "--progress-bar", "off", "--no-input"]
-        if not sys.dont_write_bytecode:
-            # Python itself compiles what it imports; compiling everything takes pip a minute.
-            install.append("--no-compile")
         install += _each("-c", constraints)
         run("installing", [*install, *_each("-r", requirements)])
         if no_deps:
