@@ -18,7 +18,9 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("loop")
     write_discs(folder / "discs", 14)
     config = write_config(folder)
-    result = CliRunner().invoke(cli, ["loop", "--config", str(config), "--workers", "2"])
+    with pytest.MonkeyPatch.context() as patch:
+        use_this_process(patch)
+        result = CliRunner().invoke(cli, ["loop", "--config", str(config), "--workers", "1"])
     assert result.exit_code == 0, result.output
     return folder / "loop", config
 
@@ -37,7 +39,11 @@ def copied(done, tmp_path):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Paths and cells run one by one in a thread: a process of its own takes seconds to begin."""
+    use_this_process(monkeypatch)
+
+
+def use_this_process(patch):
     for module in ("loop", "probe", "ablation"):
-        monkeypatch.setattr(
+        patch.setattr(
             f"training.experiments.{module}.process_pool", lambda workers: ThreadPoolExecutor(1)
         )

@@ -81,7 +81,7 @@ def test_the_table_shows_the_other_laboratory():
     assert row[head.index("entropy tells elsewhere")] == "0.700"
 
 
-def test_the_command_measures_each_cell_once_and_goes_on_after_a_kill(tmp_path):
+def test_the_command_measures_each_cell_once_and_goes_on_after_a_kill(tmp_path, request):
     folder = write_discs(tmp_path / "a", 7)
     other = write_discs(tmp_path / "b", 3, first_seed=50)
     output = tmp_path / "runs.jsonl"
@@ -103,6 +103,7 @@ def test_the_command_measures_each_cell_once_and_goes_on_after_a_kill(tmp_path):
     # Killed in the middle of the last line: that cell alone is measured again, and the same.
     whole = output.read_text().splitlines(keepends=True)
     output.write_text("".join(whole[:-1]) + whole[-1][:40] + "\n")
+    request.getfixturevalue("in_this_process")
     run = CliRunner().invoke(cli, arguments)
     assert run.exit_code == 0, run.output
     again = read_results(output)

@@ -18,7 +18,12 @@ def test_networks_learn_and_are_kept_for_the_paths_that_share_them(tmp_path):
     config = write_config(
         tmp_path,
         learner="network",
-        network={"network": "unet", "steps": 2, "batch": 2, "crop_px": 64},
+        network={
+            "network": "tests.training.laboratory:small",
+            "steps": 2,
+            "batch": 2,
+            "crop_px": 64,
+        },
         rounds=1,
         full=False,
     )

@@ -10,11 +10,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from tests.training.discs import write_discs
 from tests.training.experiments.small_loop import lines_in, loop, without_time, write_config
-from training.__main__ import cli
 from training.datasets.labelled import read_indices
 from training.experiments.loop import follow, run_side_by_side
 from training.experiments.loop_config import BadLoop, read_config
@@ -23,31 +21,23 @@ from training.experiments.runs import lines_file, read_lines
 from training.images import encode_png
 
 
-def test_a_path_that_was_cut_off_goes_on_to_the_same_end(done, tmp_path):
-    run, config = done
-    again = tmp_path / "again"
-    assert (
-        CliRunner()
-        .invoke(cli, ["loop", "--config", str(config), "--output", str(again), "--workers", "1"])
-        .exit_code
-        == 0
-    )
-    assert without_time(lines_in(again)) == without_time(lines_in(run))
-    path = lines_file(again, "committee", 0)
+@pytest.mark.usefixtures("in_this_process")
+def test_a_path_that_was_cut_off_goes_on_to_the_same_end(copied):
+    run, config = copied
+    before = without_time(lines_in(run))
+    path = lines_file(run, "committee", 0)
     lines = path.read_text().splitlines()
     path.write_text(lines[0] + "\n" + lines[1] + "\n" + lines[2][:40])  # killed while writing
-    result = CliRunner().invoke(
-        cli, ["loop", "--config", str(config), "--output", str(again), "--workers", "1"]
-    )
+    result = loop(config, run)
     assert result.exit_code == 0, result.output
-    assert without_time(lines_in(again)) == without_time(lines_in(run))
+    assert without_time(lines_in(run)) == before
 
 
-def test_a_run_that_is_killed_goes_on(tmp_path, done):
+def test_a_run_of_many_processes_that_is_killed_goes_on(tmp_path, done, request):
     run, config = done
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "training", "loop", "--config", str(config)]
-    command += ["--output", str(out), "--workers", "1"]
+    command += ["--output", str(out), "--workers", "2"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -59,9 +49,8 @@ def test_a_run_that_is_killed_goes_on(tmp_path, done):
         time.sleep(0.01)
     signal_group(process)
     process.wait(timeout=30)
-    result = CliRunner().invoke(
-        cli, ["loop", "--config", str(config), "--output", str(out), "--workers", "1"]
-    )
+    request.getfixturevalue("in_this_process")
+    result = loop(config, out)
     assert result.exit_code == 0, result.output
     assert without_time(lines_in(out)) == without_time(lines_in(run))
 
