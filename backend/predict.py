@@ -1,22 +1,59 @@
-"""From an image to a pre-annotation: what the committee sees, as Label Studio's regions."""
+"""From tasks to Label Studio's predictions, for the web and for the jobs of rounds.
+
+torch is loaded with the first version, not with this module.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import BadRequest, ImageRefused
+from typing_extensions import TypedDict
+
+from backend.errors import (
+    BackendError,
+    BadRequest,
+    ImageRefused,
+    StudioRefused,
+    StudioUnreachable,
+)
+from backend.fallback import load_whole
 from backend.label_studio.images import ImageFetcher, short_url
 from backend.label_studio.label_config import LabelConfig, parse_label_config
 from backend.label_studio.regions import to_regions
+from backend.ledger import NO_VERSION, Project, Publication
+from backend.ledger.events import PREDICT_REST
 from backend.options import ProjectOptions
+from backend.outside_score import outside_score
 from backend.shorten import short, shorten
+from backend.workplace import Workplace
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from training.committee.prediction import Prediction
+
+
+log = logging.getLogger(__name__)
+
+REST_TASKS = 50
+"""Queued as one job, of a minute or two: a round's part may have to wait for it."""
+
+
+class TaskPrediction(TypedDict):
+    """A prediction as Label Studio takes it."""
+
+    result: list[dict[str, Any]]
+    score: float
+    model_version: str
+
+
+_one_at_a_time = threading.Lock()
+"""Two predictions at once in a process would only share its threads and memory."""
 
 
 def label_config_of(xml: str, options: ProjectOptions) -> LabelConfig:
@@ -55,10 +92,10 @@ def read_image(images: ImageFetcher, url: str) -> NDArray[np.uint8]:
 def pre_annotate(
     prediction: Prediction, classes: Sequence[str], config: LabelConfig, options: ProjectOptions
 ) -> list[dict[str, Any]]:
-    """The regions that a look at an image draws, each with its calibrated confidence.
+    """The regions of a prediction, each with its calibrated confidence.
 
     Args:
-        classes: of the committee that looked, by index.
+        classes: of the committee that predicted, by index.
     """
     return to_regions(
         prediction.mask(),
@@ -68,3 +105,48 @@ def pre_annotate(
         per=options.regions or ("particle" if config.output.kind == "polygonlabels" else "class"),
         min_particle_px=options.min_particle_px,
     )
+
+
+def predict_tasks(
+    work: Workplace,
+    project: Project,
+    publication: Publication,
+    tasks: Sequence[tuple[int, Mapping[str, Any]]],
+    within_s: float | None = None,
+) -> list[list[TaskPrediction]]:
+    """Predictions by the version that serves, or by its fallback: a list for each task, in order.
+
+    Args:
+        tasks: (id, data) of each.
+        within_s: after this many seconds the rest is answered ``[]``, which Label Studio saves as
+            nothing, and queued. It is as well when Label Studio gives no images now.
+    """
+    if publication.version == NO_VERSION:
+        return [[] for _ in tasks]  # a first order of the images, by nothing that was predicted
+    deadline = None if within_s is None else time.monotonic() + within_s
+    options = work.options(project)
+    config = label_config_of(project.label_config, options)
+    committee = load_whole(work, project, publication.version)
+    answered: list[list[TaskPrediction]] = []
+    for task_id, data in tasks:
+        wait_s = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        if wait_s == 0.0 or not _one_at_a_time.acquire(timeout=wait_s):
+            break
+        try:
+            prediction = committee.predict(read_image(work.images, image_url(data, config)))
+            result = pre_annotate(prediction, committee.config.classes, config, options)
+            score = outside_score(prediction.arms, publication)
+        except (StudioUnreachable, StudioRefused) as error:
+            log.warning("task %s and those after it are predicted later: %s", task_id, error)
+            break
+        except BackendError as error:
+            log.warning("no prediction for task %s: %s", task_id, error)
+            answered.append([])
+        else:
+            answered.append([{"result": result, "score": score, "model_version": publication.name}])
+        finally:
+            _one_at_a_time.release()
+    rest = [task_id for task_id, _ in tasks[len(answered) :]]
+    for first in range(0, len(rest), REST_TASKS):
+        work.ledger.events.add(project.id, PREDICT_REST, rest[first : first + REST_TASKS])
+    return answered + [[] for _ in rest]

@@ -11,6 +11,7 @@ from backend.errors import BadRequest
 from backend.insight.read_model import Json, to_json
 from backend.insight.status import first_queue
 from backend.ledger import Evidence, Place, Project, Publication
+from backend.outside_score import percentile_between
 from backend.rounds.audits import advice
 from backend.workplace import Workplace
 
@@ -363,8 +364,6 @@ def _why_absent(work: Workplace, serving: Publication, task_id: int, state: str)
 
 def _percentiles(serving: Publication, place: Place) -> list[ArmPercentile]:
     """Where the task stands among all that were scored, by the heaviest arms."""
-    from backend.rounds.ranking import percentile_between
-
     weights, quantiles = serving.weights or {}, serving.arm_quantiles or {}
     heaviest = sorted(weights, key=lambda arm: -weights[arm])[:SHOWN_ARMS]
     return [

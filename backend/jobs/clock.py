@@ -12,7 +12,8 @@ from rq import Queue
 from backend.errors import LedgerUnavailable
 from backend.jobs.queue import deliver_parts, enqueue, is_queued_or_running, open_queue
 from backend.ledger import START, Event, Project
-from backend.rounds.schedule import ASK_AGAIN_S, FORCING, PREDICT_REST, check_is_due
+from backend.ledger.events import PREDICT_REST
+from backend.rounds.schedule import ASK_AGAIN_S, FORCING, check_is_due
 from backend.workplace import Workplace
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ from backend.jobs.cleaning import clean_project
 from backend.jobs.parts import do_part
 from backend.jobs.queue import deliver_parts, open_queue
 from backend.ledger import Project
-from backend.rounds.schedule import PREDICT_REST, check_project
+from backend.ledger.events import PREDICT_REST
+from backend.rounds.schedule import check_project
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from training.errors import TrainingError
@@ -99,7 +100,7 @@ def clean(project_id: int) -> None:
 
 
 def _store_rest(work: Workplace, project: Project, task_ids: Sequence[int]) -> None:
-    from backend.web.model import predict_tasks
+    from backend.predict import predict_tasks
 
     publication = work.ledger.publications.serving(project.id)
     if publication is None:

@@ -10,6 +10,10 @@ from sqlalchemy import bindparam, delete, func, or_, select, union, update
 from backend.ledger.engine import Database
 from backend.ledger.entities import Event
 
+PREDICT_REST = "PREDICT_REST"
+"""Our own event: tasks that a /predict had no time for. The clock hands it on to a job, and no
+check handles it."""
+
 
 class Events:
     """Events trigger checks; a check that looked at Label Studio marks them as handled."""

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import StudioRefused
+from backend.fallback import damage_of, describe_damage, whole_version
 from backend.label_studio.bulk import Project as StudioProject
 from backend.label_studio.bulk import Stamp
 from backend.ledger import NO_VERSION, START, Event, Ledger, Project, Publication, Round, Version
+from backend.ledger.events import PREDICT_REST
 from backend.ledger.rounds import LONGEST_WAIT_S
 from backend.ledger.shapes import RoundKind, Stage
-from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.rounds.queue_check import keep_queue
 from backend.workplace import Workplace
 
@@ -46,9 +47,6 @@ CLOCK_SLACK_S = 60.0
 
 CONNECTED = "CONNECTED"
 """Event: a project with labels was connected; they start a round at once, unless one has them."""
-
-PREDICT_REST = "PREDICT_REST"
-"""Event: tasks that a /predict had no time for; the clock hands it on, and no check handles it."""
 
 FORCING = frozenset({"START_TRAINING", "RETRAIN"})
 """Events that start a training round at once, however few the labels."""

@@ -22,7 +22,8 @@ from backend.ledger import upgrade
 from backend.rounds.schedule import check_project
 from backend.rounds.stages import RUN
 from backend.settings import load_settings
-from backend.web.model import record_event
+from backend.web.events import record_event
+from backend.web.messages import Event, read_message
 from backend.workplace import Workplace
 from tests.live.stack import CLASSES, TINY, UNKNOWN, Mask, draw_field
 from training.fitting.folds import fold
@@ -140,7 +141,7 @@ class History:
     def _deliver(self, work: Workplace, came: Iterable[int]) -> None:
         for number in came:
             body = self.events[number]
-            record_event(work, body["action"], body)
+            record_event(work, read_message(Event, body))
 
 
 def _look(work: Workplace, project_id: int) -> Outcome:

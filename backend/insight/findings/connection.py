@@ -28,7 +28,7 @@ EVENTS = frozenset(
         "PROJECT_UPDATED",
     }
 )
-"""What the webhook must bring (backend.web.model acts on these; importing that brings torch)."""
+"""What the webhook must bring (backend.web.events acts on these, which insight may not import)."""
 
 
 def check_connection(case: ProjectCase) -> Iterator[Finding]:

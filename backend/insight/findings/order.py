@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 
 from backend.actions.rounds import retrain
+from backend.fallback import damage_of, describe_damage, whole_version
 from backend.insight.findings.case import ProjectCase
 from backend.insight.findings.finding import FIX_BY_DOCTOR, Finding, Fix
 from backend.label_studio.queue_order import BY_RANK, ORDERING, VIEW_TITLE, WITHOUT_MODEL, set_order
 from backend.ledger import Publication
-from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.workplace import Workplace
 
 PASSED_OVER = 10

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from backend.errors import BadRequest, NotEnoughLabels
+from backend.fallback import damage_of, describe_damage, whole_version
 from backend.label_studio.bulk import Task
 from backend.label_studio.label_config import LabelConfig
 from backend.ledger import NO_VERSION, START, Outcome, Project, Round, Version
@@ -14,7 +15,6 @@ from backend.ledger.shapes import NoPayload, ScorePayload
 from backend.options import FALLBACK, ProjectOptions
 from backend.predict import image_url, label_config_of
 from backend.rounds.audits import harms
-from backend.rounds.fallback import damage_of, describe_damage, whole_version
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.workplace import Workplace
 from training.committee.checksums import DamagedVersion

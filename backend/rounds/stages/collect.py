@@ -12,6 +12,7 @@ import orjson
 
 from acquisition.masks import UNKNOWN
 from backend.errors import BadRequest, ImageRefused, NotEnoughLabels
+from backend.fallback import whole_version
 from backend.label_studio.bulk import Stamp
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.regions import merge_masks, to_mask
@@ -20,7 +21,6 @@ from backend.ledger.shapes import JudgePayload, ManifestEntry, NoPayload
 from backend.options import ProjectOptions
 from backend.predict import image_url, label_config_of, read_image
 from backend.rounds.evidence import Due, due_evidence
-from backend.rounds.fallback import whole_version
 from backend.rounds.schedule import FEWEST_TASKS, is_audit, stamp_digest
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.settings import Settings

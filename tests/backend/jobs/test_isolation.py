@@ -21,8 +21,8 @@ from backend.jobs.queue import open_queue
 from backend.jobs.safe_job import SafeJob
 from backend.ledger import Ledger
 from backend.ledger.projects import project_slug
+from backend.predict import predict_tasks
 from backend.web.app import build_app
-from backend.web.model import predict_tasks
 from backend.workplace import Workplace
 from tests.backend.workplaces import PASSWORD, USER, brush_config, open_workplace
 from tests.live.servers import ValkeyServer

@@ -27,6 +27,7 @@ from backend.jobs.jobs import clean
 from backend.label_studio.bulk import Studio
 from backend.ledger import Ledger, Outcome, Project, Round, upgrade
 from backend.ledger import rounds as rounds_module
+from backend.ledger.events import PREDICT_REST
 from backend.local import child as child_module
 from backend.local.child import Child
 from backend.rounds.retention import (
@@ -39,7 +40,7 @@ from backend.rounds.retention import (
     prune,
     removed_on_purpose,
 )
-from backend.rounds.schedule import PREDICT_REST, STAGES, check_is_due, next_stage
+from backend.rounds.schedule import STAGES, check_is_due, next_stage
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.backend.rows import place

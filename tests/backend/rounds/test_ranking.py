@@ -12,16 +12,14 @@ from acquisition.adaptive import ARMS, Evidence, trust
 from acquisition.queue import Rule
 from acquisition.scores import percentiles
 from backend.ledger import Publication
+from backend.outside_score import outside_score
 from backend.rounds.ranking import (
     QUANTILES,
     Candidate,
     arm_quantiles,
     first_rank,
-    outside_score,
-    percentile_between,
     queue_quantiles,
     rank,
-    score_between,
     weights_of,
 )
 from tests.backend import rows
@@ -279,35 +277,8 @@ class TestOutside:
             score = outside_score(found[place.task_id].arms, publication)
             assert score == pytest.approx((position + 0.5) / 200, abs=0.02)
 
-    def test_a_publication_from_before_the_weights_ranks_by_its_arm(self) -> None:
-        old = rows.publication(arm=ARM, quantiles=[0.9, 0.6, 0.1])
-        assert outside_score({ARM: 0.7}, old) == pytest.approx(1 / 3)
-
-    def test_chance_favours_no_place(self) -> None:
-        by_chance = rows.publication(weights={}, arm_quantiles={}, quantiles=[0.9, 0.1])
-        assert outside_score({ARM: 0.7}, by_chance) == 0.5
-
-    @pytest.mark.parametrize(
-        ("uncertainty", "score"), [(0.95, 0.0), (0.5, 0.5), (0.05, 1.0), (0.6, 0.25)]
-    )
-    def test_a_task_from_outside_stands_behind_those_more_uncertain(
-        self, uncertainty: float, score: float
-    ) -> None:
-        assert score_between(uncertainty, [0.9, 0.6, 0.4, 0.1]) == score
-
-    def test_without_quantiles_it_stands_in_the_middle(self) -> None:
-        assert score_between(0.3, []) == 0.5
-
     def test_only_weighted_arms_leave_quantiles_ascending(self) -> None:
         found = arm_quantiles(candidates(7), {ARM: 1.0, OTHER: 0.0})
         assert list(found) == [ARM]
         assert len(found[ARM]) == QUANTILES
         assert found[ARM] == sorted(found[ARM])
-
-    def test_a_percentile_is_read_between_the_quantiles_and_ties_count_half(self) -> None:
-        assert percentile_between(0.25, [0.0, 0.5, 1.0]) == 0.25
-        assert percentile_between(0.5, [0.0, 0.5, 1.0]) == 0.5
-        assert percentile_between(-1.0, [0.0, 0.5, 1.0]) == 0.0
-        assert percentile_between(2.0, [0.0, 0.5, 1.0]) == 1.0
-        assert percentile_between(0.3, [0.3] * 101) == 0.5
-        assert percentile_between(0.0, [0.0, 0.0, 0.0, 1.0, 2.0]) == 0.25

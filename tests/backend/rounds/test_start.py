@@ -25,13 +25,13 @@ from backend.jobs.clock import Clock
 from backend.label_studio.bulk import Project, Stamp, Task
 from backend.label_studio.client import Json
 from backend.ledger import Outcome, Place, Publication, Round, upgrade
+from backend.predict import predict_tasks
 from backend.rounds import schedule as rounds
 from backend.rounds.schedule import STAGES, check_project, next_stage
 from backend.rounds.stages import RUN
 from backend.rounds.stages.choose import choose
 from backend.rounds.stages.shards import packed, write_shard
 from backend.settings import Settings
-from backend.web.model import predict_tasks
 from backend.workplace import Workplace
 from tests.backend.rows import evidence
 from tests.backend.workplaces import brush_config

@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from backend.ledger import Ledger
-from backend.web.app import MAX_BODY, MAX_EVENT, MAX_SETUP
+from backend.web.app import BODY_LIMITS, MB
 from backend.web.serve import PROCESSES
 from backend.web.server import HEAD_BYTES, THREADS
 from tests.backend.web import impatient
@@ -37,7 +37,7 @@ from tests.backend.web.web_process import (
     Web,
     answer_of,
 )
-from tests.live.servers import ValkeyServer, files_that_may_not_grow
+from tests.live.servers import ValkeyServer, files_that_may_not_grow, start_valkey
 
 
 def refused(answer: tuple[int, dict[str, str], bytes], *statuses: int) -> str:
@@ -51,6 +51,14 @@ def refused(answer: tuple[int, dict[str, str], bytes], *statuses: int) -> str:
     assert sentence.endswith((".", "?"))
     assert "Traceback" not in sentence
     return sentence
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """One of these tests' own, since one of them stops it."""
+    server = start_valkey(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -271,14 +279,12 @@ def test_headers_cannot_move_a_request_to_another_path(web: Web) -> None:
 # ---- how much and how long -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("path", "limit"), [("/setup", MAX_SETUP), ("/webhook", MAX_EVENT), ("/predict", MAX_BODY)]
-)
+@pytest.mark.parametrize(("path", "limit"), BODY_LIMITS.items())
 def test_a_body_that_says_it_is_too_large_is_not_waited_for(
     web: Web, path: str, limit: int
 ) -> None:
     sentence = refused(web.ask(head("POST", path, f"Content-Length: {limit + 1}")), 413)
-    assert f"{limit // 2**20} MB" in sentence
+    assert f"{limit // MB} MB" in sentence
 
 
 def test_a_body_in_chunks_is_cut_off_at_the_same_size(web: Web) -> None:
@@ -287,21 +293,24 @@ def test_a_body_in_chunks_is_cut_off_at_the_same_size(web: Web) -> None:
         link.sendall(head("POST", "/setup", "Transfer-Encoding: chunked"))
         sent = 0
         try:
-            while sent < 16 * MAX_SETUP:
+            while sent < 16 * BODY_LIMITS["/setup"]:
                 link.sendall(chunk)
                 sent += len(chunk)
         except ConnectionError:
             pass  # it hung up on us
-        assert sent < 16 * MAX_SETUP
+        assert sent < 16 * BODY_LIMITS["/setup"]
 
 
 def test_a_body_is_not_read_before_the_password(web: Web) -> None:
     for login in ("", "Authorization: Basic bm86bm8=\r\n"):
-        for framing in (f"Content-Length: {MAX_BODY}", "Transfer-Encoding: chunked"):
+        for framing in (f"Content-Length: {BODY_LIMITS['/predict']}", "Transfer-Encoding: chunked"):
             for path in ("/predict", "/webhook", "/nothing"):
                 answer = web.ask(head("POST", path, framing, login=login))
                 refused(answer, 401, 429)
-    refused(web.ask(head("POST", "/health", f"Content-Length: {MAX_BODY}", login="")), 405)
+    refused(
+        web.ask(head("POST", "/health", f"Content-Length: {BODY_LIMITS['/predict']}", login="")),
+        405,
+    )
     with web.connect() as link:  # the open path reads none either, and hangs up
         link.sendall(head("GET", "/health", "Transfer-Encoding: chunked", login=""))
         assert answer_of(link)[0] == 200
@@ -310,10 +319,12 @@ def test_a_body_is_not_read_before_the_password(web: Web) -> None:
 
 def test_without_the_password_a_large_body_costs_no_memory_and_is_hung_up_on(web: Web) -> None:
     with web.connect() as link:
-        link.sendall(head("POST", "/predict", f"Content-Length: {MAX_BODY}", login=""))
+        link.sendall(
+            head("POST", "/predict", f"Content-Length: {BODY_LIMITS['/predict']}", login="")
+        )
         with pytest.raises(ConnectionError):  # noqa: PT012 - many sends until one fails
-            for _ in range(MAX_BODY // 2**20):
-                link.sendall(b" " * 2**20)
+            for _ in range(BODY_LIMITS["/predict"] // MB):
+                link.sendall(b" " * MB)
 
 
 def test_clients_that_never_end_their_head_take_no_thread(web: Web) -> None:
@@ -383,7 +394,7 @@ def test_clients_that_send_on_and_never_read_take_no_thread(web: Web) -> None:
 
     def send_on(link: socket.socket) -> None:
         try:
-            for _ in range(MAX_BODY // 2**20):
+            for _ in range(BODY_LIMITS["/predict"] // MB):
                 link.sendall(request * 25_000)
         except OSError as error:
             ends.append(type(error))

@@ -13,7 +13,7 @@ from backend.insight.findings.examine import apply_fix, examine
 from backend.insight.findings.finding import Finding
 from backend.insight.findings.labels import CHECKED_IMAGES, _sample
 from backend.insight.findings.text import describe_findings
-from backend.web.model import POOL, TEACHING
+from backend.web.events import OF_ANNOTATIONS, OF_TASKS
 from backend.workplace import Workplace
 from tests.backend.insight.findings.fake_web import API_KEY, PASSWORD, codes
 
@@ -60,7 +60,7 @@ def test_the_text_puts_the_worst_first_and_counts():
 
 
 def test_the_webhook_must_bring_what_the_model_acts_on():
-    assert TEACHING | POOL | {"PROJECT_UPDATED"} == EVENTS
+    assert OF_ANNOTATIONS | OF_TASKS | {"PROJECT_UPDATED"} == EVENTS
 
 
 def test_each_place_of_images_is_tried_and_the_choice_is_the_same_each_time():

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from backend.fallback import damage_of, describe_damage, load_whole, whole_version
 from backend.ledger import Project
-from backend.rounds.fallback import damage_of, describe_damage, load_whole, whole_version
+from backend.predict import REST_TASKS, predict_tasks
 from backend.rounds.stages.choose import version_that_ranks
 from backend.settings import Settings
-from backend.web.model import REST_TASKS, predict_tasks
 from backend.workplace import Workplace
 from tests.backend import rows
 from tests.backend.workplaces import brush_config, make_settings
