@@ -14,7 +14,7 @@ from torch import Tensor
 from acquisition.diversity import COPY, Newness, check_features, standardised
 from acquisition.scores import check_k, check_scores, log_scores, percentiles, power_noise
 
-Why = Literal["doubt", "class", "chance", "audit"]
+Why = Literal["uncertainty", "class", "chance", "audit"]
 
 COMPOSED = 1000
 """Places that heed newness and classes; those behind are ordered by score, noise and chance alone.
@@ -87,7 +87,7 @@ def compose(
         rule: what to heed.
         generator: a CPU generator.
         features: [N, F] of the images, in any unit; needed by a diverse rule.
-        class_scores: [N, C] doubt about each class's own pixels, 0 where an image shows none of
+        class_scores: [N, C] uncertainty of each class's own pixels, 0 where an image shows none of
             it; needed by a rule with a class share. Class 0, the background, has no turn.
         known: [C] labelled images that show each class; none if not given.
         by_chance: [N] bool, the images that chance may draw, themselves an even sample of
@@ -149,7 +149,7 @@ class _Share:
 def _drawn(order: Tensor, of_chance: _Share, by_chance: Tensor | None) -> list[int]:
     """The images that chance places, in its order.
 
-    Drawn before anything is ranked: of what doubt leaves over no draw would be even. And as many
+    Drawn before anything is ranked: what the uncertainty leaves over is no even sample. And as many
     as the whole pool's queue needs, so that a shorter queue is the beginning of a longer one.
     """
     N = len(order)
@@ -185,7 +185,7 @@ class _Waiting:
         """The largest score times newness; None if only those drawn are left."""
         if not bool(self._left.any()):
             return None
-        return Pick(_best(self._worth, self._left, self._new), "doubt")
+        return Pick(_best(self._worth, self._left, self._new), "uncertainty")
 
     def next_copy(self) -> Pick:
         """The first of those drawn, where all that is left was drawn and is copies."""
@@ -213,7 +213,7 @@ def _behind(waiting: _Waiting, places: range, of_chance: _Share) -> list[Pick]:
     return [
         Pick(drawn.popleft(), "chance")
         if drawn and (not ranked or of_chance.holds(place))
-        else Pick(ranked.popleft(), "doubt")
+        else Pick(ranked.popleft(), "uncertainty")
         for place in places
     ]
 

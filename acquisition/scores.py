@@ -54,7 +54,7 @@ def power_noise(scores: Tensor, beta: float, generator: torch.Generator) -> Tens
 
 
 def log_scores(scores: Tensor) -> Tensor:
-    # Finite at 0, so that images without any doubt still have an order among themselves.
+    # Finite at 0, so that images without any uncertainty still have an order among themselves.
     return scores.double().clamp_min(torch.finfo(torch.float64).tiny).log()
 
 

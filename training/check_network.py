@@ -273,7 +273,7 @@ def _trained(config: TrainConfig) -> Iterator[Check]:
     yield Check(
         "looking",
         None,
-        f"{taken_ms:.0f} ms for one member at 512x512, doubt included ({engine.name}, "
+        f"{taken_ms:.0f} ms for one member at 512x512, uncertainty included ({engine.name}, "
         f"{config.threads} threads)",
     )
 

@@ -26,8 +26,8 @@ MODES: Mapping[str, str] = {
 }
 
 WHYS: Mapping[str, str] = {
-    "doubt": "The committee's uncertainty put it there; some chance, and unlikeness to the images "
-    "before it, count too.",
+    "uncertainty": "The committee's uncertainty put it there; some chance, and unlikeness to the "
+    "images before it, count too.",
     "class": "It stands there for a class that few of the labelled images show.",
     "chance": "Chance put it there: some places are always drawn evenly, so that the queue cannot "
     "do worse than chance for long.",

@@ -21,7 +21,7 @@ from backend.errors import LedgerUnavailable
 LOG_BYTES = 32 * 2**20
 """Size of SQLite's write-ahead log on disk between two checkpoints."""
 
-HEAD = "0002"
+HEAD = "0003"
 """The schema revision that this code reads and writes."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -235,7 +235,7 @@ class Place(Base, kw_only=True):
         position: 0 is the head.
         uncertainty: the score that ranks, 0 to 1.
         arms: arm to the task's score.
-        why: what put the task here: doubt, class, chance, audit, or diverse before the first
+        why: what put the task here: uncertainty, class, chance, audit, or diverse before the first
             version.
     """
 
@@ -246,10 +246,10 @@ class Place(Base, kw_only=True):
     )
     task_id: Mapped[int] = mapped_column(primary_key=True)
     position: Mapped[int]
-    uncertainty: Mapped[float] = mapped_column("doubt")
+    uncertainty: Mapped[float]
     audit: Mapped[bool]
     arms: Mapped[dict[str, float]] = mapped_column(JSON)
-    why: Mapped[str] = mapped_column(String(10), server_default="doubt")
+    why: Mapped[str] = mapped_column(String(20), server_default="uncertainty")
 
 
 class Evidence(Base, kw_only=True):
@@ -278,7 +278,7 @@ class Evidence(Base, kw_only=True):
     wrong: Mapped[int]
     judged: Mapped[int]
     audit: Mapped[bool]
-    chosen_for: Mapped[str] = mapped_column(String(10))
+    chosen_for: Mapped[str] = mapped_column(String(20))
     judged_at: Mapped[float] = mapped_column(init=False)
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from acquisition.adaptive import Trust
 
 QUANTILES = 101
-"""Places of the queue whose doubt is kept, and quantiles of each arm: to place a task that was
-opened outside the queue."""
+"""Places of the queue whose uncertainty is kept, and quantiles of each arm: to place a task that
+was opened outside the queue."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Ranked:
     """A task's place in the queue.
 
     Attributes:
-        doubt: the score that ranks, 0 to 1: before the rule, and whatever put it here.
+        uncertainty: the score that ranks, 0 to 1: before the rule, and whatever put it here.
         why: as ``Pick.why``, or "diverse" before the first version.
     """
 
@@ -56,7 +56,7 @@ class Ranked:
 
 
 def weights_of(mode: str, trust: Trust) -> dict[str, float]:
-    """Arm to its weight in the doubt, by the option ``mode``; empty where chance decides."""
+    """Arm to its weight in the uncertainty, by the option ``mode``; empty where chance decides."""
     if mode in ("random", FALLBACK):
         return {}
     arm = fixed_arm(mode)
@@ -136,7 +136,7 @@ def first_rank(
         places = min(length, len(task_ids)) - len(measured)
         among = features[torch.tensor(others)]
         order = [others[i] for i in farthest_first(among, places, generator)]
-    queue = with_audits([Pick(i, "doubt") for i in order], measured, generator)
+    queue = with_audits([Pick(i, "uncertainty") for i in order], measured, generator)
     return [
         Ranked(
             task_ids[pick.index],
@@ -160,7 +160,7 @@ def arm_quantiles(
 
 
 def queue_quantiles(uncertainties: Sequence[float]) -> list[float]:
-    """The doubt at evenly spaced places of the queue, as if the most doubtful stood first."""
+    """The uncertainty at evenly spaced places of the queue, as if the most uncertain came first."""
     ordered = sorted(uncertainties, reverse=True)
     last = len(ordered) - 1
     return [ordered[round(i * last / (QUANTILES - 1))] for i in range(QUANTILES)]

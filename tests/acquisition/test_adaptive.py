@@ -156,7 +156,7 @@ def judgement_by_loop(uncertainty: Tensor, predicted: Tensor, truth: Tensor) -> 
     rewards = {}
     if 20 <= sum(wrong) < len(wrong):
         auroc = auroc_by_all_pairs(torch.tensor(values), torch.tensor(wrong))
-        rewards = {"doubt": 2 * (auroc - 0.5)}
+        rewards = {"uncertainty": 2 * (auroc - 0.5)}
     return Judgement(rewards, sum(wrong), len(wrong))
 
 
@@ -207,25 +207,29 @@ class TestJudge:
         uncertainty = (predicted == 1).float()
         distracted = uncertainty.clone()
         distracted[:, :, 13:] = 9.0
-        judgement = judge({"doubt": uncertainty, "distracted": distracted}, predicted, truth)
-        assert judgement.rewards == {"doubt": 1.0, "distracted": 1.0}
+        judgement = judge({"uncertainty": uncertainty, "distracted": distracted}, predicted, truth)
+        assert judgement.rewards == {"uncertainty": 1.0, "distracted": 1.0}
 
     @pytest.mark.parametrize(("wrong", "earns"), [(MIN_WRONG_PX - 1, False), (MIN_WRONG_PX, True)])
     def test_rewards_are_given_from_twenty_wrong_pixels(self, wrong: int, earns: bool) -> None:
         predicted, truth = scene(wrong)
-        judgement = judge({"doubt": torch.rand(1, 12, 20, generator=seeded())}, predicted, truth)
+        judgement = judge(
+            {"uncertainty": torch.rand(1, 12, 20, generator=seeded())}, predicted, truth
+        )
         assert bool(judgement.rewards) is earns
         assert judgement.wrong == wrong
 
     def test_an_image_that_is_wrong_throughout_rewards_nothing(self) -> None:
         predicted, truth = scene(wrong=240)
-        judgement = judge({"doubt": torch.rand(1, 12, 20, generator=seeded())}, predicted, truth)
+        judgement = judge(
+            {"uncertainty": torch.rand(1, 12, 20, generator=seeded())}, predicted, truth
+        )
         assert judgement == Judgement({}, 240, 240)
         assert judgement.error == 1
 
     def test_an_image_of_which_nothing_is_known_has_no_error(self) -> None:
         truth = torch.full((1, 12, 20), 255, dtype=torch.uint8)
-        judgement = judge({"doubt": torch.ones(1, 12, 20)}, torch.zeros_like(truth), truth)
+        judgement = judge({"uncertainty": torch.ones(1, 12, 20)}, torch.zeros_like(truth), truth)
         assert judgement == Judgement({}, 0, 0)
         assert judgement.error == 0
 
@@ -251,7 +255,7 @@ class TestJudge:
         # Sixteenths: exact in the 9 bits that doubts are compared by.
         uncertainty = torch.randint(0, 17, (1, H, W), generator=generator) / 16
         judgement, expected = (
-            judge({"doubt": uncertainty}, predicted, truth.contiguous()),
+            judge({"uncertainty": uncertainty}, predicted, truth.contiguous()),
             judgement_by_loop(uncertainty, predicted, truth),
         )
         assert judgement.rewards == pytest.approx(expected.rewards)
@@ -260,27 +264,27 @@ class TestJudge:
     def test_a_truth_of_another_size_is_refused(self) -> None:
         predicted, _ = scene(wrong=0)
         with pytest.raises(ValueError, match=r"\(1, 20, 12\) must have the map's shape"):
-            judge({"doubt": torch.ones(1, 12, 20)}, predicted, predicted.mT.contiguous())
+            judge({"uncertainty": torch.ones(1, 12, 20)}, predicted, predicted.mT.contiguous())
 
     def test_a_truth_that_is_not_uint8_is_refused(self) -> None:
         predicted, truth = scene(wrong=0)
         with pytest.raises(TypeError, match=r"uint8, got torch\.int64"):
-            judge({"doubt": torch.ones(1, 12, 20)}, predicted, truth.long())
+            judge({"uncertainty": torch.ones(1, 12, 20)}, predicted, truth.long())
 
     def test_a_map_of_integers_is_refused(self) -> None:
         predicted, truth = scene(wrong=0)
         with pytest.raises(TypeError, match="floating point"):
-            judge({"doubt": truth}, predicted, truth)
+            judge({"uncertainty": truth}, predicted, truth)
 
     def test_two_images_at_once_are_refused(self) -> None:
         masks = torch.zeros(2, 12, 20, dtype=torch.uint8)
         with pytest.raises(ValueError, match="one image is judged at a time, got 2"):
-            judge({"doubt": torch.ones(2, 12, 20)}, masks, masks)
+            judge({"uncertainty": torch.ones(2, 12, 20)}, masks, masks)
 
     def test_a_map_with_a_negative_uncertainty_is_refused(self) -> None:
         predicted, truth = scene(wrong=30)
         with pytest.raises(ValueError, match="must not be negative"):
-            judge({"doubt": torch.full((1, 12, 20), -0.5)}, predicted, truth)
+            judge({"uncertainty": torch.full((1, 12, 20), -0.5)}, predicted, truth)
 
 
 def rewards_of(**given: float) -> dict[str, float]:

@@ -287,7 +287,7 @@ class TestAllArms:
 
 
 def all_arms(uncertainty_map: Tensor, predicted: Tensor) -> Tensor:
-    return torch.stack(list(aggregate({"doubt": uncertainty_map}, predicted).values()))
+    return torch.stack(list(aggregate({"uncertainty": uncertainty_map}, predicted).values()))
 
 
 @pytest.mark.parametrize(

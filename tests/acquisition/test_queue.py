@@ -57,7 +57,7 @@ class TestCompose:
         self,
     ) -> None:
         picks = compose(torch.tensor([0.1, 0.9, 0.5, 0.9]), 4, Rule(), seeded())
-        assert picks == [Pick(i, "doubt") for i in (1, 3, 2, 0)]
+        assert picks == [Pick(i, "uncertainty") for i in (1, 3, 2, 0)]
 
     @given(N=st.integers(0, 25), k=st.integers(0, 30), rule=RULES, seed=st.integers(0, 999))
     @settings(deadline=None)
@@ -145,7 +145,7 @@ class TestCompose:
     def test_the_images_not_drawn_by_chance_stand_in_the_order_of_their_uncertainty(self) -> None:
         scores = torch.rand(40, generator=seeded())
         queue = compose(scores, 40, Rule(chance_share=0.3), seeded(1))
-        doubted = [float(scores[pick.index]) for pick in queue if pick.why == "doubt"]
+        doubted = [float(scores[pick.index]) for pick in queue if pick.why == "uncertainty"]
         assert doubted == sorted(doubted, reverse=True)
 
 
@@ -225,7 +225,7 @@ class TestComposeByClass:
             seeded(),
             class_scores=torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.5]]),
         )
-        assert queue == [Pick(2, "class"), Pick(1, "doubt"), Pick(0, "doubt")]
+        assert queue == [Pick(2, "class"), Pick(1, "uncertainty"), Pick(0, "uncertainty")]
 
     @given(
         N=st.integers(0, 20),
@@ -244,7 +244,7 @@ class TestComposeByClass:
         by_class = [pick.index for pick in queue if pick.why == "class"]
         assert by_class == classes_by_loop(pool.class_scores, pool.known.tolist())
         rest = [i for i in top_k(pool.scores, N).tolist() if i not in by_class]
-        assert [pick.index for pick in queue if pick.why == "doubt"] == rest
+        assert [pick.index for pick in queue if pick.why == "uncertainty"] == rest
 
     def test_images_queued_for_their_uncertainty_count_as_showing_their_classes(self) -> None:
         # The first place goes to doubt, whose image shows class 1: the turn is then class 2's.
@@ -259,7 +259,7 @@ class TestComposeByClass:
                 seeded(seed),
                 class_scores=class_scores,
             )
-            == [Pick(0, "doubt")]
+            == [Pick(0, "uncertainty")]
         ]
         assert seeds
         for seed in seeds:
@@ -373,7 +373,7 @@ AUDITS = st.sets(st.integers(100, 160), max_size=12)
 
 
 def uncertainty_in(order: Sequence[int]) -> list[Pick]:
-    return [Pick(index, "doubt") for index in order]
+    return [Pick(index, "uncertainty") for index in order]
 
 
 class TestWithAudits:
@@ -493,7 +493,7 @@ class TestTheEndOfALongQueue:
         queue = compose(scores, 60, rule, seeded(3), features=features)
         assert sorted(pick.index for pick in queue) == list(range(60))
         assert queue[:25] == compose(scores, 25, rule, seeded(3), features=features)
-        tail = [float(scores[pick.index]) for pick in queue[10:] if pick.why == "doubt"]
+        tail = [float(scores[pick.index]) for pick in queue[10:] if pick.why == "uncertainty"]
         assert tail == sorted(tail, reverse=True)
         assert sum(pick.why == "chance" for pick in queue) == 12
         for length in (20, 40):

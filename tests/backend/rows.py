@@ -7,7 +7,7 @@ from typing import Any
 from backend.ledger import Event, Evidence, Place, Project, Publication
 
 
-def place(task_id: int, position: int = 0, why: str = "doubt", **values: Any) -> Place:
+def place(task_id: int, position: int = 0, why: str = "uncertainty", **values: Any) -> Place:
     fields: dict[str, Any] = {"uncertainty": 0.5, "audit": why == "audit", "arms": {}, **values}
     return Place(task_id=task_id, position=position, why=why, **fields)
 
@@ -22,7 +22,7 @@ def evidence(task_id: int, round_id: int = 1, **values: Any) -> Evidence:
         "wrong": 100,
         "judged": 1000,
         "audit": False,
-        "chosen_for": "doubt",
+        "chosen_for": "uncertainty",
     }
     return Evidence(task_id=task_id, round_id=round_id, **{**fields, **values})
 

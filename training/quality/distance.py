@@ -14,7 +14,7 @@ from acquisition.masks import UNKNOWN
 
 EDGES_PX = (0, 1, 2, 3, 5, 8, 12, 20)
 """Bin b holds the distances above its edge, up to the next one inclusive; the last is open. Fine
-where doubt falls steeply, up to the radius of a cell at the network's resolution."""
+where the uncertainty falls steeply, up to the radius of a cell at the network's resolution."""
 
 BINS = len(EDGES_PX)
 
@@ -23,7 +23,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class UncertaintyByDistance:
-    """Pixels, errors and doubt by the distance to the nearest boundary; images add up by ``+``.
+    """Pixels, errors and uncertainty by the distance to the nearest boundary; images add by ``+``.
 
     Attributes:
         pixels: [BINS] known pixels.
@@ -73,7 +73,7 @@ def uncertainty_by_distance(
     truth: NDArray[np.uint8],
     predicted: NDArray[np.uint8],
 ) -> UncertaintyByDistance:
-    """Collect one image's doubt and errors by the distance to the truth's nearest boundary.
+    """Collect one image's uncertainty and errors by the distance to the truth's nearest boundary.
 
     Args:
         maps: measure name to map [h, w], as ``Look.maps``.

@@ -94,8 +94,8 @@ class Candidates(NamedTuple):
 
     Attributes:
         task_ids: all of them.
-        drawn: those that are an even sample of the pool; None where it is the pool itself. What
-            chance places is to come from these: of the others doubt has decided already.
+        drawn: those that are an even sample of the pool; None where it is the pool itself. The
+            places of chance are drawn from these: the uncertainty chose the others already.
     """
 
     task_ids: list[int]

@@ -84,7 +84,7 @@ def serve(work: Workplace, project: Project, version: int = 1) -> Publication:
     weights = {f"{BEST}/image_mean": 0.75, f"{BEST}/object_max": 0.25}
     found = {t: Candidate(dict.fromkeys(ARMS, (t - 10) / 8)) for t in range(10, 19)}
     first = version == 0
-    whys = ["diverse"] * 5 if first else ["doubt", "class", "chance", "audit", "doubt"]
+    whys = ["diverse"] * 5 if first else ["uncertainty", "class", "chance", "audit", "uncertainty"]
     made = work.ledger.publications.prepare(
         project.id,
         version,
@@ -251,7 +251,7 @@ def test_a_committee_of_one_is_warned_that_it_disagrees_with_nobody(
 
 @pytest.mark.parametrize(
     ("task_id", "place", "why"),
-    [(16, 1, "doubt"), (15, 2, "class"), (14, 3, "chance"), (13, 4, "audit")],
+    [(16, 1, "uncertainty"), (15, 2, "class"), (14, 3, "chance"), (13, 4, "audit")],
 )
 def test_a_task_in_the_queue_has_a_reason(
     work: Workplace, project: Project, task_id: int, place: int, why: str

@@ -379,7 +379,7 @@ def test_the_rankings_by_which_somebody_labelled_since_the_last_training_stay(
     ledger.publications.drop_rankings(project.id, keep=1, keep_unjudged=50)
     assert [len(ledger.publications.ranking(each.id)) for each in left] == [0, *[2] * 7]
     chosen = ledger.publications.chosen_for(project.id, {1: served_at(ledger, since[0])})
-    assert chosen == {1: "doubt"}
+    assert chosen == {1: "uncertainty"}
     ledger.publications.drop_rankings(project.id, keep=1, keep_unjudged=3)
     assert [len(ledger.publications.ranking(each.id)) for each in left] == [0, 0, 0, 0, *[2] * 4]
 
@@ -550,7 +550,7 @@ class TestEvidence:
             else:
                 ledger.publications.set_state(made.id, state)
 
-        serve(1, {1: "doubt", 2: "chance", 3: "doubt", 4: "doubt"})
+        serve(1, {1: "uncertainty", 2: "chance", 3: "uncertainty", 4: "uncertainty"})
         clock[0] = 1100.0
         serve(1, {1: "class", 4: "chance"})
         serve(1, {2: "audit"}, state="failed")
@@ -559,7 +559,7 @@ class TestEvidence:
         assert ledger.publications.chosen_for(project.id, labelled_at) == {
             1: "class",
             2: "chance",
-            4: "doubt",  # what the later queue said of it nobody saw
+            4: "uncertainty",  # what the later queue said of it nobody saw
         }
         assert ledger.publications.chosen_for(project.id, {1: 999.0}) == {}
 
@@ -629,9 +629,45 @@ def test_a_ledger_of_the_first_schema_keeps_its_rows(url: str, tmp_path: Path) -
     )
     assert (serving.mode, serving.weights, serving.arm_quantiles) == (None, None, None)
     ranked = [(row.task_id, row.why) for row in ledger.publications.ranking(6)]
-    assert ranked == [(11, "doubt"), (12, "audit")]
+    assert ranked == [(11, "uncertainty"), (12, "audit")]
     assert ledger.rounds.last_manifest(1) == [{"task": 3, "stamp": "aa"}]
     assert ledger.evidence.all(1) == []
     judge(ledger, ledger.projects.get(1), [evidence(3, 4)])
     assert [row.task_id for row in ledger.evidence.all(1)] == [3]
+    ledger.close()
+
+
+def test_what_0_1_0_called_doubt_is_called_uncertainty(url: str, tmp_path: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = make_engine(url, busy_s=1)
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.commit()
+    engine.dispose()
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
+        db.executescript("""
+            INSERT INTO projects VALUES (1, 'http://studio', 7, 5, 'slug', 'Urine', '<View/>', '{}',
+              NULL, 1, 0, NULL, 0, 0.0, NULL, NULL, 3, 2, 0, 9, 0);
+            INSERT INTO rounds VALUES (4, 1, 'train', 'asked for', 'publish', 'succeeded', 1, NULL,
+              '[]', '{}', '[{"task": 3, "stamp": "aa"}]', '{}', 1.0, 1.0, 2.0);
+            INSERT INTO publications VALUES (6, 1, 1, 1, 'committee-v1.1', 4, 'serving',
+              'mutual_information/image_mean', '[0.9, 0.1]', 2, 2, 1.0, 1.0, NULL, 'adaptive',
+              '{"mutual_information/image_mean": 1.0}', NULL);
+            INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"entropy/image_mean": 0.7}', 'doubt');
+            INSERT INTO ranking VALUES (6, 12, 1, 0.1, 0, '{"entropy/image_mean": 0.1}', 'class');
+            INSERT INTO evidence VALUES (1, 3, 4, 1, 'aa', '{}', '{}', 0.1, 10, 100, 0, 'doubt', 1);
+            INSERT INTO evidence VALUES (1, 5, 4, 1, 'bb', '{}', '{}', 0.1, 10, 100, 1, 'audit', 1);
+        """)
+    db.close()
+    upgrade(url)
+    ledger = Ledger(url)
+    places = ledger.publications.ranking(6)
+    assert [(place.task_id, place.position, place.uncertainty, place.why) for place in places] == [
+        (11, 0, 0.9, "uncertainty"),
+        (12, 1, 0.1, "class"),
+    ]
+    assert places[0].arms == {"entropy/image_mean": 0.7}
+    assert [row.chosen_for for row in ledger.evidence.all(1)] == ["uncertainty", "audit"]
     ledger.close()

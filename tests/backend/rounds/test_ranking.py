@@ -100,7 +100,7 @@ class TestRank:
         assert [place.task_id for place in places] == sorted(
             found, key=lambda task_id: -found[task_id].arms[ARM]
         )
-        assert {place.why for place in places} == {"doubt"}
+        assert {place.why for place in places} == {"uncertainty"}
         assert places[0].uncertainty == pytest.approx(1 - 0.5 / 30)
 
     def test_the_uncertainty_is_the_weighted_percentile(self) -> None:
@@ -123,7 +123,7 @@ class TestRank:
     def test_each_place_says_why(self) -> None:
         queue = the_queue(candidates(200), audits={100, 101, 150}, length=200)
         whys = [why for _, why in queue]
-        assert {*whys} == {"doubt", "class", "chance", "audit"}
+        assert {*whys} == {"uncertainty", "class", "chance", "audit"}
         assert whys.count("audit") == 3
         assert 36 <= whys.count("chance") <= 43  # a fifth of the places
         assert sorted(task_id for task_id, _ in queue) == list(range(100, 300))
@@ -211,12 +211,12 @@ class TestRank:
 
     def test_what_the_images_lack_is_left_out_of_the_rule(self) -> None:
         bare = candidates(50, features=None, class_scores=None)
-        assert {why for _, why in the_queue(bare)} == {"doubt", "chance"}
+        assert {why for _, why in the_queue(bare)} == {"uncertainty", "chance"}
 
     def test_nobody_all_audits_and_a_single_image_make_queues_too(self) -> None:
         assert the_queue({}) == []
         assert the_queue(candidates(1), length=5) in (
-            [(100, "doubt")],
+            [(100, "uncertainty")],
             [(100, "class")],
             [(100, "chance")],
         )

@@ -619,7 +619,7 @@ class TestPublish:
             )
             assert serving.length == 60
         assert queues[0] == queues[1]
-        assert {why for _, _, why, _ in queues[0]} == {"doubt", "class", "chance"}
+        assert {why for _, _, why, _ in queues[0]} == {"uncertainty", "class", "chance"}
 
     @pytest.mark.parametrize(
         ("mode", "heaviest"),
