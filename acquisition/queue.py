@@ -17,7 +17,7 @@ from acquisition.scores import check_k, check_scores, log_scores, percentiles, p
 Why = Literal["uncertainty", "class", "chance", "audit"]
 
 COMPOSED = 1000
-"""Places that heed newness and classes; those behind are ordered by score, noise and chance alone.
+"""Places that newness and classes decide too; score, noise and chance alone order those behind.
 A queue is made anew long before anybody gets there, and 10,000 such places would take half a
 minute."""
 
@@ -84,7 +84,7 @@ def compose(
     Args:
         scores: [N], not negative; percentiles, so that a product with newness means something.
         k: at most N are given.
-        rule: what to heed.
+        rule: the shares of the queue.
         generator: a CPU generator.
         features: [N, F] of the images, in any unit; needed by a diverse rule.
         class_scores: [N, C] uncertainty of each class's own pixels, 0 where an image shows none of
@@ -208,7 +208,7 @@ class _Waiting:
 
 
 def _behind(waiting: _Waiting, places: range, of_chance: _Share) -> list[Pick]:
-    """The places that heed neither newness nor classes."""
+    """The places that neither newness nor classes decide."""
     drawn, ranked = deque(waiting.drawn), deque(waiting.ranked())
     return [
         Pick(drawn.popleft(), "chance")

@@ -1,5 +1,5 @@
-"""What looks at images while the files of the version that should are damaged: the newest whole
-promoted one before it. Nothing is written: a folder that is restored serves again by itself.
+"""Which version predicts while the right one's files are damaged: the newest promoted version
+before it whose files are whole. Nothing is written, so a restored folder is used again at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def damage_of(work: Workplace, project: Project, number: int) -> str | None:
 
 
 def whole_version(work: Workplace, project: Project, number: int) -> int | None:
-    """The newest version up to ``number`` that can look; None where none is whole."""
+    """The newest version up to ``number`` that can predict; None where none is whole."""
     candidates = (number, *_earlier(work.ledger, project.id, number))
     return next((n for n in candidates if damage_of(work, project, n) is None), None)
 
@@ -39,9 +39,7 @@ def whole_version(work: Workplace, project: Project, number: int) -> int | None:
 def describe_damage(number: int, damage: str, instead: int | None) -> str:
     """What a damaged version means, for ``status`` and the doctor."""
     instead_text = (
-        "nothing looks at new images"
-        if instead is None
-        else f"version {instead} looks at new images"
+        "no new image is predicted" if instead is None else f"version {instead} predicts new images"
     )
     return f"Version {number} is damaged, so {instead_text} until a round makes another: {damage}."
 
@@ -61,7 +59,7 @@ def load_whole(work: Workplace, project: Project, number: int) -> Committee:
                 committee = work.registry.load(project.slug, earlier)
             except DAMAGE:
                 continue
-            log.warning("version %d looks instead of %d: %s", earlier, number, error)
+            log.warning("version %d predicts instead of %d: %s", earlier, number, error)
             return committee
         raise
 

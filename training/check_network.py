@@ -159,7 +159,7 @@ def _same_again(member: nn.Module, config: TrainConfig) -> str:
         again, _ = logits_and_features(member, images)
         alone, _ = logits_and_features(member, images[1:2])
     if not torch.equal(together, again):
-        raise _Failed("two looks at the same images differ in eval(): is dropout left on?")
+        raise _Failed("two predictions of the same images differ in eval(): is dropout left on?")
     apart = float((together[1:2] - alone).abs().max())
     if apart > 1e-2:
         raise _Failed(
@@ -271,7 +271,7 @@ def _trained(config: TrainConfig) -> Iterator[Check]:
     taken_ms = 1e3 * (time.perf_counter() - started)
     engine = committee[0].engine
     yield Check(
-        "looking",
+        "predicting",
         None,
         f"{taken_ms:.0f} ms for one member at 512x512, uncertainty included ({engine.name}, "
         f"{config.threads} threads)",

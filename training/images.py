@@ -99,7 +99,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
     """The image as a browser shows it.
 
     PNG, JPEG, TIFF (its first page) and WebP (its first frame); bilevel, grey, palette, RGB,
-    RGBA (laid over white) and CMYK; turned as EXIF says where browsers heed it. What is deeper
+    RGBA (laid over white) and CMYK; turned as EXIF says where browsers obey it. What is deeper
     than 8 bits is stretched from ``STRETCH_PERCENTILES`` of all its values to 0-255.
 
     Args:
@@ -207,8 +207,8 @@ def _decode_opened(opened: Image.Image, data: bytes) -> Image8:
 def _orientation(image: Image.Image) -> int:
     """How a browser turns the image, 1 to 8 as EXIF has it.
 
-    Annotations lie on what the browser shows. Chromium and Firefox heed the EXIF data of a JPEG,
-    and of a PNG before its pixels, where the entry is one short number; they heed no XMP, which
+    Annotations lie on what the browser shows. Chromium and Firefox obey the EXIF data of a JPEG,
+    and of a PNG before its pixels, where the entry is one short number; they ignore XMP, which
     Pillow does, and nothing in a WebP. A TIFF, which they do not show, is turned by whoever
     decodes it.
     """

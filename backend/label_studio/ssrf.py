@@ -194,8 +194,8 @@ def look_up(name: str, port: int, allowed: frozenset[str]) -> list[str]:
 class PinnedAdapter(HTTPAdapter):
     """Connects to one address, whatever the host's name says by then.
 
-    A proxy that the environment names is heeded as ever: it looks names up itself, and what it
-    lets through is for it to say.
+    A proxy that the environment names is used as always: it resolves names itself, and decides
+    what it lets through.
 
     Args:
         name, port: the host that was looked up, as ``spelled``.

@@ -125,7 +125,7 @@ def advice(metrics: Mapping[str, Any]) -> str | None:
         return (
             f"the last {gain['labels']} labels made it worse: foreground Dice {_change(gain)} on "
             f"{gain['pairs']} images drawn by chance. Chance ranks the images until that has "
-            "passed; look whether the newest labels are as they should be."
+            "passed. Check whether the newest labels are right."
         )
     gain = metrics.get("audit_gain")
     if gain is None or gain["pays"]:

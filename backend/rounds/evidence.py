@@ -22,7 +22,7 @@ class Due:
     """What a round has to do about the evidence.
 
     Attributes:
-        judge: (task id, its example's digest, the version that looks) of each.
+        judge: (task id, its example's digest, the version that predicts) of each.
         withdrawn: tasks whose annotation is gone, or can be judged by nobody any more. One whose
             image could not be read this time is neither, and keeps what was judged.
     """
@@ -45,7 +45,7 @@ def due_evidence(
         evidence: the ledger's rows.
         serving: the version that judges what is new; None before the first.
         learnt: its own manifest's entries.
-        kept: versions that can still look.
+        kept: versions that can still predict.
     """
     manifest = list(manifest)
     now = {entry["task"]: entry for entry in manifest}
@@ -54,7 +54,7 @@ def due_evidence(
     known = {entry["task"]: entry["stamp"] for entry in learnt}
     # Edited since or not, an image that was trained on is no test.
     taught = {e["task"] for e in learnt if e["digest"] is not None and not e["audit"]}
-    can_look = set(kept)
+    can_predict = set(kept)
     judge: list[tuple[int, str, int]] = []
     annotated = {entry["task"] for entry in manifest if entry["stamp"] is not None}
     withdrawn = sorted(before.keys() - annotated)
@@ -67,7 +67,7 @@ def due_evidence(
             if serving is not None and new:
                 judge.append((task_id, digest, serving))
         elif former.stamp != entry["stamp"]:
-            if former.version in can_look:
+            if former.version in can_predict:
                 judge.append((task_id, digest, former.version))
             else:
                 withdrawn.append(task_id)

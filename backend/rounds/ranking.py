@@ -28,11 +28,11 @@ was opened outside the queue."""
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a look at an image leaves for the ranking.
+    """What predicting an image leaves for the ranking.
 
     Attributes:
         arms: arm to score; empty before the first version.
-        features: [F]; None where nothing was looked at.
+        features: [F]; None where nothing was predicted.
         class_scores: [C] of the version's classes; None before the first.
     """
 
@@ -74,7 +74,7 @@ def rank(
     known: Sequence[int] | None = None,
     drawn: Collection[int] | None = None,
 ) -> list[Ranked]:
-    """The first ``length`` of the queue that a version's looks make.
+    """The first ``length`` of the queue that a version's predictions make.
 
     Args:
         candidates: by task id; their order does not matter.
@@ -123,7 +123,7 @@ def first_rank(
 ) -> list[Ranked]:
     """The first ``length`` of the queue before any version: each image unlike those before it.
 
-    By chance, of those ``drawn``, where the images were not looked at.
+    By chance, of those ``drawn``, where the images were not predicted.
     """
     generator = torch.Generator().manual_seed(seed)
     task_ids = sorted(candidates)

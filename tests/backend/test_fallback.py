@@ -104,7 +104,7 @@ def test_the_promoted_one_before_a_damaged_version_looks(
     ranks, problems = version_that_ranks(work, project)
     assert ranks.number == 2
     assert problems == [describe_damage(4, said, 2)]
-    assert "version 2 looks at new images until a round makes another" in problems[0]
+    assert "version 2 predicts new images until a round makes another" in problems[0]
 
 
 def test_a_restored_version_looks_again_by_itself(work: Workplace, project: Project) -> None:
@@ -125,7 +125,7 @@ def test_without_any_whole_version_the_sentence_is_of_the_one_that_ranks(
     assert whole_version(work, project, 4) is None
     with pytest.raises(DamagedVersion, match=r"member-01\.safetensors should have the SHA-256"):
         load_whole(work, project, 4)
-    with pytest.raises(DamagedVersion, match="Version 4 is damaged, so nothing looks at new"):
+    with pytest.raises(DamagedVersion, match="Version 4 is damaged, so no new image is predicted"):
         version_that_ranks(work, project)
     shutil.rmtree(folder(work, project, 4))
     with pytest.raises(UnknownVersion, match="no version 4"):

@@ -27,7 +27,7 @@ from backend.label_studio import brush
 from backend.label_studio.control import control_of, id_of
 from backend.ledger import Outcome, Part, upgrade
 from backend.rounds.stages.publish import publish
-from backend.rounds.stages.shards import SHARD_TASKS, packed, write_shard
+from backend.rounds.stages.shards import SHARD_TASKS, Scored, halved, write_shard
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.bench.harness import Measured, row, spread
@@ -285,7 +285,9 @@ class _Publisher:
         self._finish(chosen, {"pool": tasks, "unlabelled": tasks}, "score", payloads)
         generator = np.random.default_rng(number)
         for part in ledger.parts.of_round(opened.id, "score"):
-            scored = [self._scored(task_id, generator) for task_id, _ in part.payload["tasks"]]
+            scored = {
+                task_id: self._scored(task_id, generator) for task_id, _ in part.payload["tasks"]
+            }
             file = write_shard(self._work, project.slug, opened.id, part.payload, scored)
             result = {"file": file, "scored": len(scored), "refused": 0}
             self._finish(part, result, "publish", [{}])
@@ -301,14 +303,13 @@ class _Publisher:
         self._finish(part, outcome.result, None, [])
         return taken_s
 
-    def _scored(self, task_id: int, generator: np.random.Generator) -> dict[str, Any]:
-        return {
-            "task": task_id,
-            "arms": dict.fromkeys(ARMS, generator.random()),
-            "features": packed(generator.normal(size=FEATURES).astype(np.float32)),
-            "class_scores": generator.random(2).tolist(),
-            "result": self._results[task_id % len(self._results)],
-        }
+    def _scored(self, task_id: int, generator: np.random.Generator) -> Scored:
+        return Scored(
+            arms=dict.fromkeys(ARMS, generator.random()),
+            features=halved(generator.normal(size=FEATURES).astype(np.float32)),
+            class_scores=generator.random(2, np.float32),
+            result=orjson.dumps(self._results[task_id % len(self._results)]),
+        )
 
     def _finish(
         self,

@@ -507,7 +507,7 @@ class TestADamagedVersion:
         site.stack.check(project)
         told = site.told(project)
         assert told is not None
-        assert "Version 2 is damaged, so version 1 looks at new images" in told
+        assert "Version 2 is damaged, so version 1 predicts new images" in told
         assert str(member) in told
         codes = {f.code: f for f in examine(work, [project.id]) if f.severity == "error"}
         assert codes["version-damaged"].fixable

@@ -68,7 +68,7 @@ class Registry:
 
     Args:
         root: made when it is first written to.
-        threads: of a loaded committee's looks.
+        threads: of a loaded committee's predictions.
         engine: of a loaded committee, as for ``Committee``.
         own_network: the only ``package.module:factory`` that a version may be made with.
         seal: a secret of this installation; compiled members without it are not read.

@@ -82,11 +82,11 @@ def _rise(shared: int) -> Tensor:
 
 
 def strips(images: Tensor, predict: Predict) -> Iterator[tuple[Strip, Tensor]]:
-    """See images of any size, from the top down.
+    """Predict images of any size, from the top down.
 
     Args:
         images: [B, channels, h, w].
-        look: what sees a tile.
+        predict: the probabilities and features of a tile.
 
     Yields:
         A strip, and the features [M, B, F] of its share of the pixels: the strips' features sum

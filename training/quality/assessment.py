@@ -62,7 +62,7 @@ def assess(
     engine: str = "auto",
 ) -> Assessment:
     """Measure and calibrate a new version out of fold: on each image only the member that
-    never trained on it looks. A lone member trains on all, and is measured on what it knows;
+    never trained on it predicts. A lone member trains on all, and is measured on what it knows;
     ``out_of_fold`` in the metrics says so.
 
     Args:

@@ -1,4 +1,4 @@
-"""The candidates of a round: which unlabelled tasks are looked at."""
+"""The candidates of a round: which unlabelled tasks it predicts."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def mode_of(options: ProjectOptions, version: Version | None) -> str:
 
 
 class Candidates(NamedTuple):
-    """Whom a round looks at.
+    """The tasks that a round predicts.
 
     Attributes:
         task_ids: all of them.

@@ -1,16 +1,18 @@
-"""A look at one shard of the candidates."""
+"""Predict one shard of the candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import orjson
 
 from backend.errors import ImageRefused
 from backend.ledger import NO_VERSION, Outcome, Project, Round
 from backend.ledger.shapes import ScorePayload
 from backend.options import ProjectOptions
 from backend.predict import label_config_of, pre_annotate, read_image
-from backend.rounds.stages.shards import packed, write_shard
+from backend.rounds.stages.shards import Scored, halved, write_shard
 from backend.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -18,24 +20,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIRST_SIDE_PX = 512
-"""Long side at which an encoder looks before there is a version: it looks for nothing in the image,
-and half the usual side takes a quarter of the time."""
+"""Long side of the images that the encoder reads before there is a version: only their likeness is
+asked for, and half the usual side takes a quarter of the time."""
 
 
 def score(
     work: Workplace, round_: Round, payload: ScorePayload, tick: Callable[[float], None]
 ) -> Outcome:
-    """Look at one shard of the candidates; masks and measures wait in the scratch folder."""
+    """Predict one shard of the candidates; masks and measures wait in the scratch folder."""
     row = work.ledger.projects.get(round_.project_id)
     options = work.options(row)
     version, tasks = int(payload["version"]), payload["tasks"]
-    scored: list[dict[str, Any]] = []
+    scored: dict[int, Scored] = {}
     problems: list[str] = []
     unlike: list[str] = []
     read: list[int] = []
 
     def images() -> Iterator[NDArray[np.uint8]]:
-        """Read as they are looked at; ``read`` tells whose they are."""
+        """Read one by one as they are predicted; ``read`` tells whose they are."""
         for task_id, url in tasks:
             try:
                 image = read_image(work.images, url)
@@ -47,8 +49,8 @@ def score(
                 yield image
 
     if version == NO_VERSION and options.mode == "random":
-        # Chance needs no look.
-        scored = [{"task": task_id, "arms": {}, "result": []} for task_id, _ in tasks]
+        # Chance needs no prediction.
+        scored = {task_id: Scored(arms={}) for task_id, _ in tasks}
     else:
         predictions = (
             _first_results(work, options, images())
@@ -56,11 +58,11 @@ def score(
             else _score_results(work, row, options, version, images())
         )
         for number, found in enumerate(predictions):
-            scored.append({"task": read[number], **found})
-            if found["features"] is None:
+            scored[read[number]] = found
+            if found.features is None:
                 unlike.append(
                     f"The features of task {read[number]} are not finite numbers, so this queue "
-                    "does not heed which images are alike: look at the network."
+                    "ignores which images are alike. Check the network."
                 )
             tick((len(scored) + len(problems)) / len(tasks))
     name = write_shard(work, row.slug, round_.id, payload, scored)
@@ -76,25 +78,26 @@ def _score_results(
     options: ProjectOptions,
     version: int,
     images: Iterator[NDArray[np.uint8]],
-) -> Iterator[dict[str, Any]]:
-    """What a version sees in each image: what ranks it, and its regions."""
+) -> Iterator[Scored]:
+    """What a version predicts for each image: what ranks it, and its regions."""
     config = label_config_of(row.label_config, options)
     committee = work.registry.load(row.slug, version)
     for prediction in committee.predict_all(images):
-        yield {
-            "arms": prediction.arms,
-            "features": packed(prediction.features.mean(axis=0)),
-            "class_scores": prediction.class_scores.tolist(),
-            "result": pre_annotate(prediction, committee.config.classes, config, options),
-        }
+        regions = pre_annotate(prediction, committee.config.classes, config, options)
+        yield Scored(
+            arms=prediction.arms,
+            features=halved(prediction.features.mean(axis=0)),
+            class_scores=prediction.class_scores,
+            result=orjson.dumps(regions),
+        )
 
 
 def _first_results(
     work: Workplace, options: ProjectOptions, images: Iterator[NDArray[np.uint8]]
-) -> Iterator[dict[str, Any]]:
-    """What is seen in each image before there is a version: no more than what it resembles."""
+) -> Iterator[Scored]:
+    """What is known of each image before there is a version: no more than what it resembles."""
     from training.networks.pretrained_features import pretrained_features
 
     side_px = min(options.max_side_px, FIRST_SIDE_PX)
     for features in pretrained_features(images, side_px, work.registry.threads):
-        yield {"arms": {}, "features": packed(features), "result": []}
+        yield Scored(arms={}, features=halved(features))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from backend.ledger.shapes import ScorePayload
 from backend.rounds.ranking import Candidate
 from backend.workplace import Workplace
 
@@ -24,7 +25,11 @@ SHARD_TASKS = 32
 
 @dataclass(frozen=True)
 class Scored(Candidate):
-    """What the scoring of one task left; ``result`` is its regions as JSON text."""
+    """What scoring leaves of a task for publishing.
+
+    Attributes:
+        result: its regions as JSON text: publishing hands them on without reading them.
+    """
 
     result: bytes = b"[]"
 
@@ -33,20 +38,17 @@ def write_shard(
     work: Workplace,
     slug: str,
     round_id: int,
-    payload: Mapping[str, Any],
-    scored: Sequence[Mapping[str, Any]],
+    payload: ScorePayload,
+    scored: Mapping[int, Scored],
 ) -> str:
-    """Keep what was scored for publishing; its name, by what was asked, so that repeats agree.
+    """Keep what was scored, by task id; the file's name, the same whenever the same was asked.
 
-    A line for each task, what ranks it and its result with a tab between: the masks are most of
-    it, and publishing hands them on without reading them.
+    A line for each task, what ranks it and its result with a tab between.
     """
     name = f"shard-{hashlib.sha256(orjson.dumps(payload)).hexdigest()[:16]}.gz"
     lines = [
-        orjson.dumps({key: value for key, value in entry.items() if key != "result"})
-        + b"\t"  # within JSON's strings it is escaped
-        + orjson.dumps(entry["result"])
-        for entry in scored
+        _ranked_by(task_id, each) + b"\t" + each.result  # within JSON's strings it is escaped
+        for task_id, each in scored.items()
     ]
     work.registry.put_round(slug, round_id, name, gzip.compress(b"\n".join(lines), 1))
     return name
@@ -64,31 +66,37 @@ def read_shards(work: Workplace, slug: str, round_id: int) -> dict[int, Scored]:
     return scored
 
 
+def _ranked_by(task_id: int, scored: Scored) -> bytes:
+    features, shown = scored.features, scored.class_scores
+    return orjson.dumps(
+        {
+            "task": task_id,
+            "arms": scored.arms,
+            # An eighth of their length as JSON numbers.
+            "features": None if features is None else base64.b64encode(features.data).decode(),
+            "class_scores": None if shown is None else shown.tolist(),
+        }
+    )
+
+
 def _scored(entry: Mapping[str, Any], result: bytes) -> Scored:
     import numpy as np
 
     features, shown = entry.get("features"), entry.get("class_scores")
     return Scored(
         entry["arms"],
-        None if features is None else unpacked(features),
+        None if features is None else np.frombuffer(base64.b64decode(features), "<f2"),
         None if shown is None else np.array(shown, np.float32),
         result,
     )
 
 
-def packed(features: NDArray[np.float32]) -> str | None:
-    """Features [F] in half precision as text, an eighth of their length as JSON numbers; None
-    where one is not finite, as of a laboratory's own network it may be."""
+def halved(features: NDArray[np.float32]) -> NDArray[np.float16] | None:
+    """Features [F] in half precision; None where one is not finite, as of a laboratory's own
+    network it may be."""
     import numpy as np
 
     if not np.isfinite(features).all():
         return None
     largest = float(np.finfo(np.float16).max)
-    return base64.b64encode(features.clip(-largest, largest).astype("<f2").tobytes()).decode()
-
-
-def unpacked(text: str) -> NDArray[np.float16]:
-    """What ``packed`` packed."""
-    import numpy as np
-
-    return np.frombuffer(base64.b64decode(text), "<f2")
+    return features.clip(-largest, largest).astype("<f2")

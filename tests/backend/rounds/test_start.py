@@ -30,7 +30,7 @@ from backend.rounds import schedule as rounds
 from backend.rounds.schedule import STAGES, check_project, next_stage
 from backend.rounds.stages import RUN
 from backend.rounds.stages.choose import choose
-from backend.rounds.stages.shards import packed, write_shard
+from backend.rounds.stages.shards import Scored, halved, write_shard
 from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.backend.rows import evidence
@@ -519,7 +519,7 @@ class TestWhenItStarts:
 
 def publish(
     place: OneProject,
-    shards: Sequence[Sequence[Mapping[str, Any]]],
+    shards: Sequence[Mapping[int, Scored]],
     number: int = 1,
     drawn: Sequence[int] | None = None,
 ) -> tuple[Publication, list[Place]]:
@@ -530,7 +530,7 @@ def publish(
     tasks = sum(len(shard) for shard in shards)
     slug = ledger.projects.get(place.id).slug
     payloads = [
-        {"version": number, "tasks": [[entry["task"], ""] for entry in shard]} for shard in shards
+        {"version": number, "tasks": [[task_id, ""] for task_id in shard]} for shard in shards
     ]
     [part] = ledger.parts.waiting()
     taken = ledger.parts.take(part.id, "test")
@@ -555,18 +555,16 @@ def publish(
     return place.serving(), place.ranking()
 
 
-def scored(task_id: int) -> dict[str, Any]:
+def scored(task_id: int) -> Scored:
     rng = np.random.default_rng(task_id)
-    return {
-        "task": task_id,
-        "arms": {arm: float(rng.random()) for arm in ARMS},
-        "features": packed(rng.normal(size=5).astype(np.float32)),
-        "class_scores": [float(rng.random()), 0.0, float(rng.random())],
-        "result": [],
-    }
+    return Scored(
+        arms={arm: float(rng.random()) for arm in ARMS},
+        features=halved(rng.normal(size=5).astype(np.float32)),
+        class_scores=np.array([rng.random(), 0.0, rng.random()], np.float32),
+    )
 
 
-SHARDS = [[scored(task_id) for task_id in part] for part in (range(1, 30), range(30, 61))]
+SHARDS = [{task_id: scored(task_id) for task_id in part} for part in (range(1, 30), range(30, 61))]
 
 
 def promote(place: OneProject, **metrics: Any) -> None:
@@ -610,7 +608,7 @@ def promote(place: OneProject, **metrics: Any) -> None:
 class TestPublish:
     def test_it_is_settled_by_the_shards_whatever_their_order(self, make: Any) -> None:
         queues = []
-        for shards in (SHARDS, [shard[::-1] for shard in SHARDS[::-1]]):
+        for shards in (SHARDS, [dict(reversed(shard.items())) for shard in reversed(SHARDS)]):
             place = make()
             promote(place, labelled_images={"background": 9, "Cell": 9, "Cast": 1})
             serving, ranking = publish(place, shards)
@@ -644,7 +642,7 @@ class TestPublish:
         assert serving.arm_quantiles.keys() == serving.weights.keys()
         assert {len(each) for each in serving.arm_quantiles.values()} == {101}
         if mode != "hedge":
-            by_task = {entry["task"]: entry["arms"] for shard in SHARDS for entry in shard}
+            by_task = {task_id: each.arms for shard in SHARDS for task_id, each in shard.items()}
             best = max(ranking, key=lambda row: row.uncertainty)
             assert best.task_id == max(by_task, key=lambda t: by_task[t][serving.arm])
 
@@ -697,14 +695,14 @@ class TestPublish:
         assert head <= set(task_ids)
         assert len(drawn) == 18
         ledger.rounds.fail(round_.id, "chosen is all")
-        shards = [[scored(task_id) for task_id in task_ids]]
+        shards = [{task_id: scored(task_id) for task_id in task_ids}]
         for drawn_ones in (drawn, [t for t in task_ids if t not in drawn]):
             _, ranking = publish(place, shards, drawn=drawn_ones)
             by_chance = {row.task_id for row in ranking if row.why == "chance"}
             assert by_chance
             assert by_chance <= set(drawn_ones)
 
-    def test_where_chance_ranks_no_last_head_is_looked_at(self, make: Any) -> None:
+    def test_where_chance_ranks_no_last_head_is_predicted(self, make: Any) -> None:
         for mode, metrics in (("random", {}), ("hedge", {"chance_gain": {"harms": True}})):
             place = make(60)
             place.options(audit_fraction=0, candidates=30, queue_length=12, mode=mode)

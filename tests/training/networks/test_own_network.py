@@ -125,7 +125,7 @@ def failed(name, **options):
 def test_the_kit_passes_what_works(name):
     checks = list(check_network(f"{HERE}:{name}", classes=4, channels=2))
     assert [c for c in checks if c.passed is False] == []
-    assert {"made", "sizes", "training", "OpenVINO", "looking"} <= {c.name for c in checks}
+    assert {"made", "sizes", "training", "OpenVINO", "predicting"} <= {c.name for c in checks}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_network_that_openvino_cannot_follow_is_served_by_torch():
     checks = {c.name: c for c in check_network(f"{HERE}:BySize")}
     assert checks["OpenVINO"].passed is None
     assert "torch serves it" in checks["OpenVINO"].said
-    assert "(torch, 1 threads)" in checks["looking"].said
+    assert "(torch, 1 threads)" in checks["predicting"].said
 
 
 def test_the_command_says_what_is_missing_and_fails(tmp_path):
