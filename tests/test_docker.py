@@ -17,9 +17,10 @@ import pytest
 import requests
 from ruamel.yaml import YAML
 
+from backend import __version__
 from backend.settings import ROOT, Settings
 from tests.limits import wait_until
-from tests.live.servers import Process, ValkeyServer, free_port, start_valkey
+from tests.live.harness.servers import Process, ValkeyServer, free_port, start_valkey
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 COMPOSE = ROOT / "docker" / "compose.yaml"
@@ -70,6 +71,10 @@ def test_label_studio_is_the_one_that_the_tests_run(compose: dict[str, Any]) -> 
     version = re.search(r"^label-studio==(\S+)$", pinned, re.MULTILINE)
     assert version is not None
     assert compose["services"]["label-studio"]["image"].endswith(f":{version[1]}")
+
+
+def test_our_own_image_is_of_this_version(compose: dict[str, Any]) -> None:
+    assert compose["x-committee"]["image"] == f"committee:{__version__}"
 
 
 def test_label_studio_may_reach_a_private_network(compose: dict[str, Any]) -> None:

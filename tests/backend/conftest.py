@@ -13,7 +13,7 @@ from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.backend.host import Host
 from tests.backend.workplaces import TOKEN, make_settings
-from tests.live.servers import ValkeyServer, start_valkey
+from tests.live.harness.servers import ValkeyServer, start_valkey
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from backend.web.app import build_app
 from backend.workplace import Workplace
 from tests.backend.host import Host, status
 from tests.backend.workplaces import brush_config
-from tests.live.servers import ROOT, ValkeyServer, start_valkey
+from tests.live.harness.servers import ROOT, ValkeyServer, start_valkey
 from training.config import TrainConfig
 from training.networks.build import build_network
 

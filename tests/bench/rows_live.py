@@ -32,9 +32,9 @@ from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_brush import blob_mask
-from tests.live.rows import import_tasks
-from tests.live.servers import LabelStudio, free_port, start_label_studio
-from tests.live.stack import Stack, TinyProject, make_project, start_stack
+from tests.live.harness.rows import import_tasks
+from tests.live.harness.servers import LabelStudio, free_port, start_label_studio
+from tests.live.harness.stack import Stack, TinyProject, make_project, start_stack
 
 SIDE_PX = 512
 FEATURES = 432  # what a member on the pretrained encoder gives

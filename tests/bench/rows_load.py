@@ -32,7 +32,7 @@ from backend.label_studio.control import control_of
 from backend.settings import Settings
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_live import Senders, label_studio, p99, webhook_body, webhooks
-from tests.live.stack import UNKNOWN, Stack, TinyProject, start_stack
+from tests.live.harness.stack import UNKNOWN, Stack, TinyProject, start_stack
 from training.config import TrainConfig
 from training.datasets.urine_sediment import CLASSES, draw_field
 from training.examples import make_example

@@ -10,9 +10,9 @@ import pytest
 
 from backend.label_studio.bulk import Project, Studio
 from backend.label_studio.control import control_of
-from tests.live.local_worker import short_waits
-from tests.live.rows import import_tasks
-from tests.live.servers import (
+from tests.live.harness.local_worker import short_waits
+from tests.live.harness.rows import import_tasks
+from tests.live.harness.servers import (
     LABEL_STUDIO_VERSION,
     LabelStudio,
     ValkeyServer,
@@ -23,7 +23,7 @@ from tests.live.servers import (
     start_valkey,
     why_no_label_studio,
 )
-from tests.live.stack import Stack, start_stack
+from tests.live.harness.stack import Stack, start_stack
 
 BRUSH = """<View>
   <Image name="image" value="$image"/>

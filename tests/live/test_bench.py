@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import harness, rows_live
-from tests.live.servers import LabelStudio
+from tests.live.harness.servers import LabelStudio
 
 pytestmark = pytest.mark.live
 

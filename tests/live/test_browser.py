@@ -21,8 +21,8 @@ from playwright.sync_api import Page, Response, expect, sync_playwright
 from backend.label_studio import brush
 from backend.label_studio.bulk import Studio
 from tests.limits import wait_until
-from tests.live.servers import ROOT, LabelStudio
-from tests.live.stack import Stack, TinyProject, make_project
+from tests.live.harness.servers import ROOT, LabelStudio
+from tests.live.harness.stack import Stack, TinyProject, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.browser, pytest.mark.timeout(600)]
 

@@ -18,7 +18,7 @@ import pytest
 
 from backend.ledger import Round
 from tests.limits import scaled, wait_until
-from tests.live.chaos import (
+from tests.live.harness.chaos import (
     EACH_VICTIM,
     IN_TURN,
     TRAINING,

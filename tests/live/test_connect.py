@@ -31,8 +31,8 @@ from backend.label_studio.queue_order import (
 )
 from tests.limits import wait_until
 from tests.live.conftest import BRUSH, MakeProject
-from tests.live.rows import backends_of, webhooks_of
-from tests.live.servers import free_port, start_label_studio
+from tests.live.harness.rows import backends_of, webhooks_of
+from tests.live.harness.servers import free_port, start_label_studio
 from tests.served import Served
 
 pytestmark = pytest.mark.live

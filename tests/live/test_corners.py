@@ -10,7 +10,7 @@ from backend.errors import BadRequest
 from backend.label_studio.bulk import Studio
 from backend.label_studio.control import control_of
 from backend.rounds.schedule import check_project
-from tests.live.stack import TINY, Stack, TinyProject, make_project
+from tests.live.harness.stack import TINY, Stack, TinyProject, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 

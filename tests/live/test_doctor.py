@@ -31,14 +31,14 @@ from tests.backend import rows
 from tests.backend.insight.findings.fake_web import PASSWORD, USER, Web
 from tests.limits import scaled
 from tests.live.conftest import BRUSH, MakeProject
-from tests.live.rows import backends_of, webhooks_of
-from tests.live.servers import (
+from tests.live.harness.rows import backends_of, webhooks_of
+from tests.live.harness.servers import (
     LabelStudio,
     ValkeyServer,
     free_port,
     start_label_studio,
 )
-from tests.live.stack import Stack, draw_field, make_project
+from tests.live.harness.stack import Stack, draw_field, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 

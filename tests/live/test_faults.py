@@ -27,16 +27,16 @@ from backend.label_studio.control import control_of
 from backend.ledger import Publication, Round
 from backend.rounds.schedule import RECONCILE_S, count_changes, label_states
 from backend.web.app import build_app
-from tests.live.history import History, record_history
-from tests.live.local_worker import short_waits
-from tests.live.proxy import Fault, Proxy, every_way_to_fail
-from tests.live.servers import (
+from tests.live.harness.history import History, record_history
+from tests.live.harness.local_worker import short_waits
+from tests.live.harness.proxy import Fault, Proxy, every_way_to_fail
+from tests.live.harness.servers import (
     LabelStudio,
     files_that_may_not_grow,
     start_label_studio,
     start_valkey,
 )
-from tests.live.stack import Stack, TinyProject, make_project, start_stack
+from tests.live.harness.stack import Stack, TinyProject, make_project, start_stack
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 

@@ -21,9 +21,9 @@ from backend.label_studio.control import control_of
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import to_mask, to_regions
 from tests.limits import wait_until
-from tests.live.rows import import_tasks
-from tests.live.servers import ROOT, Process, free_port
-from tests.live.stack import CLASSES, TINY, Stack, TinyProject, draw_field
+from tests.live.harness.rows import import_tasks
+from tests.live.harness.servers import ROOT, Process, free_port
+from tests.live.harness.stack import CLASSES, TINY, Stack, TinyProject, draw_field
 from training.fitting.folds import fold
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]

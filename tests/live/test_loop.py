@@ -18,9 +18,9 @@ from backend.label_studio.bulk import Studio
 from backend.label_studio.control import control_of
 from backend.ledger import Round
 from backend.rounds.schedule import check_project
-from tests.live.rows import backends_of, webhooks_of
-from tests.live.servers import LabelStudio
-from tests.live.stack import Stack, TinyProject, make_project
+from tests.live.harness.rows import backends_of, webhooks_of
+from tests.live.harness.servers import LabelStudio
+from tests.live.harness.stack import Stack, TinyProject, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 

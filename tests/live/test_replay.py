@@ -9,7 +9,7 @@ from backend.commands.replay.plan import ReplayPlan
 from backend.commands.replay.play import replay
 from backend.label_studio.bulk import Studio
 from backend.label_studio.control import control_of
-from tests.live.stack import CLASSES, TINY, Stack, write_folder
+from tests.live.harness.stack import CLASSES, TINY, Stack, write_folder
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 

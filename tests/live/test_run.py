@@ -31,7 +31,7 @@ from backend.local.demo.record import recorded, still_exists
 from backend.local.progress import ProgressReporter
 from backend.settings import ROOT, Settings, load_settings
 from tests.limits import scaled, wait_until
-from tests.live.servers import LabelStudio, Process
+from tests.live.harness.servers import LabelStudio, Process
 
 pytestmark = pytest.mark.live
 

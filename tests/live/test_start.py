@@ -8,7 +8,7 @@ from backend.label_studio.bulk import Studio
 from backend.label_studio.queue_order import BY_RANK
 from backend.ledger import Publication
 from backend.rounds.schedule import check_project
-from tests.live.stack import Stack, TinyProject, make_project
+from tests.live.harness.stack import Stack, TinyProject, make_project
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 

@@ -19,8 +19,8 @@ from backend.label_studio.control import control_of
 from backend.label_studio.images import ImageFetcher
 from tests.limits import scaled
 from tests.live.conftest import BRUSH, MakeProject
-from tests.live.rows import import_tasks, webhooks_of
-from tests.live.servers import LabelStudio, free_port, log_in, start_label_studio
+from tests.live.harness.rows import import_tasks, webhooks_of
+from tests.live.harness.servers import LabelStudio, free_port, log_in, start_label_studio
 
 pytestmark = pytest.mark.live
 

@@ -33,7 +33,7 @@ from backend.rounds import schedule as rounds
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
 from tests.limits import scaled, wait_until
-from tests.live.servers import ROOT, Process, ValkeyServer, free_port, start_valkey
+from tests.live.harness.servers import ROOT, Process, ValkeyServer, free_port, start_valkey
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(200)]
 

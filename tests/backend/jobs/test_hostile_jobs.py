@@ -25,7 +25,7 @@ from backend.ledger import Ledger, upgrade
 from backend.redis_queue import QUEUE
 from tests.backend.host import Host, body
 from tests.limits import wait_until
-from tests.live.servers import ROOT, Process, ValkeyServer
+from tests.live.harness.servers import ROOT, Process, ValkeyServer
 
 NOW = "2026-01-01T00:00:00.000000Z"
 WORKER = "lab-1-0"

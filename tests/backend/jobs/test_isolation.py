@@ -25,7 +25,7 @@ from backend.predict import predict_tasks
 from backend.web.app import build_app
 from backend.workplace import Workplace
 from tests.backend.workplaces import PASSWORD, USER, brush_config, open_workplace
-from tests.live.servers import ValkeyServer
+from tests.live.harness.servers import ValkeyServer
 from training.committee.registry import Registry, UnknownVersion
 from training.config import TrainConfig
 from training.networks.build import build_network

@@ -15,7 +15,7 @@ from alembic.config import Config
 from backend.errors import LedgerUnavailable
 from backend.ledger import Ledger, upgrade
 from backend.ledger.engine import HEAD, MIGRATIONS, make_engine
-from tests.live.servers import ROOT
+from tests.live.harness.servers import ROOT
 
 # The process kills itself before its Nth statement that changes the schema.
 KILLED = """

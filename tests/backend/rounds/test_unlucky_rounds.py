@@ -29,7 +29,7 @@ from backend.rounds.stages.collect import check_classes
 from backend.workplace import Workplace
 from tests.backend import rows
 from tests.backend.workplaces import GIVEN, make_settings
-from tests.live.servers import ROOT, ValkeyServer
+from tests.live.harness.servers import ROOT, ValkeyServer
 from tests.training.discs import CLASSES, disc_examples
 from training.config import TrainConfig
 

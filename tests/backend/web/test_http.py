@@ -37,7 +37,7 @@ from tests.backend.web.web_process import (
     Web,
     answer_of,
 )
-from tests.live.servers import ValkeyServer, files_that_may_not_grow, start_valkey
+from tests.live.harness.servers import ValkeyServer, files_that_may_not_grow, start_valkey
 
 
 def refused(answer: tuple[int, dict[str, str], bytes], *statuses: int) -> str:

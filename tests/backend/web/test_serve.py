@@ -16,7 +16,7 @@ import pytest
 from backend.web.serve import PROCESSES
 from tests.backend.web.web_process import EVENT, PATIENCE_S, Web, answer_of
 from tests.limits import wait_until
-from tests.live.servers import ROOT, Process, free_port
+from tests.live.harness.servers import ROOT, Process, free_port
 
 
 @pytest.fixture

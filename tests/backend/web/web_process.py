@@ -15,7 +15,7 @@ from backend.ledger import upgrade
 from backend.settings import Settings, load_settings
 from tests.backend.web import impatient
 from tests.limits import wait_until
-from tests.live.servers import ROOT, Process, free_port
+from tests.live.harness.servers import ROOT, Process, free_port
 
 USER, PASSWORD = "lab", "throwaway-password"
 BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

@@ -11,7 +11,7 @@ import pytest
 from backend.ledger import upgrade
 from backend.settings import Settings, load_settings
 from tests.backend.insight.findings.fake_web import API_KEY, PASSWORD, USER, MakeSettings, Web
-from tests.live.servers import free_port
+from tests.live.harness.servers import free_port
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ import requests
 from backend.process_group import launcher
 from tests.limits import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LABEL_STUDIO_ENV = ROOT / ".venv-label-studio"
 LABEL_STUDIO_VERSION = "1.23.2"
 

@@ -28,8 +28,8 @@ from backend.errors import StudioUnreachable
 from backend.ledger import START, Part, Round
 from backend.rounds.schedule import STAGES
 from tests.limits import wait_until
-from tests.live.servers import LabelStudio, StudioUser, start_label_studio, start_valkey
-from tests.live.stack import (
+from tests.live.harness.servers import LabelStudio, StudioUser, start_label_studio, start_valkey
+from tests.live.harness.stack import (
     CLASSES,
     UNKNOWN,
     Mask,

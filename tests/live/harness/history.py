@@ -25,7 +25,7 @@ from backend.settings import load_settings
 from backend.web.events import record_event
 from backend.web.messages import Event, read_message
 from backend.workplace import Workplace
-from tests.live.stack import CLASSES, TINY, UNKNOWN, Mask, draw_field
+from tests.live.harness.stack import CLASSES, TINY, UNKNOWN, Mask, draw_field
 from training.fitting.folds import fold
 
 TASKS = 8

@@ -29,8 +29,8 @@ from backend.ledger import Publication, Round
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
 from tests.limits import wait_until
-from tests.live.local_worker import LocalWorker
-from tests.live.servers import (
+from tests.live.harness.local_worker import LocalWorker
+from tests.live.harness.servers import (
     ROOT,
     LabelStudio,
     Process,
@@ -48,7 +48,7 @@ CLASSES = ("background", "dark cell", "bright cell")
 UNKNOWN = "Unknown"
 SIDE_PX = 96
 
-NETWORK = "tests.live.tiny_network:network"
+NETWORK = "tests.live.harness.tiny_network:network"
 
 # Forty steps of it see the discs with a Dice of some 0.7: the gate lets nothing serve that is
 # worse than seeing background only.
