@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.__main__ import ROOT
-from tests.limits import wait_until
+from tests.limits import scaled, wait_until
 
 PASSES = "def test_it(): pass\n"
 FAILS = "def test_it(): assert False\ndef test_that(): pass\n"
@@ -38,7 +38,12 @@ def start_lanes(folder: Path, live: str, unit: str) -> subprocess.Popen[str]:
         file = folder / f"test_{name}.py"
         file.write_text(text)
         lanes.append(f"Lane({name!r}, ({str(file)!r}, '-s', '-p', 'no:cacheprovider'), {niceness})")
-    code = f"import sys; from tests.__main__ import Lane, run; sys.exit(run([{', '.join(lanes)}]))"
+    code = (
+        "import signal, sys; from tests.__main__ import Lane, run;"
+        # What started us in the background had us ignore it, and our children with us.
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        f"sys.exit(run([{', '.join(lanes)}]))"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -51,7 +56,7 @@ def start_lanes(folder: Path, live: str, unit: str) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     """(exit status, output)."""
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=scaled(120))
     return process.returncode, output
 
 
