@@ -26,13 +26,21 @@ import orjson
 from PIL import Image
 
 from backend.actions.connect import connect_project
-from backend.commands.replay.strokes import label_config, strokes
+from backend.commands.replay.strokes import label_config
 from backend.jobs.niceness import yield_to_web
 from backend.label_studio.control import control_of
 from backend.settings import Settings
 from tests.bench.harness import Measured, row, spread
 from tests.bench.rows_live import Senders, label_studio, p99, webhook_body, webhooks
-from tests.live.harness.stack import UNKNOWN, Stack, TinyProject, start_stack
+from tests.live.harness.stack import (
+    NETWORK,
+    SIDE_PX,
+    UNKNOWN,
+    Stack,
+    TinyProject,
+    make_project,
+    start_stack,
+)
 from training.config import TrainConfig
 from training.datasets.urine_sediment import CLASSES, draw_field
 from training.examples import make_example
@@ -54,6 +62,8 @@ class Sizes:
             Annotators are evenly spread, so that no prediction waits for another one in the idle
             web, and whatever waits under load waits for the load.
         steps: of the first round, and of the one that must outlast the measurement.
+        tiny: the live tests' discs and network instead of drawn urine and ours, which learns
+            nothing in a smoke run's seconds.
     """
 
     seconds: float = 60.0
@@ -68,6 +78,7 @@ class Sizes:
     members: int = 5
     steps: tuple[int, int] = (60, 20_000)
     senders: Senders = field(default_factory=Senders)
+    tiny: bool = False
 
 
 FULL = Sizes()
@@ -77,12 +88,13 @@ SMALL = Sizes(
     webhooks_per_s=10,
     annotators=2,
     opens_every_s=1.0,
-    images=10,
-    labels=6,
-    side_px=96,
+    images=8,
+    labels=4,
+    side_px=SIDE_PX,
     members=2,
-    steps=(25, 20_000),
+    steps=(40, 20_000),
     senders=Senders(senders=2, requests=3),
+    tiny=True,
 )
 
 
@@ -108,14 +120,13 @@ class Laboratory:
 
     def __init__(self, stack: Stack, folder: Path, sizes: Sizes) -> None:
         self.stack, self.folder, self._sizes = stack, folder, sizes
-        self.project = _project(stack, sizes)
-        for task_id in self.project.tasks[: sizes.labels]:
-            result = strokes(self.project.masks[task_id], CLASSES, UNKNOWN, None)
-            stack.work.studio.annotate(task_id, result)
+        self.project = _tiny_project(stack, sizes) if sizes.tiny else _project(stack, sizes)
+        labelled = self.project.few(sizes.labels)
+        self.project.label(*labelled)
         row_id = self.project.row_id
         stack.work.ledger.events.add(row_id, "RETRAIN")
         stack.wait(self._serves, "the first version to serve", ROUND_LIMIT_S)
-        self._requests = _requests(stack, self.project, folder, sizes)
+        self._requests = _requests(stack, self.project, folder, sizes, labelled)
         # Each of the web's processes loads the version at its first prediction.
         self._send([], sizes.warm_up_s, opens_every_s=2.0)
         self.idle_s: Sequence[float] = self._send([], sizes.seconds)["waits"]["predict"]
@@ -217,7 +228,7 @@ def laboratory(sizes: Sizes) -> Iterator[Laboratory]:
             Path(folder) / "stack",
             server,
             worker_process=True,
-            network="shared",
+            network=NETWORK if sizes.tiny else "shared",
             members=sizes.members,
         )
         try:
@@ -229,6 +240,10 @@ def laboratory(sizes: Sizes) -> Iterator[Laboratory]:
 def _options(sizes: Sizes, round_: int) -> dict[str, Any]:
     """What ships, but for the steps; no audit, so that every label teaches."""
     return {"steps": sizes.steps[round_], "unknown_label": UNKNOWN, "audit_fraction": 0}
+
+
+def _tiny_project(stack: Stack, sizes: Sizes) -> TinyProject:
+    return make_project(stack, "bench load", sizes.images, **_options(sizes, 0))
 
 
 def _project(stack: Stack, sizes: Sizes) -> TinyProject:
@@ -246,11 +261,13 @@ def _project(stack: Stack, sizes: Sizes) -> TinyProject:
     tasks = tuple(studio.upload(created.id, files))
     connected = connect_project(stack.work, created.id, _options(sizes, 0))
     masks = {task_id: one.mask for task_id, one in zip(tasks, drawn, strict=True)}
-    return TinyProject(stack, created.id, connected.project.id, tasks, masks)
+    return TinyProject(
+        stack, created.id, connected.project.id, tasks, masks, CLASSES, sizes.members
+    )
 
 
 def _requests(
-    stack: Stack, project: TinyProject, folder: Path, sizes: Sizes
+    stack: Stack, project: TinyProject, folder: Path, sizes: Sizes, labelled: Sequence[int]
 ) -> dict[str, list[str]]:
     """Files of whole requests, by what they ask; of ``open`` one list for each unlabelled task."""
     settings = stack.work.studio.project(project.id)
@@ -262,7 +279,8 @@ def _requests(
         "setup": [_file(stack, folder, "POST", "/setup", orjson.dumps(setup))],
         "predict": [],
     }
-    for task in stack.work.studio.tasks(project.id, ids=project.tasks[sizes.labels :]):
+    unlabelled = [task_id for task_id in project.tasks if task_id not in labelled]
+    for task in stack.work.studio.tasks(project.id, ids=unlabelled):
         body = {
             "tasks": [{"id": task.id, "data": task.data}],
             "project": key,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,29 +186,31 @@ class Stack:
 
 @dataclass(eq=False)
 class TinyProject:
-    """A connected project of drawn images. ``masks`` by task id, ``tasks`` in upload order."""
+    """A connected project of drawn images. ``masks`` by task id, ``tasks`` in upload order;
+    ``members`` are its committee's."""
 
     stack: Stack
     id: int
     row_id: int
     tasks: tuple[int, ...]
     masks: Mapping[int, Mask]
+    classes: Sequence[str] = CLASSES
+    members: int = TINY["members"]
 
     def result(self, task_id: int, prediction: Mapping[str, Any] | None = None) -> list[Any]:
         """The task's true mask as an annotation's regions."""
-        return strokes(self.masks[task_id], CLASSES, UNKNOWN, prediction)
+        return strokes(self.masks[task_id], self.classes, UNKNOWN, prediction)
 
     def few(self, count: int) -> list[int]:
         """So many tasks, in upload order, such that each member has one to learn from.
 
         Few labels may all fall into one member's fold, and the round then says so and fails.
         """
-        members = TINY["members"]
-        firsts = {fold(str(task_id), members): task_id for task_id in reversed(self.tasks)}
-        if len(firsts) < members:
+        firsts = {fold(str(task_id), self.members): task_id for task_id in reversed(self.tasks)}
+        if len(firsts) < self.members:
             raise ValueError(f"the folds of {len(self.tasks)} tasks are {sorted(firsts)} only")
         rest = [task_id for task_id in self.tasks if task_id not in firsts.values()]
-        return sorted([*firsts.values(), *rest[: count - members]])
+        return sorted([*firsts.values(), *rest[: count - self.members]])
 
     def label(self, *task_ids: int) -> None:
         for task_id in task_ids:
