@@ -26,7 +26,7 @@ class BadRequest(BackendError):
 
 
 class BadLabelConfig(BadRequest):
-    """The project's labeling configuration holds nothing that can be segmented."""
+    """The project's label config holds nothing that can be segmented."""
 
 
 class BadRegion(BadRequest):
@@ -67,6 +67,10 @@ class LedgerUnavailable(BackendError):
     """The ledger is locked, full or of another release."""
 
     status = 503
+
+
+class LedgerOutdated(LedgerUnavailable):
+    """There is no ledger yet, or it must be migrated first."""
 
 
 class NotEnoughLabels(BackendError):

@@ -146,7 +146,7 @@ def _run(command: Sequence[str], log: Path, report: Say) -> None:
         hint = (
             "On Debian and Ubuntu, `apt-get install python3-venv` brings what is missing."
             if "venv" in command and "ensurepip" in tail
-            else "Correct that and run the same command again: it goes on where it stopped."
+            else "Correct that and run the same command again: it continues where it stopped."
         )
         raise EnvironmentFailed(
             f"`{' '.join(command)}` failed with status {code}:\n{tail}\n{hint} (all of it: {log})"

@@ -61,7 +61,7 @@ class ProjectOptions(BaseModel):
 
     image: str | None = documented(
         None,
-        "The name of the Image tag to work on; needed when the labeling configuration has several.",
+        "The name of the Image tag to work on; needed when the label config has several.",
         "the name of an Image tag",
         "the only one",
         min_length=1,
@@ -226,7 +226,7 @@ def _describe_refusal(error: Mapping[str, Any]) -> str:
 
 
 def check_labels(options: ProjectOptions, labels: Collection[str]) -> None:
-    """Refuse options that name a label which the labeling configuration does not have.
+    """Refuse options that name a label which the label config does not have.
 
     Raises:
         BadOptions: a sentence for the user.

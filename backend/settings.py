@@ -116,8 +116,8 @@ class Settings(BaseSettings):
     )
     port: int = documented(
         DEFAULT_PORT,
-        "The port of the web. A set one is obeyed or refused; the default steps aside once when "
-        "it is taken, and the choice is remembered.",
+        "The port of the web. If you set it, it is used, or an error says that it is taken. If the "
+        "default is taken, `make run` chooses a free port once and remembers it.",
         "an integer from 1 to 65535",
         ge=1,
         le=65535,
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     )
     job_nice: int = documented(
         10,
-        "How far the jobs of a round step back for the web, as a nice level: 0 is not at all.",
+        "How far the jobs of a round yield to the web, as a nice level: 0 is not at all.",
         "an integer from 0 to 19",
         ge=0,
         le=19,
@@ -287,8 +287,8 @@ class Settings(BaseSettings):
         """
         if self.label_studio_url is None or self.label_studio_api_key is None:
             raise BadSettings(
-                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY must be set, or `make run` must have "
-                f"started a local Label Studio in {self.data_dir}; neither is so."
+                "No Label Studio is known: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, or let "
+                f"`make run` start a local one in {self.data_dir}."
             )
         return self.label_studio_url, self.label_studio_api_key.get_secret_value()
 
@@ -300,8 +300,8 @@ class Settings(BaseSettings):
         """
         if self.redis_url is None:
             raise BadSettings(
-                "REDIS_URL must be set, or `make run` must have started an embedded Valkey in "
-                f"{self.data_dir}; neither is so."
+                "No Redis is known: set REDIS_URL, or let `make run` start an embedded Valkey in "
+                f"{self.data_dir}."
             )
         return self.redis_url
 

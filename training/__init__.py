@@ -1,1 +1,1 @@
-"""Images, networks, fitting and versions; knows nothing of Label Studio."""
+"""Images, networks, fitting and versions; knows nothing of Label Studio; backend may import it."""

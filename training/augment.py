@@ -1,4 +1,7 @@
-"""Augmentation: the drawn crops that a member learns from."""
+"""Augmentation: the random crops that a member learns from.
+
+By hand, since the libraries know no unknown pixels and no crops that seek a class.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SHOWN_ARMS = 3
 
 @dataclass(frozen=True)
 class ServingQueue:
-    """The publication that serves; ``mode`` and ``weights`` are None before 0.2.0."""
+    """The publication that serves; ``mode`` and ``weights`` are None if schema 0001 kept it."""
 
     name: str
     version: int

@@ -11,7 +11,8 @@ ends depends on its first bits alone, so only hopping from record to record is l
 everything else works on all records at once, and the pixels are written last, by one repeat.
 
 Source: thi.ng/umbrella, packages/rle-pack, which Label Studio's editor uses;
-label_studio_sdk.converter.brush, whose bytes ``encode`` reproduces.
+label_studio_sdk.converter.brush, whose bytes ``encode`` reproduces. By hand, since the SDK's takes
+some 20 times as long for the same bytes (`make bench`).
 """
 
 from __future__ import annotations

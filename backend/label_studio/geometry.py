@@ -1,7 +1,8 @@
 """Outlines to pixels and back, by one rule: a pixel is set if its centre lies within.
 
 Coordinates are continuous: pixel (row, column) covers [row, row + 1) x [column, column + 1), as on
-the canvas of Label Studio's editor, whose percentages are of the image's full width and height.
+the canvas of Label Studio's editor, whose percentages are of the image's full width and height. By
+hand: the rule must agree with the editor's canvas, and OpenCV's filling adds the outline itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a project's labeling configuration says of the image and its regions."""
+"""What a project's label config says of the image and its regions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The part of a labeling configuration that concerns one image.
+    """The part of a label config that concerns one image.
 
     Attributes:
         image_name: name of the Image tag, ``to_name`` of its regions.
@@ -78,7 +78,7 @@ class LabelConfig:
 
 
 def build_label_config(labels: Iterable[tuple[str, str]], control: str = CONTROL_NAME) -> str:
-    """A labeling configuration: one image, and brush labels to paint it with.
+    """A label config: one image, and brush labels to paint it with.
 
     Args:
         labels: (name, colour as ``#RRGGBB``), in the order of the classes.
@@ -105,7 +105,7 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     """Read a project's ``label_config``.
 
     Args:
-        xml: The labeling configuration.
+        xml: The label config.
         image: Name of the Image tag to work on (the option "image"); needed if there are several.
 
     Raises:
@@ -123,7 +123,7 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     labels = _once(label for tag in inputs for label in tag.labels if not is_background(label))
     if len(labels) > MAX_LABELS:
         raise BadLabelConfig(
-            f"The labeling configuration may have at most {MAX_LABELS} labels, got {len(labels)}."
+            f"The label config may have at most {MAX_LABELS} labels, got {len(labels)}."
         )
     output = _choose_output(inputs, image_name)
     if not labels:
@@ -133,18 +133,16 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
 
 def _read(xml: str) -> Element:
     if not isinstance(xml, str) or not xml.strip():
-        raise BadLabelConfig("The project has no labeling configuration: set one in its settings.")
+        raise BadLabelConfig("The project has no label config: set one in its settings.")
     try:
         root: Element = fromstring(xml)
     except DefusedXmlException as error:
         raise BadLabelConfig(
-            "The labeling configuration must be XML without entities or a DTD, it declares some."
+            "The label config must be XML without entities or a DTD, it declares some."
         ) from error
     # Expat's own, and what Python says of a character or an encoding that it cannot use.
     except (ParseError, ValueError, LookupError) as error:
-        raise BadLabelConfig(
-            f"The labeling configuration must be XML: {short(str(error), 120)}."
-        ) from error
+        raise BadLabelConfig(f"The label config must be XML: {short(str(error), 120)}.") from error
     return root
 
 
@@ -174,7 +172,7 @@ def _attribute(element: Element, name: str) -> str:
 
 def _choose_image(images: list[Element], wanted: str | None) -> Element:
     if not images:
-        raise BadLabelConfig("The labeling configuration must have an Image tag, it has none.")
+        raise BadLabelConfig("The label config must have an Image tag, it has none.")
     names = [element.get("name", "").strip() for element in images]
     if wanted is not None:
         if wanted not in names:
@@ -185,7 +183,7 @@ def _choose_image(images: list[Element], wanted: str | None) -> Element:
         return images[names.index(wanted)]
     if len(images) > 1:
         raise BadLabelConfig(
-            f"The labeling configuration has {len(images)} Image tags ({_listed(names)}): "
+            f"The label config has {len(images)} Image tags ({_listed(names)}): "
             'name one by the option image in the connection\'s extra parameters, as {"image": '
             f'"{short(names[0], 40)}"}}.'
         )
@@ -212,7 +210,7 @@ def _read_tag(element: Element, kind: Kind, image_name: str) -> Tag:
     name = _attribute(element, "name")
     if element.get("value", "").strip().startswith("$") or element.get("apiUrl"):
         raise BadLabelConfig(
-            f"The labels of '{short(name, 40)}' must stand in the labeling configuration, "
+            f"The labels of '{short(name, 40)}' must stand in the label config, "
             "but they come from the task's data or an address."
         )
     labels = _once(_label_of(child, name) for child in element.iter() if _tag(child) == "label")
@@ -233,7 +231,7 @@ def _label_of(element: Element, parent: str) -> str:
         )
     if label.startswith("$"):
         raise BadLabelConfig(
-            f"The labels of '{short(parent, 40)}' must stand in the labeling configuration, "
+            f"The labels of '{short(parent, 40)}' must stand in the label config, "
             f"but {shorten(label)} comes from the task's data."
         )
     return label

@@ -1,7 +1,7 @@
 """Between class-index masks and Label Studio's regions.
 
 A mask is uint8 [H, W]: 0 background, 1..C-1 the classes, 255 unknown. Labels map by name, so that
-a changed labeling configuration loses no more than it must: regions of a label that the version
+a changed label config loses no more than it must: regions of a label that the version
 does not know paint 255, and a class whose label is gone is withheld from pre-annotations.
 
 ``image_rotation`` needs no handling: the editor turns its view, and stores what is drawn in the
@@ -225,13 +225,13 @@ def to_mask(
             continue
         try:
             patch = _patch(region, size)
-            value, uncertainty = _class_of(region, classes, unknown_label)
+            value, unclear = _class_of(region, classes, unknown_label)
         except BadRegion as error:
             problems.append(f"Region {_name(region, number)} was left out: {error}")
             continue
         patch.paint(mask, value)
-        if uncertainty:
-            problems.append(f"Region {_name(region, number)} is taken as unknown: {uncertainty}")
+        if unclear:
+            problems.append(f"Region {_name(region, number)} is taken as unknown: {unclear}")
     if len(problems) > LISTED:
         more = len(problems) - LISTED
         problems[LISTED:] = [f"And {more} more regions were left out or are taken as unknown."]

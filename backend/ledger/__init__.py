@@ -1,4 +1,5 @@
-"""The facts that outlive a process, in SQL: every package above settings and errors may import it.
+"""The facts that outlive a process, in SQL: all but label_studio, settings and
+errors may import it.
 
 Nothing outside sees SQL: methods are short transactions that return the entities.
 """

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from backend.errors import LedgerUnavailable
+from backend.errors import LedgerOutdated, LedgerUnavailable
 
 LOG_BYTES = 32 * 2**20
 """Size of SQLite's write-ahead log on disk between two checkpoints."""
@@ -115,14 +115,15 @@ class Database:
         """Refuse a ledger that is not of this release.
 
         Raises:
-            LedgerUnavailable: no ledger yet, an older one, or a newer one.
+            LedgerOutdated: there is none yet, or an older one.
+            LedgerUnavailable: a newer one.
         """
         with self.read() as db:
             revision = _revision(db.connection())
         if revision is not None and revision > HEAD:
             raise LedgerUnavailable(_newer(revision))
         if revision != HEAD:
-            raise LedgerUnavailable(
+            raise LedgerOutdated(
                 f"The ledger has schema {revision or 'none'}, this release needs {HEAD}: "
                 "run `python -m backend migrate`."
             )

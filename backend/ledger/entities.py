@@ -195,7 +195,7 @@ class Publication(Base, kw_only=True):
         arm: that of the largest weight; "" where none has any.
         quantiles: uncertainty at evenly spaced places of the queue, most uncertain first.
         length: tasks in it; Label Studio has ``stored`` so many of their predictions.
-        mode: what weighed the arms. None before 0.2.0, and so are ``weights`` and
+        mode: what weighed the arms. None in publications of schema 0001, and so are ``weights`` and
             ``arm_quantiles``: there ``arm`` alone ranks.
         weights: arm to its weight in the uncertainty.
         arm_quantiles: weighted arm to evenly spaced quantiles of all candidates' scores, ascending.

@@ -122,9 +122,10 @@ class Parts:
             )
 
     def mark_delivered(self, part_id: int) -> None:
+        """Nothing if the part has gone with its project meanwhile."""
         with self._db.write() as db:
-            part = db.get_one(Part, part_id)
-            part.deliveries, part.delivered_at = part.deliveries + 1, time.time()
+            if (part := db.get(Part, part_id)) is not None:
+                part.deliveries, part.delivered_at = part.deliveries + 1, time.time()
 
     def take(self, part_id: int, holder: str, server: str | None = None) -> Part | None:
         """Lease a part; None if it is done, dropped, or another worker's.

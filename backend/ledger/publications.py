@@ -97,8 +97,11 @@ class Publications:
             publication.stored, publication.superseded_at = stored, None
 
     def set_state(self, publication_id: int, state: PublicationState) -> None:
+        """Nothing if the publication has gone with its project meanwhile."""
         with self._db.write() as db:
-            publication = db.get_one(Publication, publication_id)
+            publication = db.get(Publication, publication_id)
+            if publication is None:
+                return
             publication.state = state
             if state in ("failed", "superseded"):
                 publication.superseded_at = time.time()

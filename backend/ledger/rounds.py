@@ -179,10 +179,10 @@ class Rounds:
             db.add(round_ended(project.id, now))
 
     def cancel(self, round_id: int, reason: str) -> bool:
-        """End a round for a better one; False if it has ended already."""
+        """End a round for a better one; False if it has ended already, or is gone."""
         with self._db.write() as db:
-            cancelled = db.get_one(Round, round_id)
-            if cancelled.state != "active":
+            cancelled = db.get(Round, round_id)
+            if cancelled is None or cancelled.state != "active":
                 return False
             cancelled.state, cancelled.error, cancelled.ended_at = "cancelled", reason, time.time()
             _drop_parts(db, round_id)

@@ -1,6 +1,7 @@
 """`make run`: start what is missing, watch it, and stop all of it at the end.
 
-The supervisor is the parent of everything it starts.
+The supervisor is the parent of everything it starts. By hand: a process manager would be one more
+program to install, and knows neither our health checks nor our order.
 """
 
 from __future__ import annotations

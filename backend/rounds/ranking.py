@@ -213,7 +213,7 @@ def _by_chance(
     drawn: Collection[int] | None,
 ) -> list[Ranked]:
     if drawn is not None:
-        # Doubt chose the others; there are some where the mode was changed since.
+        # The uncertainty chose the others; there are some where the mode was changed since.
         task_ids = sorted(set(task_ids).intersection(drawn))
     scores = torch.rand(len(task_ids), generator=generator, dtype=torch.float64)
     places = _composed(task_ids, scores, audits, length, generator, Rule())

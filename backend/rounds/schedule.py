@@ -365,7 +365,7 @@ def _why_rank(ledger: Ledger, seen: _Seen, promoted: Version) -> str | None:
         return "no image could be read the last time"
     unlabelled = seen.project.task_number > seen.touched
     if serving is None and unlabelled and not (last is not None and _is_vain(ledger, last, seen)):
-        return "Label Studio holds no queue of ours"
+        return "Label Studio holds no ranked queue"
     if serving is not None and _runs_out(seen, serving):
         return f"only {seen.left} ranked tasks left"
     return None

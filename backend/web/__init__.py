@@ -1,1 +1,1 @@
-"""Label Studio calls us: the HTTP app, its login and hooks; nothing else here may import it."""
+"""Label Studio calls us: the HTTP app, its login and hooks; commands may import it."""

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 MB = 2**20
 
 BODY_LIMITS = {"/setup": 4 * MB, "/predict": 256 * MB, "/webhook": 32 * MB}
-"""Bytes: a labeling configuration; 500 tasks with the predictions that they already hold; and
+"""Bytes: a label config; 500 tasks with the predictions that they already hold; and
 annotations with their masks, of which a larger one is found by reconciliation."""
 
 

@@ -99,7 +99,7 @@ class Body(BaseModel):
 
 class Setup(Body):
     label_config: str = documented(
-        ..., "The labeling configuration.", "the labeling configuration as text", alias="schema"
+        ..., "The label config.", "the label config as text", alias="schema"
     )
     extra_params: Annotated[
         dict[str, Any], BeforeValidator(extra_params_object), WithJsonSchema(_OPTIONS_SCHEMA)
@@ -117,9 +117,7 @@ class Predict(Body):
     tasks: list[Task] = documented(
         ..., "The tasks.", "a list of tasks, each with an integer as id and an object as data"
     )
-    label_config: str | None = documented(
-        None, "The labeling configuration.", "the labeling configuration as text"
-    )
+    label_config: str | None = documented(None, "The label config.", "the label config as text")
 
 
 _ROWS = "An object or a list of them, of which the integer ids are read."

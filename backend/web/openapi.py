@@ -57,12 +57,12 @@ _OPERATIONS = (
         "/health",
         "Alive; Label Studio asks before every setup.",
         messages.Health,
-        "It lives.",
+        "The web is running.",
         refusals=(),
     ),
     _Operation(
         "/setup",
-        "Meet a project: its labeling configuration and options are checked and kept.",
+        "Register a project: its label config and options are checked and kept.",
         messages.Serving,
         "What serves.",
         takes=messages.Setup,
@@ -78,7 +78,7 @@ _OPERATIONS = (
     ),
     _Operation(
         "/webhook",
-        "Tell of an event: it is kept before it is answered. No other part is needed for that, so "
+        "Report an event: it is stored before it is answered. Only the ledger is needed, so "
         "Redis may be down.",
         messages.Kept | messages.Ignored,
         "Kept under a number, or ignored for a reason.",
@@ -93,7 +93,7 @@ _OPERATIONS = (
         "Their names.",
         refusals=("503", *_LOGIN),
     ),
-    _Operation("/openapi.json", "This document.", Json, "It."),
+    _Operation("/openapi.json", "This document.", Json, "The document."),
 )
 
 

@@ -49,13 +49,13 @@ def handle_errors(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unexpected_error(error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.path, exc_info=error)
-        return refuse("Something failed here that should not; the log tells what.", 500)
+        return refuse("An unexpected error happened; the log says which.", 500)
 
 
 def _describe(error: HTTPException) -> str:
     """What was expected; werkzeug's own words say only that something was wrong."""
     if isinstance(error, NotFound):
-        return "There is no such route here: /openapi.json lists those that there are."
+        return "There is no such route: /openapi.json lists all routes."
     if isinstance(error, MethodNotAllowed):
         return f"{request.path} expects {' or '.join(sorted(error.valid_methods or ()))}."
     if "description" not in vars(error) and error.code == 400:

@@ -11,6 +11,7 @@ import sys
 import time
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import Synchronized
 from types import FrameType
 
 from backend.errors import BackendError
@@ -22,8 +23,11 @@ log = logging.getLogger(__name__)
 PROCESSES = 2
 """So that a prediction in one (seconds) never delays /health and /setup in the other."""
 
-STOP_S = 6.0
-"""waitress gives open requests 5 s."""
+STOP_S = 8.0
+"""waitress gives open requests 5 s, and ``SEND_WITHIN_S`` follows."""
+
+HANGS_S = 120.0
+"""A process whose loop has not turned for so long answers nobody any more and is replaced."""
 
 BIND_WITHIN_S = 5.0
 """The processes of a parent that was killed may hold the port for a moment."""
@@ -40,19 +44,51 @@ def serve(settings: Settings) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    children: dict[BaseProcess, float] = {}
+    children: list[_Child] = []
     with _listener(settings.host, settings.port) as listener:
         try:
-            for _ in range(PROCESSES):
-                children[_start(settings, listener)] = time.monotonic()
+            children += (_Child(settings, listener) for _ in range(PROCESSES))
             log.info("serving at %s:%d", settings.host, settings.port)
             while True:
-                wait([child.sentinel for child in children])
-                for child in [child for child in children if not child.is_alive()]:
-                    _report(child, time.monotonic() - children.pop(child))
-                    children[_start(settings, listener)] = time.monotonic()
+                wait([child.process.sentinel for child in children], timeout=HANGS_S / 10)
+                for place, child in enumerate(children):
+                    if child.ended():
+                        children[place] = _Child(settings, listener)
         finally:
-            _stop(list(children))
+            _stop([child.process for child in children])
+
+
+class _Child:
+    """A process that serves, as its parent sees it."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        context = multiprocessing.get_context("fork")
+        self._began = time.monotonic()
+        self._turned = context.Value("d", self._began, lock=False)  # when its loop last turned
+        self.process = context.Process(
+            target=_serve_in_child, args=(settings, listener, os.getpid(), self._turned)
+        )
+        self.process.start()
+
+    def ended(self) -> bool:
+        """Whether it has ended, by itself or because it hung.
+
+        Raises:
+            BackendError: by itself, and so soon that another one would end so too.
+        """
+        if self.process.is_alive():
+            silent_s = time.monotonic() - self._turned.value
+            if silent_s < HANGS_S:
+                return False
+            log.warning("a process of the web has hung for %.0f s and is replaced", silent_s)
+            self.process.kill()
+            self.process.join()
+            return True
+        lived_s, code = time.monotonic() - self._began, self.process.exitcode or 0
+        log.warning("a process of the web ended with %d after %.0f s", code, lived_s)
+        if code >= 0 and lived_s < SHORT_LIFE_S:  # below 0 somebody killed it
+            raise BackendError("The web cannot start; the lines above say why.")
+        return True
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -71,14 +107,9 @@ def _listener(host: str, port: int) -> socket.socket:
             time.sleep(0.2)
 
 
-def _start(settings: Settings, listener: socket.socket) -> BaseProcess:
-    context = multiprocessing.get_context("fork")
-    child = context.Process(target=_serve_in_child, args=(settings, listener, os.getpid()))
-    child.start()
-    return child
-
-
-def _serve_in_child(settings: Settings, listener: socket.socket, parent_pid: int) -> None:
+def _serve_in_child(
+    settings: Settings, listener: socket.socket, parent_pid: int, turned: Synchronized[float]
+) -> None:
     die_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent sends SIGTERM
     # Imported here, so that the parent stays small and starts as fast as it can.
@@ -90,14 +121,13 @@ def _serve_in_child(settings: Settings, listener: socket.socket, parent_pid: int
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is ordinary
     app = build_app(settings)
     Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url).in_background()
-    Server(app, listener, body_limit(settings)).run()
 
+    def tick() -> None:
+        turned.value = time.monotonic()
+        if os.getppid() != parent_pid:  # not every system ends children with their parent
+            sys.exit()
 
-def _report(child: BaseProcess, lived_s: float) -> None:
-    code = child.exitcode or 0
-    log.warning("a process of the web ended with %d after %.0f s", code, lived_s)
-    if code >= 0 and lived_s < SHORT_LIFE_S:  # below 0 somebody killed it
-        raise BackendError("The web cannot start; the lines above say why.")
+    Server(app, listener, body_limit(settings), tick).run()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

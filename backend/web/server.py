@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from waitress.adjustments import Adjustments
@@ -40,6 +40,9 @@ BODY_WITHIN_S = 60.0
 
 SILENT_S = 10
 """A connection on which nothing moved for so long is closed, unless a thread is at work on it."""
+
+SEND_WITHIN_S = 2.0
+"""What was answered before a stop, and waits for the client to read it, has so long."""
 
 IN_MEMORY_BYTES = 32 * 1024 * 1024
 """A larger body waits in a temporary file. The largest webhook is kept in memory."""
@@ -139,12 +142,23 @@ class Connection(HTTPChannel):
 
 
 class Server(TcpWSGIServer):
-    """Serves ``app`` on a socket that is bound already, until SystemExit."""
+    """Serves ``app`` on a socket that is bound already, until SystemExit.
+
+    Args:
+        tick: called every second by the loop.
+    """
 
     channel_class = Connection
+    _map: dict[int, Any]  # wasyncore's: all that its loop waits for
     active_channels: dict[int, HTTPChannel]  # type: ignore[assignment]  # types-waitress: one
 
-    def __init__(self, app: WSGIApplication, listener: socket.socket, limit: BodyLimit) -> None:
+    def __init__(
+        self,
+        app: WSGIApplication,
+        listener: socket.socket,
+        limit: BodyLimit,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         threads = ThreadedTaskDispatcher()
         threads.set_thread_count(THREADS)
         super().__init__(
@@ -155,8 +169,28 @@ class Server(TcpWSGIServer):
             sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
             bind_socket=False,
         )
+        self._tick = tick
+
+    def run(self) -> None:
+        super().run()  # threads that were at work have ended
+        self.close()
+        deadline = time.monotonic() + SEND_WITHIN_S
+        while time.monotonic() < deadline and any(
+            connection.total_outbufs_len for connection in self.active_channels.values()
+        ):
+            self.asyncore.loop(timeout=0.1, map=self._map, use_poll=True, count=1)
+
+    def readable(self) -> bool:
+        # waitress goes by the wall clock: set back, it would wait until it has caught up.
+        now = time.time()
+        if self.next_channel_cleanup > now + self.adj.cleanup_interval:
+            self.next_channel_cleanup = 0
+            for connection in self.active_channels.values():
+                connection.last_activity = min(connection.last_activity, now)
+        return bool(super().readable())
 
     def maintenance(self, now: int) -> None:
+        self._tick()
         super().maintenance(now)
         for connection in self.active_channels.values():
             if connection.will_close and connection.socket is not None:

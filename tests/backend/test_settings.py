@@ -378,9 +378,9 @@ def test_remembering_nothing_forgets(tmp_path: Path) -> None:
 
 def test_missing_doors_are_sentences(tmp_path: Path) -> None:
     settings = load(tmp_path)
-    with pytest.raises(BadSettings, match="REDIS_URL must be set"):
+    with pytest.raises(BadSettings, match="No Redis is known: set REDIS_URL"):
         settings.redis()
-    with pytest.raises(BadSettings, match="LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY must be set"):
+    with pytest.raises(BadSettings, match="No Label Studio is known"):
         settings.label_studio()
 
 

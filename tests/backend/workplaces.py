@@ -44,7 +44,7 @@ def open_workplace(data_dir: Path, **fields: Any) -> Iterator[Workplace]:
 
 
 def brush_config(*labels: str) -> str:
-    """A labeling configuration with brush labels."""
+    """A label config with brush labels."""
     return build_label_config(
         (label, class_colour(index)) for index, label in enumerate(labels, start=1)
     )

@@ -452,7 +452,7 @@ class TestARestoredBackup:
         assert ledger.projects.get(project.row_id).changed == count_changes(states, manifest) == 2
         row = ledger.rounds.active(project.row_id)
         assert row is not None
-        assert (row.kind, row.reason) == ("rank", "Label Studio holds no queue of ours")
+        assert (row.kind, row.reason) == ("rank", "Label Studio holds no ranked queue")
         stack.wait(lambda: ledger.rounds.get(row.id).state == "succeeded", "the ranking")
         assert name_of(project.serving()) == "committee-v2.2"
         assert studio.project(project.id).model_version == "committee-v2.2"

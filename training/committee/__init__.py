@@ -1,1 +1,2 @@
-"""A trained committee: inference and versions; quality, figures, experiments may import it."""
+"""A trained committee: inference and versions; quality, figures, experiments
+and backend may import it."""

@@ -1,1 +1,2 @@
-"""Labelled folders, and drawn urine sediment; figures and experiments may import it."""
+"""Labelled folders, and drawn urine sediment; experiments and
+backend may import it."""

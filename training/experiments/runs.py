@@ -107,15 +107,17 @@ class Line(_Frozen):
     leader: str | None = None
     rewards: dict[str, FiniteFloat] | None = None
     evidence: tuple[Evidence, ...] = ()
-    # Runs of 0.1.0 call it doubt_by_distance.
+    # The files call it by an older word, since scripts read them.
     uncertainty_by_distance: DistanceBins | None = Field(
-        None, validation_alias=AliasChoices("uncertainty_by_distance", "doubt_by_distance")
+        None,
+        validation_alias=AliasChoices("uncertainty_by_distance", "doubt_by_distance"),
+        serialization_alias="doubt_by_distance",
     )
     seconds: FiniteFloat
 
     def to_text(self) -> str:
         """The line as a file holds it. ASCII, so that a cut-off line is still text."""
-        return self.model_dump_json(ensure_ascii=True) + "\n"
+        return self.model_dump_json(ensure_ascii=True, by_alias=True) + "\n"
 
     @property
     def heaviest(self) -> str | None:

@@ -1,1 +1,2 @@
-"""Pictures of predictions and their uncertainty; experiments may import it."""
+"""Pictures of predictions and their uncertainty; experiments and backend may
+import it."""

@@ -1,1 +1,2 @@
-"""How a member is trained; committee, quality and experiments may import it."""
+"""How a member is trained; committee, quality, experiments and backend may
+import it."""

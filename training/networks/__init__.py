@@ -1,1 +1,2 @@
-"""The members' networks, from pixels to logits; fitting and committee may import it."""
+"""The members' networks, from pixels to logits; fitting, committee, experiments
+and backend may import it."""

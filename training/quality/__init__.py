@@ -1,1 +1,2 @@
-"""How good predictions are, how far to trust them; figures and experiments may import it."""
+"""How good predictions are, how far to trust them; figures, experiments and
+backend may import it."""

@@ -1,4 +1,4 @@
-"""Doubt against the distance to the nearest boundary: whether it sits there is measured."""
+"""Uncertainty by the distance to the nearest boundary: whether it lies there is measured."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def uncertainty_by_distance(
     """Collect one image's uncertainty and errors by the distance to the truth's nearest boundary.
 
     Args:
-        maps: measure name to map [h, w], as ``Look.maps``.
+        maps: measure name to map [h, w], as ``Prediction.maps``.
         truth: [h, w] uint8 class indices, 255 where nothing is known; those pixels count nowhere.
         predicted: [h, w] uint8 class indices.
 

@@ -99,8 +99,8 @@ def check_running(work: Workplace) -> None:
     missing = [role for role in ("web", "worker") if role not in alive]
     if missing:
         raise BadRequest(
-            f"No {' and no '.join(missing)} of ours is alive in {work.settings.data_dir}: "
-            "start them by `make run`, and set DATA_DIR as it has it."
+            f"No {' and no '.join(missing)} of Committee is running in {work.settings.data_dir}: "
+            "start them by `make run` with the same DATA_DIR."
         )
 
 

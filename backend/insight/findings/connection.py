@@ -100,7 +100,7 @@ def check_connection_state(case: ProjectCase) -> Iterator[Finding]:
         yield case.error(
             "connection-refused",
             f"We refuse Label Studio's /setup: {message[:300]}",
-            "Correct the options or the labeling configuration named elsewhere in this list; the "
+            "Correct the options or the label config named elsewhere in this list; the "
             "web's log has the sentence.",
         )
     elif first.state == "DI":

@@ -24,7 +24,7 @@ CHECKED_IMAGES = 6
 
 
 def check_configuration(case: ProjectCase) -> Iterator[Finding]:
-    """The options and the labeling configuration can be read."""
+    """The options and the label config can be read."""
     if isinstance(case.options, BadOptions):
         yield case.error(
             "bad-options",

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import psutil  # type: ignore[import-untyped]  # it publishes no types
 from redis.exceptions import AuthenticationError, RedisError
-from sqlalchemy.exc import DatabaseError
 
-from backend.errors import BadSettings, LedgerUnavailable
+from backend.errors import BadSettings, LedgerOutdated, LedgerUnavailable
 from backend.insight.findings.finding import Finding, Fix, Installation, error, ok, warning
 from backend.ledger import upgrade
 from backend.workplace import Workplace
@@ -83,18 +82,15 @@ def check_ledger(work: Workplace) -> Iterator[Finding]:
         return
     try:
         work.ledger.check_schema()
+    except LedgerOutdated as cause:
+        yield error("ledger-schema", str(cause), "Run `python -m backend migrate`.", fixable=True)
     except LedgerUnavailable as cause:
-        older = "this release needs" in str(cause)
-        code = "ledger-schema" if older else "ledger"
-        fix = "Run `python -m backend migrate`." if older else "The sentence says what to do."
-        yield error(code, str(cause), fix, fixable=older)
-    except DatabaseError as cause:
         yield error(
             "ledger",
-            f"The ledger at {path} cannot be read ({cause.orig}).",
-            "Restore it from a backup, or move it away: `connect` and a round make a new one.",
+            str(cause),
+            "If its file is damaged, restore it from a backup, or move it away: `connect` and a "
+            "round make a new one.",
         )
-        return
     else:
         yield ok("ledger", f"The ledger at {path} is sound.")
     yield from filesystem_findings(path)

@@ -1,4 +1,4 @@
-"""What each stage of a round does, a module for each.
+"""What each stage of a round does, a module for each; rounds and jobs may import it.
 
 A stage takes its round and one part's payload and returns an ``Outcome``: the part's result and
 what comes next. Nothing here writes a round's rows: ``backend.jobs`` does, with the lease. Every

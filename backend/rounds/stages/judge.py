@@ -96,7 +96,5 @@ def _judge_of(work: Workplace, slug: str, number: int, config: TrainConfig) -> C
     committee = work.registry.load(slug, number)
     gone = [name for name in committee.config.classes if name not in config.classes]
     if gone:
-        raise BadConfig(
-            f"it sees {', '.join(gone)}, which the labeling configuration does not have any more"
-        )
+        raise BadConfig(f"it sees {', '.join(gone)}, which the label config does not have any more")
     return committee

@@ -227,7 +227,7 @@ def _store_head(
     if stored == 0:
         work.ledger.publications.set_state(publication.id, "failed")
         raise StudioRefused(
-            f"Label Studio stored none of {len(predictions)} predictions and said no reason: "
+            f"Label Studio stored none of {len(predictions)} predictions and gave no reason: "
             "run `python -m backend doctor`.",
             422,
         )

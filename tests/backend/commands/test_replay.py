@@ -195,13 +195,13 @@ class TestWhatIsRefused:
 
     def test_a_system_that_does_not_run(self, work: Workplace, folder: Path) -> None:
         plan = ReplayPlan(folder, rounds=1, per_round=3)
-        with pytest.raises(BadRequest, match="No web and no worker of ours is alive"):
+        with pytest.raises(BadRequest, match="No web and no worker of Committee is running"):
             replay(work, plan, self.say)
 
     def test_a_system_without_workers(self, work: Workplace, folder: Path) -> None:
         Ledger(work.settings.ledger_url).processes.beat("w", "web", "http://127.0.0.1:1", "here", 1)
         plan = ReplayPlan(folder, rounds=1, per_round=3)
-        with pytest.raises(BadRequest, match="No worker of ours is alive"):
+        with pytest.raises(BadRequest, match="No worker of Committee is running"):
             replay(work, plan, self.say)
 
 

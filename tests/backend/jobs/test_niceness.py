@@ -1,4 +1,4 @@
-"""The jobs of a round step back for the web, and not for the whole machine."""
+"""The jobs of a round yield to the web, and not for the whole machine."""
 
 from __future__ import annotations
 

@@ -351,7 +351,7 @@ def test_an_altered_bitmask_decodes_or_is_refused(patch: bytes, at: int, sound: 
         assert alpha.shape == SIZE
 
 
-# Labeling configurations
+# Label configs
 
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 EXTERNAL = '<!ENTITY e SYSTEM "file:///etc/passwd">'

@@ -1,4 +1,4 @@
-"""The labeling configuration, as projects have it and as they should not."""
+"""The label config, as projects have it and as they should not."""
 
 import pytest
 from hypothesis import given, settings
@@ -133,8 +133,8 @@ def dynamic(attribute: str) -> str:
 @pytest.mark.parametrize(
     ("xml", "says"),
     [
-        ("", "no labeling configuration"),
-        ("  \n", "no labeling configuration"),
+        ("", "no label config"),
+        ("  \n", "no label config"),
         ("<View>", "must be XML"),
         ("nonsense", "must be XML"),
         ("<View>\ud800</View>", "must be XML"),

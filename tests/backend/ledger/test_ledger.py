@@ -671,3 +671,12 @@ def test_what_0_1_0_called_doubt_is_called_uncertainty(url: str, tmp_path: Path)
     assert places[0].arms == {"entropy/image_mean": 0.7}
     assert [row.chosen_for for row in ledger.evidence.all(1)] == ["uncertainty", "audit"]
     ledger.close()
+
+
+def test_what_has_gone_with_its_project_is_no_error(url: str) -> None:
+    upgrade(url)
+    ledger = Ledger(url)
+    ledger.parts.mark_delivered(999)
+    ledger.publications.set_state(999, "failed")
+    assert not ledger.rounds.cancel(999, "gone")
+    ledger.close()

@@ -212,7 +212,7 @@ def test_tasks_that_are_none_are_refused(client: FlaskClient, tasks: Any) -> Non
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status", "expected"),
     [
-        ("GET", "/nothing-here", {}, 404, "/openapi.json lists those that there are"),
+        ("GET", "/nothing-here", {}, 404, "/openapi.json lists all routes"),
         ("GET", "/predict", {}, 405, "/predict expects POST."),
         ("POST", "/versions", {}, 405, "/versions expects GET or HEAD."),
         ("GET", "/health", {"Connection": "Upgrade", "Upgrade": "websocket"}, 400, "plain HTTP"),
@@ -255,7 +255,7 @@ def test_without_a_label_studio_the_web_says_what_to_set(tmp_path: Path) -> None
         )
     app.extensions["committee"].close()
     assert answer.status_code == 503
-    assert answer.json["error"].startswith("LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY must be set")
+    assert answer.json["error"].startswith("No Label Studio is known: set LABEL_STUDIO_URL")
 
 
 def test_a_byte_order_mark_is_read_over_and_another_encoding_refused(client: FlaskClient) -> None:

@@ -139,6 +139,6 @@ def test_the_web_does_what_the_document_says(
     api: BaseSchema, path: str, method: str, mode: GenerationMode, data: st.DataObject
 ) -> None:
     case = data.draw(api[path][method].as_strategy(generation_mode=mode))
-    # No schema can say that the text must be a labeling configuration, or the date after 1969:
+    # No schema can say that the text must be a label config, or the date after 1969:
     # what Label Studio really sends is held against the schemas above.
     case.call_and_validate(headers=LOGIN, excluded_checks=[positive_data_acceptance])

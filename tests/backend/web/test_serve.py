@@ -86,6 +86,63 @@ serve.serve(load_settings())
 """
 
 
+LARGE_WEB = """
+from backend.settings import load_settings
+from backend.web import app, serve
+
+def large(environ, start_response):
+    start_response("200 OK", [("Content-Length", str(2 ** 23))])
+    print("answered", flush=True)
+    return [b"x" * 2 ** 23]
+
+app.build_app = lambda settings: large
+serve.serve(load_settings())
+"""
+
+
+def test_a_signal_cuts_no_answer_off(tmp_path: Path) -> None:
+    port = free_port()
+    environment = settings_of(port, tmp_path)
+    web = Process([sys.executable, "-c", LARGE_WEB], tmp_path / "web.log", environment, cwd=ROOT)
+    try:
+        link = wait_until(lambda: connected(port), PATIENCE_S, "the web")
+        with link:
+            link.sendall(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+            wait_until(lambda: "answered" in web.tail(), PATIENCE_S, "the answer")
+            os.kill(web.pid, signal.SIGTERM)
+            assert len(answer_of(link)[2]) == 2**23
+        assert web.popen.wait(PATIENCE_S) == 0
+    finally:
+        web.stop()
+
+
+def test_a_process_that_hangs_is_replaced(tmp_path: Path) -> None:
+    port = free_port()
+    code = (
+        "from backend.settings import load_settings\n"
+        "from backend.web import app, serve\n"
+        "serve.HANGS_S = 3\n"
+        "def empty(environ, start_response):\n"
+        "    start_response('204 No Content', [])\n"
+        "    return []\n"
+        "app.build_app = lambda settings: empty\n"
+        "serve.serve(load_settings())\n"
+    )
+    environment = settings_of(port, tmp_path)
+    web = Process([sys.executable, "-c", code], tmp_path / "web.log", environment, cwd=ROOT)
+    try:
+        wait_until(lambda: connected(port), PATIENCE_S, "the web").close()
+        hung = wait_until(lambda: psutil.Process(web.pid).children(), PATIENCE_S, "a process")[0]
+        hung.suspend()
+        wait_until(lambda: ended([hung]), PATIENCE_S, "the end of what hangs")
+        wait_until(
+            lambda: len(psutil.Process(web.pid).children()) == PROCESSES, PATIENCE_S, "another"
+        )
+        assert "has hung for" in web.tail()
+    finally:
+        web.stop()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_once_open_requests_are_answered(tmp_path: Path, number: int) -> None:
     port = free_port()

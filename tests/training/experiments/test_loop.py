@@ -128,13 +128,13 @@ def test_rounds_that_two_loops_wrote_between_each_other_are_done_again(done, tmp
     assert [line["keys"] for line in again] == [line["keys"] for line in first]
 
 
-def test_an_interrupted_path_of_the_last_release_goes_on(copied):
+def test_an_interrupted_path_that_uses_the_newer_word_goes_on(copied):
     run, config = copied
     path = lines_file(run, "committee", 0)
     whole = [json.loads(line) for line in path.read_text().splitlines()]
     old = [dict(line) for line in whole]
     for line in old:
-        line["doubt_by_distance"] = line.pop("uncertainty_by_distance")
+        line["uncertainty_by_distance"] = line.pop("doubt_by_distance")
     path.write_text("".join(json.dumps(line) + "\n" for line in old[:-1]))
     follow(read_config(config), run, "committee", 0)
     again = [json.loads(line) for line in path.read_text().splitlines()]

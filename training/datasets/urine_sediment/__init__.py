@@ -1,4 +1,5 @@
-"""Drawn microscopy: brightfield fields of view of urine sediment, with exact masks.
+"""Drawn microscopy: brightfield fields of view of urine sediment, with exact masks; experiments
+and backend may import it.
 
 Each particle is drawn as what light meets: an optical thickness (phase, in radians) and an
 absorption. The microscope then makes the picture: the wave behind the particle is carried to

@@ -1,0 +1,1 @@
+"""The steps, oldest first; only Alembic imports them."""
