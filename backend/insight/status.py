@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from backend.insight.read_model import Json, to_json
 from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
-from backend.ledger.shapes import Metrics
+from backend.ledger.shapes import AuditEstimate, Gain, Metrics
 from backend.rounds.audits import advice, describe_audit
 from backend.rounds.schedule import STAGES
 
@@ -48,9 +47,9 @@ class Quality:
 class AuditStatus:
     """A version's quality on the audit images, in numbers and in words."""
 
-    audit: Mapping[str, Any] | None
-    audit_gain: Mapping[str, Any] | None
-    chance_gain: Mapping[str, Any] | None
+    audit: AuditEstimate | None
+    audit_gain: Gain | None
+    chance_gain: Gain | None
     words: str
 
 

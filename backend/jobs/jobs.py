@@ -25,6 +25,7 @@ from backend.errors import (
 from backend.jobs.cleaning import clean_project
 from backend.jobs.parts import do_part
 from backend.jobs.queue import deliver_parts, open_queue
+from backend.label_studio.bulk import StoredPrediction
 from backend.ledger import Project
 from backend.ledger.events import PREDICT_REST
 from backend.rounds.schedule import check_project
@@ -109,7 +110,7 @@ def _store_rest(work: Workplace, project: Project, task_ids: Sequence[int]) -> N
     tasks = list(work.studio.tasks(project.studio_id, ids=task_ids))
     answers = predict_tasks(work, project, publication, [(task.id, task.data) for task in tasks])
     rows = [
-        {"task": task.id, **prediction}
+        StoredPrediction(task=task.id, **prediction)
         for task, predictions in zip(tasks, answers, strict=True)
         for prediction in predictions
         # Somebody may have opened it meanwhile, or an earlier delivery was not recorded.

@@ -23,7 +23,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypedDict, cast
+
+import orjson
 
 from backend.errors import StudioRefused
 from backend.label_studio.client import Json, StudioHttp
@@ -56,6 +58,15 @@ _ANNOTATION_FIELDS = (
     "ground_truth",
     "lead_time",
 )
+
+
+class StoredPrediction(TypedDict):
+    """A prediction as Label Studio stores it; ``result`` are its regions, or their JSON text."""
+
+    task: int
+    result: list[Json] | orjson.Fragment
+    score: float
+    model_version: str
 
 
 class Stamp(NamedTuple):
@@ -224,8 +235,8 @@ class Studio(StudioHttp):
 
     # Predictions
 
-    def import_predictions(self, project_id: int, rows: Sequence[Json]) -> int:
-        """Store predictions in one POST: ``{task, result, score, model_version}`` each.
+    def import_predictions(self, project_id: int, rows: Sequence[StoredPrediction]) -> int:
+        """Store predictions in one POST.
 
         Returns:
             How many were created. Compare it with ``len(rows)``: Label Studio drops an

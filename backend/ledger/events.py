@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import cast
 
-from sqlalchemy import bindparam, delete, func, insert, or_, select, union, update
+from sqlalchemy import Table, bindparam, delete, func, insert, or_, select, union, update
 
 from backend.ledger.engine import Database
 from backend.ledger.entities import Event
+
+_TABLE = cast(Table, Event.__table__)
 
 PREDICT_REST = "PREDICT_REST"
 """Our own event: tasks that a /predict had no time for. The clock hands it on to a job, and no
@@ -24,7 +27,7 @@ class Events:
     def add(self, project_id: int, action: str, ids: Sequence[int] = ()) -> int:
         """Write what happened, before anybody is told that it was received; the event's id."""
         # By the table: each webhook comes here, and an object of the session takes twice the time.
-        happened = insert(Event.__table__).values(
+        happened = insert(_TABLE).values(
             project_id=project_id,
             action=action,
             ids=list(ids),
@@ -32,7 +35,9 @@ class Events:
             handled=False,
         )
         with self._db.write() as db:
-            return int(db.connection().execute(happened).inserted_primary_key[0])
+            key = db.connection().execute(happened).inserted_primary_key
+        assert key is not None  # of a single row there is one
+        return int(key[0])
 
     def pending(self, project_id: int) -> list[Event]:
         """The unhandled events, oldest first."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from backend.ledger import Version
+from backend.ledger.shapes import AuditEstimate, Interval, Metrics
+from backend.ledger.shapes import Gain as StoredGain
 
 if TYPE_CHECKING:
     from training.examples import Example
     from training.quality.assessment import Assessment
     from training.quality.audit import Gain, Scored
-
-Json = dict[str, Any]
 
 
 def audit_metrics(
@@ -21,7 +21,7 @@ def audit_metrics(
     chance: Collection[str],
     truths: Mapping[str, str],
     former: Sequence[Version],
-) -> Json:
+) -> Metrics:
     """What a new version's metrics keep of its audit.
 
     Args:
@@ -50,8 +50,8 @@ def audit_metrics(
         found = estimate(overlaps, config.classes, config.seed)
     # A lone member has trained on all of them, so its scores say nothing.
     told = config.members > 1
-    metrics: Json = {
-        "audit": None if found is None else found.to_json(),
+    metrics: Metrics = {
+        "audit": None if found is None else cast(AuditEstimate, found.to_json()),
         "chance_scores": {
             key: score for key, score in assessment.scores.items() if told and key in chance
         },
@@ -68,35 +68,47 @@ def audit_metrics(
     return metrics
 
 
-def _scored(number: int, metrics: Mapping[str, Any]) -> Scored:
+def _scored(number: int, metrics: Metrics) -> Scored:
     from training.quality.audit import Scored
 
-    audit = metrics.get("audit") or {"scores": {}}
+    audit = metrics.get("audit")
     chance = metrics.get("chance_scores") or {}
     # An earlier release kept neither: what it measured is compared with nothing.
     truths, recipe = metrics.get("truths") or {}, metrics.get("recipe") or ""
-    return Scored(number, metrics["examples"], audit["scores"], chance, truths, recipe)
+    return Scored(
+        number,
+        metrics["examples"],
+        {} if audit is None else audit["scores"],
+        chance,
+        truths,
+        recipe,
+    )
 
 
-def _gain(gain: Gain | None) -> Json | None:
+def _gain(gain: Gain | None) -> StoredGain | None:
     if gain is None:
         return None
-    return {
-        "labels": gain.labels,
-        "since": gain.since,
-        "pays": gain.pays,
-        "harms": gain.harms,
-        **gain.difference.to_dict(),
-    }
+    found = gain.difference
+    return StoredGain(
+        labels=gain.labels,
+        since=gain.since,
+        pays=gain.pays,
+        harms=gain.harms,
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        p_worse=found.p_worse,
+        pairs=found.pairs,
+    )
 
 
-def harms(metrics: Mapping[str, Any]) -> bool:
+def harms(metrics: Metrics) -> bool:
     """Whether the labels that were asked for made the version surely worse than it was."""
     gain = metrics.get("chance_gain")
     return gain is not None and bool(gain["harms"])
 
 
-def describe_audit(metrics: Mapping[str, Any]) -> str:
+def describe_audit(metrics: Metrics) -> str:
     """``foreground Dice 0.712 (95 % between 0.655 and 0.769) on 34 images ...``; "" without."""
     audit = metrics.get("audit")
     if audit is None:
@@ -111,20 +123,20 @@ def describe_audit(metrics: Mapping[str, Any]) -> str:
     return f"{told}; by class: {', '.join(classes)}" if classes else told
 
 
-def _interval(value: Mapping[str, float | None]) -> str:
+def _interval(value: Interval) -> str:
     if value["low"] is None:
         return f"{value['value']:.3f}"
     return f"{value['value']:.3f} (95 % between {value['low']:.3f} and {value['high']:.3f})"
 
 
-def advice(metrics: Mapping[str, Any]) -> str | None:
+def advice(metrics: Metrics) -> str | None:
     """A sentence when labels have stopped paying, or do harm; None while they pay, and before it
     can be told."""
-    if harms(metrics):
-        gain = metrics["chance_gain"]
+    harm = metrics.get("chance_gain")
+    if harm is not None and harms(metrics):
         return (
-            f"the last {gain['labels']} labels made it worse: foreground Dice {_change(gain)} on "
-            f"{gain['pairs']} images drawn by chance. Chance ranks the images until that has "
+            f"the last {harm['labels']} labels made it worse: foreground Dice {_change(harm)} on "
+            f"{harm['pairs']} images drawn by chance. Chance ranks the images until that has "
             "passed. Check whether the newest labels are right."
         )
     gain = metrics.get("audit_gain")
@@ -136,5 +148,5 @@ def advice(metrics: Mapping[str, Any]) -> str | None:
     )
 
 
-def _change(gain: Mapping[str, Any]) -> str:
+def _change(gain: StoredGain) -> str:
     return f"{gain['mean']:+.3f} (95 % between {gain['low']:+.3f} and {gain['high']:+.3f})"

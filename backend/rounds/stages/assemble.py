@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from backend.errors import NotEnoughLabels
 from backend.ledger import Outcome, Round, Version
@@ -106,7 +106,7 @@ def labelled_images(examples: Iterable[Example], classes: Sequence[str]) -> dict
     return dict(zip(classes, counts.tolist(), strict=True))
 
 
-def _audit(work: Workplace, round_: Round, slug: str, assessment: Assessment) -> dict[str, Any]:
+def _audit(work: Workplace, round_: Round, slug: str, assessment: Assessment) -> Metrics:
     project_id, manifest = round_.project_id, round_.manifest or []
     audits = load_examples(work, slug, [e for e in manifest if e["audit"]], audits=True)
     evidence = work.ledger.evidence.all(project_id)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from backend.errors import StudioRefused
+from backend.label_studio.bulk import StoredPrediction
 from backend.label_studio.queue_order import set_order
 from backend.ledger import NO_VERSION, Outcome, Place, Project, Publication, Round
 from backend.ledger.shapes import NoPayload
@@ -211,12 +212,12 @@ def _store_head(
         arm_quantiles=ranking.arm_quantiles,
     )
     predictions = [
-        {
-            "task": place.task_id,
-            "result": orjson.Fragment(scored[place.task_id].result),
-            "score": place_score(position, len(head)),
-            "model_version": publication.name,
-        }
+        StoredPrediction(
+            task=place.task_id,
+            result=orjson.Fragment(scored[place.task_id].result),
+            score=place_score(position, len(head)),
+            model_version=publication.name,
+        )
         for position, place in enumerate(head)
     ]
     try:
