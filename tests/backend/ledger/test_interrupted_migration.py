@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from backend.errors import LedgerUnavailable
 from backend.ledger import Ledger, upgrade
-from backend.ledger.engine import HEAD, MIGRATIONS, make_engine
+from backend.ledger.engine import HEAD
+from tests.backend.ledger.old_ledger import make_old_ledger
 from tests.live.harness.servers import ROOT
 
 # The process kills itself before its Nth statement that changes the schema.
@@ -82,18 +81,11 @@ def test_a_ledger_that_was_being_made_is_made_whole(tmp_path: Path, after: int) 
 def test_a_ledger_of_the_first_release_loses_nothing(tmp_path: Path, after: int) -> None:
     path = tmp_path / "ledger.sqlite3"
     url = f"sqlite:///{path}"
-    _make_first(url)
-    with sqlite3.connect(path) as db:
-        db.executescript("""
-            INSERT INTO projects VALUES (1, 'http://studio', 7, 5, 'slug', 'Urine', '<View/>', '{}',
-              NULL, 1, 0, NULL, 0, 0.0, NULL, NULL, 3, 2, 0, 9, 0);
-            INSERT INTO rounds VALUES (4, 1, 'train', 'asked for', 'publish', 'succeeded', 1, NULL,
-              '[]', '{}', '[{"task": 3, "stamp": "aa"}]', '{}', 1.0, 1.0, 2.0);
-            INSERT INTO publications VALUES (6, 1, 1, 1, 'committee-v1.1', 4, 'serving',
-              'mutual_information/image_mean', '[0.9, 0.1]', 2, 2, 1.0, 1.0, NULL);
-            INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"mutual_information/image_mean": 0.9}');
-        """)
-    db.close()
+    make_old_ledger(
+        path,
+        "0001",
+        """INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"bald/image_mean": 0.9}');""",
+    )
     assert migrate_and_die(url, after)
     ledger = Ledger(url)
     with pytest.raises(LedgerUnavailable, match=f"0001, this release needs {HEAD}"):
@@ -106,14 +98,3 @@ def test_a_ledger_of_the_first_release_loses_nothing(tmp_path: Path, after: int)
     assert [row.task_id for row in ledger.publications.ranking(6)] == [11]
     assert ledger.rounds.last_manifest(1) == [{"task": 3, "stamp": "aa"}]
     ledger.close()
-
-
-def _make_first(url: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = make_engine(url, busy_s=1)
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        connection.commit()
-    engine.dispose()

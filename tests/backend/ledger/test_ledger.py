@@ -10,15 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
 from backend.ledger import Evidence, Ledger, Outcome, Part, Project, Publication, Round, upgrade
 from backend.ledger import parts as parts_module
-from backend.ledger.engine import MIGRATIONS, make_engine
 from backend.ledger.parts import LEASE_S, LONGEST_DELAY_S
 from backend.ledger.rounds import LONGEST_WAIT_S
+from tests.backend.ledger.old_ledger import make_old_ledger
 from tests.backend.rows import evidence, place
 
 
@@ -597,26 +595,12 @@ class TestStartRounds:
 
 
 def test_a_ledger_of_the_first_schema_keeps_its_rows(url: str, tmp_path: Path) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = make_engine(url, busy_s=1)
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        connection.commit()
-    engine.dispose()
-    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
-        db.executescript("""
-            INSERT INTO projects VALUES (1, 'http://studio', 7, 5, 'slug', 'Urine', '<View/>', '{}',
-              NULL, 1, 0, NULL, 0, 0.0, NULL, NULL, 3, 2, 0, 9, 0);
-            INSERT INTO rounds VALUES (4, 1, 'train', 'asked for', 'publish', 'succeeded', 1, NULL,
-              '[]', '{}', '[{"task": 3, "stamp": "aa"}]', '{}', 1.0, 1.0, 2.0);
-            INSERT INTO publications VALUES (6, 1, 1, 1, 'committee-v1.1', 4, 'serving',
-              'mutual_information/image_mean', '[0.9, 0.1]', 2, 2, 1.0, 1.0, NULL);
-            INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"mutual_information/image_mean": 0.9}');
-            INSERT INTO ranking VALUES (6, 12, 1, 0.1, 1, '{"mutual_information/image_mean": 0.1}');
-        """)
-    db.close()
+    make_old_ledger(
+        tmp_path / "ledger.sqlite3",
+        "0001",
+        """INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"bald/image_mean": 0.9}');
+        INSERT INTO ranking VALUES (6, 12, 1, 0.1, 1, '{"bald/image_mean": 0.1}');""",
+    )
     upgrade(url)
     ledger = Ledger(url)
     ledger.check_schema()
@@ -624,7 +608,7 @@ def test_a_ledger_of_the_first_schema_keeps_its_rows(url: str, tmp_path: Path) -
     assert serving is not None
     assert (serving.name, serving.arm, serving.quantiles) == (
         "committee-v1.1",
-        "mutual_information/image_mean",
+        "bald/image_mean",
         [0.9, 0.1],
     )
     assert (serving.mode, serving.weights, serving.arm_quantiles) == (None, None, None)
@@ -638,29 +622,14 @@ def test_a_ledger_of_the_first_schema_keeps_its_rows(url: str, tmp_path: Path) -
 
 
 def test_what_0_1_0_called_doubt_is_called_uncertainty(url: str, tmp_path: Path) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = make_engine(url, busy_s=1)
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
-        connection.commit()
-    engine.dispose()
-    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
-        db.executescript("""
-            INSERT INTO projects VALUES (1, 'http://studio', 7, 5, 'slug', 'Urine', '<View/>', '{}',
-              NULL, 1, 0, NULL, 0, 0.0, NULL, NULL, 3, 2, 0, 9, 0);
-            INSERT INTO rounds VALUES (4, 1, 'train', 'asked for', 'publish', 'succeeded', 1, NULL,
-              '[]', '{}', '[{"task": 3, "stamp": "aa"}]', '{}', 1.0, 1.0, 2.0);
-            INSERT INTO publications VALUES (6, 1, 1, 1, 'committee-v1.1', 4, 'serving',
-              'mutual_information/image_mean', '[0.9, 0.1]', 2, 2, 1.0, 1.0, NULL, 'adaptive',
-              '{"mutual_information/image_mean": 1.0}', NULL);
-            INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"entropy/image_mean": 0.7}', 'doubt');
-            INSERT INTO ranking VALUES (6, 12, 1, 0.1, 0, '{"entropy/image_mean": 0.1}', 'class');
-            INSERT INTO evidence VALUES (1, 3, 4, 1, 'aa', '{}', '{}', 0.1, 10, 100, 0, 'doubt', 1);
-            INSERT INTO evidence VALUES (1, 5, 4, 1, 'bb', '{}', '{}', 0.1, 10, 100, 1, 'audit', 1);
-        """)
-    db.close()
+    make_old_ledger(
+        tmp_path / "ledger.sqlite3",
+        "0002",
+        """INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"entropy/image_mean": 0.7}', 'doubt');
+        INSERT INTO ranking VALUES (6, 12, 1, 0.1, 0, '{"entropy/image_mean": 0.1}', 'class');
+        INSERT INTO evidence VALUES (1, 3, 4, 1, 'aa', '{}', '{}', 0.1, 10, 100, 0, 'doubt', 1);
+        INSERT INTO evidence VALUES (1, 5, 4, 1, 'bb', '{}', '{}', 0.1, 10, 100, 1, 'audit', 1);""",
+    )
     upgrade(url)
     ledger = Ledger(url)
     places = ledger.publications.ranking(6)
