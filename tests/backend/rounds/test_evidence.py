@@ -284,8 +284,8 @@ def test_a_class_that_was_added_is_an_error_and_one_that_is_gone_stops_the_judgi
     fewer = TrainConfig(CLASSES[:-1], members=2, network="unet")
     ended = round_.play(labels(2, 3), fewer)
     assert ended.problems == [
-        f"Version 1 cannot judge new labels: it sees {CLASSES[-1]}, which the labeling "
-        "configuration does not have any more"
+        f"Version 1 cannot judge new labels: it sees {CLASSES[-1]}, which the label config "
+        "does not have any more"
     ]
     assert round_.evidence().keys() == {2}
 
