@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from backend.label_studio.webhook_events import (
+    OF_ANNOTATIONS,
+    OF_LABEL_LINKS,
+    OF_TASKS,
+    PROJECT_UPDATED,
+)
 from backend.web.messages import Event, Ignored, Kept
 from backend.workplace import Workplace
 
 log = logging.getLogger(__name__)
-
-OF_ANNOTATIONS = frozenset(
-    {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED"}
-)
-OF_TASKS = frozenset({"TASKS_CREATED", "TASKS_DELETED"})
-OF_LABEL_LINKS = frozenset({"LABEL_LINK_CREATED", "LABEL_LINK_UPDATED", "LABEL_LINK_DELETED"})
 
 
 def record_event(work: Workplace, event: Event) -> Kept | Ignored:
@@ -28,7 +28,7 @@ def record_event(work: Workplace, event: Event) -> Kept | Ignored:
     if not project.connected:
         return {"ignored": "the project is not connected"}
     ids: list[int] = []
-    if action == "PROJECT_UPDATED":
+    if action == PROJECT_UPDATED:
         if sent.label_config is None or sent.label_config == project.label_config:
             return {"ignored": "nothing that matters here changed"}  # or our own PATCH
         work.ledger.projects.update(project.id, label_config=sent.label_config)

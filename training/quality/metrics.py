@@ -110,9 +110,6 @@ class PairedDifference:
     p_worse: float
     pairs: int
 
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
 
 AT_ONCE = 500
 """Resamples that are drawn together: of some thousand pairs they take megabytes."""

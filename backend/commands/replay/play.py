@@ -49,7 +49,7 @@ def replay(work: Workplace, plan: ReplayPlan, report: Report) -> ReplayResult:
 
     Raises:
         BadFolder: the folder is not what it should be; nothing was made.
-        BadRequest: the plan does not fit the folder, or no process of ours is alive.
+        BadRequest: the plan does not fit the folder, or no process of Committee is running.
         ReplayFailed: a round failed or did not come in time; the project stays for inspection.
         StudioUnreachable, StudioRefused: from the client.
     """

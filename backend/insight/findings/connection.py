@@ -11,24 +11,15 @@ from backend.insight.findings.case import ProjectCase, bare_address, shown_addre
 from backend.insight.findings.finding import Finding, Fix
 from backend.label_studio.connection import basic_auth
 from backend.label_studio.control import id_of
+from backend.label_studio.webhook_events import OF_ANNOTATIONS, OF_TASKS, PROJECT_UPDATED
 from backend.workplace import Workplace
 
 if TYPE_CHECKING:
     from label_studio_sdk.types.ml_backend import MlBackend
     from label_studio_sdk.types.webhook import Webhook
 
-EVENTS = frozenset(
-    {
-        "ANNOTATION_CREATED",
-        "ANNOTATIONS_CREATED",
-        "ANNOTATION_UPDATED",
-        "ANNOTATIONS_DELETED",
-        "TASKS_CREATED",
-        "TASKS_DELETED",
-        "PROJECT_UPDATED",
-    }
-)
-"""What the webhook must bring (backend.web.events acts on these, which insight may not import)."""
+EVENTS = OF_ANNOTATIONS | OF_TASKS | {PROJECT_UPDATED}
+"""What the webhook must bring: what ``backend.web.events`` keeps."""
 
 
 def check_connection(case: ProjectCase) -> Iterator[Finding]:

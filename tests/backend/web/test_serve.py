@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -100,37 +101,32 @@ serve.serve(load_settings())
 """
 
 
+HANGING_WEB = """
+from backend.settings import load_settings
+from backend.web import app, serve
+
+def empty(environ, start_response):
+    start_response("204 No Content", [])
+    return []
+
+serve.HANGS_S = 3
+app.build_app = lambda settings: empty
+serve.serve(load_settings())
+"""
+
+
 def test_a_signal_cuts_no_answer_off(tmp_path: Path) -> None:
-    port = free_port()
-    environment = settings_of(port, tmp_path)
-    web = Process([sys.executable, "-c", LARGE_WEB], tmp_path / "web.log", environment, cwd=ROOT)
-    try:
-        link = wait_until(lambda: connected(port), PATIENCE_S, "the web")
-        with link:
+    with web_of(LARGE_WEB, tmp_path) as (web, port):
+        with wait_until(lambda: connected(port), PATIENCE_S, "the web") as link:
             link.sendall(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
             wait_until(lambda: "answered" in web.tail(), PATIENCE_S, "the answer")
             os.kill(web.pid, signal.SIGTERM)
             assert len(answer_of(link)[2]) == 2**23
         assert web.popen.wait(PATIENCE_S) == 0
-    finally:
-        web.stop()
 
 
 def test_a_process_that_hangs_is_replaced(tmp_path: Path) -> None:
-    port = free_port()
-    code = (
-        "from backend.settings import load_settings\n"
-        "from backend.web import app, serve\n"
-        "serve.HANGS_S = 3\n"
-        "def empty(environ, start_response):\n"
-        "    start_response('204 No Content', [])\n"
-        "    return []\n"
-        "app.build_app = lambda settings: empty\n"
-        "serve.serve(load_settings())\n"
-    )
-    environment = settings_of(port, tmp_path)
-    web = Process([sys.executable, "-c", code], tmp_path / "web.log", environment, cwd=ROOT)
-    try:
+    with web_of(HANGING_WEB, tmp_path) as (web, port):
         wait_until(lambda: connected(port), PATIENCE_S, "the web").close()
         hung = wait_until(lambda: psutil.Process(web.pid).children(), PATIENCE_S, "a process")[0]
         hung.suspend()
@@ -139,18 +135,12 @@ def test_a_process_that_hangs_is_replaced(tmp_path: Path) -> None:
             lambda: len(psutil.Process(web.pid).children()) == PROCESSES, PATIENCE_S, "another"
         )
         assert "has hung for" in web.tail()
-    finally:
-        web.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_once_open_requests_are_answered(tmp_path: Path, number: int) -> None:
-    port = free_port()
-    environment = settings_of(port, tmp_path)
-    web = Process([sys.executable, "-c", SLOW_WEB], tmp_path / "web.log", environment, cwd=ROOT)
-    try:
-        link = wait_until(lambda: connected(port), PATIENCE_S, "the web")
-        with link:
+    with web_of(SLOW_WEB, tmp_path) as (web, port):
+        with wait_until(lambda: connected(port), PATIENCE_S, "the web") as link:
             link.sendall(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
             wait_until(lambda: "at work" in web.tail(), PATIENCE_S, "the request to be worked on")
             children = psutil.Process(web.pid).children()
@@ -159,6 +149,16 @@ def test_a_signal_stops_it_once_open_requests_are_answered(tmp_path: Path, numbe
         assert web.popen.wait(PATIENCE_S) == 0
         assert ended(children)
         assert can_be_bound(port)
+
+
+@contextmanager
+def web_of(code: str, folder: Path) -> Iterator[tuple[Process, int]]:
+    """A web that this code serves, and its port."""
+    port = free_port()
+    command = [sys.executable, "-c", code]
+    web = Process(command, folder / "web.log", settings_of(port, folder), cwd=ROOT)
+    try:
+        yield web, port
     finally:
         web.stop()
 

@@ -298,6 +298,24 @@ def _second_user(url: str, data_dir: Path) -> StudioUser:
     ).json()["token"]
     session = requests.Session()
     page = f"{url}/user/signup/?token={invite}"
+    _submit(session, page, email, password)
+    token = session.get(f"{url}/api/current-user/token", timeout=30).json()["token"]
+    user = StudioUser(email, password, token)
+    remembered.write_text(json.dumps(asdict(user)))
+    return user
+
+
+def log_in(url: str, user: StudioUser) -> requests.Session:
+    """A browser's session: logged in, with the CSRF header set for later POSTs."""
+    session = requests.Session()
+    page = f"{url}/user/login/"
+    _submit(session, page, user.email, user.password)
+    session.headers.update({"X-CSRFToken": session.cookies["csrftoken"], "Referer": url})
+    return session
+
+
+def _submit(session: requests.Session, page: str, email: str, password: str) -> None:
+    """Send the form of Label Studio's page to log in or to sign up."""
     session.get(page, timeout=30)
     answer = session.post(
         page,
@@ -311,33 +329,7 @@ def _second_user(url: str, data_dir: Path) -> StudioUser:
         allow_redirects=False,
     )
     if answer.status_code != 302:
-        raise ServerFailed(f"the second user could not sign up: {answer.status_code}")
-    token = session.get(f"{url}/api/current-user/token", timeout=30).json()["token"]
-    user = StudioUser(email, password, token)
-    remembered.write_text(json.dumps(asdict(user)))
-    return user
-
-
-def log_in(url: str, user: StudioUser) -> requests.Session:
-    """A browser's session: logged in, with the CSRF header set for later POSTs."""
-    session = requests.Session()
-    page = f"{url}/user/login/"
-    session.get(page, timeout=30)
-    answer = session.post(
-        page,
-        data={
-            "email": user.email,
-            "password": user.password,
-            "csrfmiddlewaretoken": session.cookies["csrftoken"],
-        },
-        headers={"Referer": page},
-        timeout=30,
-        allow_redirects=False,
-    )
-    if answer.status_code != 302:
-        raise ServerFailed(f"{user.email} could not log in: {answer.status_code}")
-    session.headers.update({"X-CSRFToken": session.cookies["csrftoken"], "Referer": url})
-    return session
+        raise ServerFailed(f"{email} was not accepted at {page}: {answer.status_code}")
 
 
 def personal_access_token(url: str, user: StudioUser) -> str:

@@ -13,7 +13,7 @@ from backend.insight.findings.examine import apply_fix, examine
 from backend.insight.findings.finding import Finding
 from backend.insight.findings.labels import CHECKED_IMAGES, _sample
 from backend.insight.findings.text import describe_findings
-from backend.web.events import OF_ANNOTATIONS, OF_TASKS
+from backend.label_studio.webhook_events import OF_ANNOTATIONS, OF_TASKS
 from backend.workplace import Workplace
 from tests.backend.insight.findings.fake_web import API_KEY, PASSWORD, codes
 
