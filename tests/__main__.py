@@ -1,8 +1,9 @@
-"""``python -m tests``: every test, in two pytest processes at the same time.
+"""``python -m tests``: every test, in three pytest processes at the same time.
 
-The live tests mostly wait for servers. The unit tests use what they leave of the processor, at the
-lowest priority. The live tests write to the terminal; what the unit tests wrote follows them. The
-last line counts the tests of both.
+The live tests mostly wait for servers. Those with servers of their own, which wait longest, have a
+process of their own. The unit tests use what both leave of the processor, at the lowest priority.
+The live tests write to the terminal; what the others wrote follows them. The last line counts the
+tests of all.
 """
 
 from __future__ import annotations
@@ -43,8 +44,11 @@ class Lane:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+OWN_SERVERS = ("tests/live/test_chaos.py", "tests/live/test_bench.py")
+
 LANES = (
-    Lane("live", ("tests/live",)),
+    Lane("live", ("tests/live", *(f"--ignore={file}" for file in OWN_SERVERS))),
+    Lane("own servers", OWN_SERVERS),
     Lane(
         "unit",
         ("tests", "--ignore=tests/live"),

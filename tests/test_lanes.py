@@ -1,4 +1,4 @@
-"""``python -m tests``: two pytest processes at the same time, and one verdict."""
+"""``python -m tests``: pytest processes at the same time, and one verdict."""
 
 from __future__ import annotations
 

@@ -143,7 +143,8 @@ class Database:
         """A transaction that is the only one that writes; all of it is committed, or nothing.
 
         Raises:
-            LedgerUnavailable: the ledger cannot be written, or not within ``busy_s``.
+            LedgerUnavailable: the ledger cannot be written: others of this process held it for
+                ``busy_s``, or others of this machine.
         """
         writer = self._engine.execution_options(immediate=True)
         with (
@@ -158,10 +159,10 @@ class Database:
     def _turn(self) -> Iterator[None]:
         """One writer of this process at a time: threads wake each other at once, where SQLite has
         every one that waits sleep for up to a tenth of a second, and serves them in no order."""
-        if not self._writing.acquire(timeout=self._busy_s / 2):
+        if not self._writing.acquire(timeout=self._busy_s):
             raise LedgerUnavailable(
                 "The ledger cannot be written now: others of this process have waited for it for "
-                f"{self._busy_s / 2:g} s. Is another process holding it?"
+                f"{self._busy_s:g} s. Is another process holding it?"
             )
         try:
             yield

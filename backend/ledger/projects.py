@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Unpack
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from backend.errors import UnknownProject
@@ -22,6 +22,11 @@ from backend.ledger.entities import (
     Version,
 )
 from backend.ledger.shapes import ProjectFields
+
+# Put together once: each request of Label Studio's asks it.
+_OF_KEY = select(Project).where(
+    *(getattr(Project, name) == bindparam(name) for name in ("server", "studio_id", "created"))
+)
 
 
 class Projects:
@@ -126,11 +131,8 @@ class Projects:
 
 
 def _by_key(db: Session, server: str, studio_id: int, created: int) -> Project | None:
-    return db.scalars(
-        select(Project).where(
-            Project.server == server, Project.studio_id == studio_id, Project.created == created
-        )
-    ).first()
+    key = {"server": server, "studio_id": studio_id, "created": created}
+    return db.scalars(_OF_KEY, key).first()
 
 
 def project_slug(server: str, studio_id: int, created: int) -> str:

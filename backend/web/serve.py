@@ -29,6 +29,11 @@ STOP_S = 8.0
 HANGS_S = 120.0
 """A process whose loop has not turned for so long answers nobody any more and is replaced."""
 
+SWITCH_S = 0.0005
+"""How long one thread of a process may keep another from running Python. With Python's own 5 ms a
+short request waits behind those that read bodies or write regions: the slowest of a hundred webhooks
+took 64 ms, and 51 ms with this."""
+
 BIND_WITHIN_S = 5.0
 """The processes of a parent that was killed may hold the port for a moment."""
 
@@ -118,6 +123,7 @@ def _serve_in_child(
     from backend.web.app import body_limit, build_app
     from backend.web.server import Server
 
+    sys.setswitchinterval(SWITCH_S)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is ordinary
     app = build_app(settings)
     Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url).in_background()

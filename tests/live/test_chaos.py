@@ -39,6 +39,9 @@ AT_RANDOM_S = 25.0
 RECOVERY_LIMIT_S = 60.0
 """No limit on speed: a round that waits for RQ's maintenance, or for a person, waits for longer."""
 
+FORGOTTEN_LIMIT_S = 180.0
+"""RQ gives up the job of a killed worker after 90 s, at its next maintenance, 60 s apart."""
+
 LABELLED = 6
 SEED = 20260728
 
@@ -203,7 +206,8 @@ def test_every_event_is_handled(outcome: Outcome) -> None:
 
 def test_no_job_and_no_process_is_left_without_a_parent(outcome: Outcome) -> None:
     chaos = outcome.chaos
-    wait_until(lambda: chaos.jobs_in_redis() == [], 60, f"{chaos.jobs_in_redis()} to be gone")
+    left = chaos.jobs_in_redis()
+    wait_until(lambda: chaos.jobs_in_redis() == [], FORGOTTEN_LIMIT_S, f"{left} to be gone")
     assert chaos.orphans() == []
     assert chaos.stack.horses() == []
 

@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from backend.local.errors import NoImages
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+from training.datasets.labelled import SUFFIXES
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -21,7 +20,7 @@ def image_files(folder: Path) -> list[Path]:
         found = sorted(
             path
             for path in folder.rglob("*")
-            if path.suffix.lower() in EXTENSIONS and path.is_file() and path.name[0] != "."
+            if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != "."
         )
     except OSError as error:
         raise NoImages(
@@ -29,7 +28,7 @@ def image_files(folder: Path) -> list[Path]:
         ) from error
     if not found:
         raise NoImages(
-            f"IMAGES must be a folder of images ({', '.join(EXTENSIONS)}), "
+            f"IMAGES must be a folder of images ({', '.join(sorted(SUFFIXES))}), "
             f"and '{folder}' holds none."
         )
     return found
