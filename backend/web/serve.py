@@ -31,8 +31,8 @@ HANGS_S = 120.0
 
 SWITCH_S = 0.0005
 """How long one thread of a process may keep another from running Python. With Python's own 5 ms a
-short request waits behind those that read bodies or write regions: the slowest of a hundred webhooks
-took 64 ms, and 51 ms with this."""
+short request waits behind those that read bodies or write regions: the slowest of a hundred
+webhooks took 64 ms, and 51 ms with this."""
 
 BIND_WITHIN_S = 5.0
 """The processes of a parent that was killed may hold the port for a moment."""
