@@ -1,9 +1,9 @@
-"""``python -m tests``: every test, in three pytest processes at the same time.
+"""``python -m tests``: every test, in four pytest processes at the same time.
 
 The live tests mostly wait for servers. Those with servers of their own, which wait longest, have a
-process of their own. The unit tests use what both leave of the processor, at the lowest priority.
-The live tests write to the terminal; what the others wrote follows them. The last line counts the
-tests of all.
+process of their own. The unit tests use what both leave of the processor, at the lowest priority,
+in two processes. The live tests write to the terminal; what the others wrote follows them. The last
+line counts the tests of all.
 """
 
 from __future__ import annotations
@@ -49,12 +49,18 @@ OWN_SERVERS = ("tests/live/test_chaos.py", "tests/live/test_bench.py")
 LANES = (
     Lane("live", ("tests/live", *(f"--ignore={file}" for file in OWN_SERVERS))),
     Lane("own servers", OWN_SERVERS),
-    Lane(
-        "unit",
-        ("tests", "--ignore=tests/live"),
-        niceness=19,
-        # torch's threads wait for each other at full load, which costs the live tests a core.
-        environment={"OMP_NUM_THREADS": "1"},
+    *(
+        Lane(
+            name,
+            arguments,
+            niceness=19,
+            # torch's threads wait for each other at full load, which costs the live tests a core.
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+        for name, arguments in (
+            ("backend", ("tests/backend",)),
+            ("other", ("tests", "--ignore=tests/live", "--ignore=tests/backend")),
+        )
     ),
 )
 

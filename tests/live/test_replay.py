@@ -19,13 +19,14 @@ def test_a_folder_is_played_in_both_orders_and_purged(
 ) -> None:
     monkeypatch.setattr("backend.commands.replay.play.POLL_S", 0.05)
     plan = ReplayPlan(
-        write_folder(tmp_path / "fields", 17),
+        write_folder(tmp_path / "fields", 20),
         rounds=2,
-        per_round=6,
+        per_round=7,
         order="both",
         steps=TINY["steps"],
-        # Six labels seldom fall into one fold of three, which would fail the round.
-        members=3,
+        # Seven labels, of which one may audit, all but never fall into one fold of four, which
+        # would fail the round.
+        members=4,
         round_limit_s=400,
         purge=True,
     )
@@ -36,16 +37,16 @@ def test_a_folder_is_played_in_both_orders_and_purged(
         stack.wait(playing.done, "the replay to end", limit_s=400)
     result = playing.result()
 
-    assert (result.training, result.held_back) == (14, 3)
+    assert (result.training, result.held_back) == (16, 4)
     assert [curve.order for curve in result.curves] == ["queue", "random"]
     for curve in result.curves:
-        assert [point.labels for point in curve.points] == [6, 12]
+        assert [point.labels for point in curve.points] == [7, 14]
         assert [point.made for point in curve.points] == [1, 2]
         assert all(set(point.iou) == set(CLASSES[1:]) for point in curve.points)
         assert all(point.seconds["fit"] > 0 for point in curve.points)
         assert all(point.publication is not None for point in curve.points)
     queue, chance = result.curves
-    assert [(point.served, point.mismatches) for point in queue.points] == [(0, 0), (6, 0)]
+    assert [(point.served, point.mismatches) for point in queue.points] == [(0, 0), (7, 0)]
     assert [point.served for point in chance.points] == [0, 0]
     assert any("assemble" in line for line in said)
 
