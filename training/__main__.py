@@ -117,7 +117,19 @@ def _whole_numbers(_ctx: click.Context, _parameter: click.Parameter, text: str) 
 @click.option("--other", type=FOLDER, default=None, help="Another laboratory's, to test on too.")
 @click.option("--images", callback=_whole_numbers, default="20", help="Labelled images: 5,10,20.")
 @click.option("--draws", type=click.IntRange(1), default=3, help="Random draws of them.")
-@click.option("--test", type=click.IntRange(1), default=40, help="Images held back to test on.")
+@click.option(
+    "--test",
+    type=click.IntRange(1),
+    default=40,
+    help="Images held back to test on (with --groups: at most so many).",
+)
+@click.option(
+    "--groups",
+    default=None,
+    metavar="FILE:COLUMN",
+    help="A CSV file in the folder, image names first, and the column of what belongs together, "
+    "such as a session; whole groups are held back. FILE:COLUMN:GROUP,... names them.",
+)
 @click.option("--members", type=click.IntRange(1, 20), default=1, help="Networks; default 1.")
 @click.option(
     "--vary", multiple=True, metavar="FIELD=VALUE,...", help="A variant; may be repeated."
@@ -142,6 +154,7 @@ def ablate(
     images: list[int],
     draws: int,
     test: int,
+    groups: str | None,
     members: int,
     vary: tuple[str, ...],
     common: str,
@@ -151,9 +164,11 @@ def ablate(
 ) -> None:
     """Train with and without parts of the recipe, and print what each part is worth.
 
-    Fields are those of the training configuration: --vary seek=0 --vary network=unet.
+    What is tested is the committee as it would serve. Fields are those of the training
+    configuration: --vary seek=0 --vary network=unet.
     """
     from training.experiments import ablation
+    from training.experiments.ablation_table import class_table, table
 
     variants = ablation.variants(vary, common, seconds)
     if seconds is not None:
@@ -165,7 +180,8 @@ def ablate(
         for count in images
         for name, changes in variants.items()
     ]
-    trial = ablation.Trial(data, other, test, members)
+    grouped = None if groups is None else ablation.parse_groups(groups)
+    trial = ablation.Trial(data, other, test, grouped, members)
     results = []
     for result in ablation.run(trial, cells, output, workers):
         results.append(result)
@@ -174,8 +190,10 @@ def ablate(
             f"draw {result['draw']}: mean IoU {result['test']['mean_iou']:.3f}",
             err=True,
         )
-    for row in ablation.table(results):
-        click.echo("| " + " | ".join(row) + " |")
+    for rows in (table(results), class_table(results)):
+        for row in rows:
+            click.echo("| " + " | ".join(row) + " |")
+        click.echo()
 
 
 @cli.command("map")

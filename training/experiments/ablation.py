@@ -1,5 +1,5 @@
 """What each part of the recipe is worth: train with and without it on the same draws of a labelled
-folder, and test on the same images.
+folder, and test what would serve on the same images.
 
 Every cell (a variant, a number of labelled images, a draw) is one line of JSON, written when it is
 done; an interrupted run goes on where it stopped.
@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,34 @@ import numpy as np
 from acquisition.uncertainty import MEASURES
 from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
-from training.committee.prediction import Prediction
 from training.config import BadConfig, TrainConfig
-from training.datasets.labelled import by_hash, read_labelled_folder
+from training.datasets.labelled import Labelled, LabelledFolder, by_hash, read_image
 from training.errors import TrainingError
-from training.examples import Example
+from training.experiments.loop_config import Groups
+from training.experiments.loop_data import held_back, open_folder
 from training.fitting.budget import steps_within
 from training.fitting.fit import fit_member
+from training.images import nearest
 from training.process_pool import process_pool
 from training.quality.assessment import assess
-from training.quality.metrics import auroc
+from training.quality.metrics import Overlap, auroc, overlap
+from training.quality.particles import Particles, particles
 from training.quality.quality import Quality
 
 PIXELS_PER_IMAGE = 4000
 """Of each test image, for calibration and for finding errors by uncertainty."""
+
+SUPPORTED_PARTICLES = 20
+"""A class with fewer particles in the test says little: one of them more or less moves its recall
+by more than five points."""
 
 BASE = "as it is"
 """The name of the variant that changes nothing."""
 
 
 class BadVariant(TrainingError):
-    """A variant with a field or a value that no training configuration has."""
+    """A variant with a field or a value that no training configuration has, or cells that cannot be
+    measured on these images."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +73,91 @@ class Trial:
     Attributes:
         data: a labelled folder.
         other: one of another laboratory with the same classes, to test on as well.
-        test: how many images of ``data`` are held back to test on.
-        members: M; with one, no temperature is fitted.
-        max_side_px: of the network's resolution.
-        threads: of one cell.
+        test: how many images are held back to test on; with ``groups``, the most. Of ``other``,
+            where nothing is learnt from, as many.
+        groups: of ``data``; whole ones are held back.
+        members: M; a lone member is not corrected.
     """
 
     data: Path
     other: Path | None = None
     test: int = 40
+    groups: Groups | None = None
     members: int = 1
-    max_side_px: int = 1024
-    threads: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """As every cell's line keeps it. Folders by name, so that they can be moved."""
+        return {
+            "data": self.data.resolve().name,
+            "other": None if self.other is None else self.other.resolve().name,
+            "test": self.test,
+            "groups": None if self.groups is None else self.groups.model_dump(mode="json"),
+            "members": self.members,
+        }
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images of a labelled folder."""
+
+    folder: LabelledFolder
+    items: Sequence[Labelled]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of a trial, the same for every cell.
+
+    Attributes:
+        pool: those that cells draw from.
+        test: those held back.
+        other: of the other laboratory.
+    """
+
+    pool: Images
+    test: Images
+    other: Images | None
+
+
+def split(trial: Trial) -> Split:
+    """Find the images of a trial.
+
+    Raises:
+        BadFolder: a folder is not what it should be.
+        BadLoop: see ``held_back``.
+        BadVariant: the other laboratory has other classes.
+    """
+    folder = open_folder(trial.data)
+    items = by_hash(folder.items)
+    test = set(held_back(trial.data, [item.name for item in items], trial.test, trial.groups))
+    other = None
+    if trial.other is not None:
+        there = open_folder(trial.other)
+        if len(there.classes) != len(folder.classes):
+            raise BadVariant(
+                f"{trial.other} has the classes {', '.join(there.classes)}, {trial.data} has "
+                f"{', '.join(folder.classes)}: they must be the same, in the same order"
+            )
+        other = Images(there, by_hash(there.items)[: trial.test])
+    return Split(
+        Images(folder, [item for item in items if item.name not in test]),
+        Images(folder, [item for item in items if item.name in test]),
+        other,
+    )
+
+
+def parse_groups(text: str) -> Groups:
+    """``"info.csv:session"`` to the file in the labelled folder and its column; ``:a,b`` after
+    these names the groups to hold back.
+
+    Raises:
+        BadVariant: no file or no column.
+    """
+    file, _, rest = text.partition(":")
+    column, _, test = rest.partition(":")
+    if not file or not column:
+        raise BadVariant(f"expected FILE:COLUMN or FILE:COLUMN:GROUP,..., got {text!r}")
+    return Groups(file=file, column=column, test=test.split(",") if test else [])
 
 
 def parse_changes(text: str) -> dict[str, Any]:
@@ -131,40 +210,40 @@ def variants(vary: Iterable[str], common: str, seconds: float | None) -> dict[st
 
 
 def measure(trial: Trial, cell: Cell) -> dict[str, Any]:
-    """Train and test one cell.
+    """Train one cell as a round would, and test the committee that would serve.
 
     Returns:
-        ``test``, and ``other`` where there is one: mean foreground IoU, IoU per class, expected
-        calibration error, and how well each measure finds wrong pixels (AUROC). With another
-        laboratory also ``foreign``: how well each arm tells its images from ``data``'s (AUROC).
+        ``test``, and ``other`` where there is one: see ``_test``. With another laboratory also
+        ``foreign``: how well each arm tells its images from ``data``'s (AUROC).
     """
-    classes, held_back, pool = _load(trial)
-    order = np.random.default_rng([cell.draw, 1]).permutation(len(pool))
-    labelled = [pool[i] for i in order[: cell.images]]
-    config = TrainConfig(
-        classes,
-        members=trial.members,
-        seed=cell.draw,
-        max_side_px=trial.max_side_px,
-        threads=trial.threads,
-    )
+    images = split(trial)
+    folder, pool = images.pool.folder, images.pool.items
+    classes = folder.classes
+    config = TrainConfig(classes, members=trial.members, seed=cell.draw)
     config = replace(config, **cell.changes)
+    order = np.random.default_rng([cell.draw, 1]).permutation(len(pool))
+    labelled = [
+        folder.read_example(pool[i], pool[i].name, config.max_side_px) for i in order[: cell.images]
+    ]
     fitted = [fit_member(labelled, config, m) for m in range(trial.members)]
     weights = [each for each, _ in fitted]
-    temperature = 1.0
     if trial.members > 1:
-        temperature = assess(weights, config, labelled).metrics["temperature"]
-    committee = Committee(Ensemble(weights, config, threads=trial.threads), temperature=temperature)
-    tested = _test(committee, held_back)
+        committee = assess(weights, config, labelled).committee
+    else:
+        # An assessment would predict all labelled images twice, only to correct nothing.
+        committee = Committee(Ensemble(weights, config, threads=config.threads))
+    tested = _test(committee, images.test)
     found: dict[str, Any] = {
         **asdict(cell),
+        "trial": trial.to_json(),
+        "classes": list(classes),
         "steps": config.steps,
         "seconds": sum(history.seconds for _, history in fitted),
-        "temperature": temperature,
+        "temperature": committee.temperature,
         "test": tested.summary,
     }
-    if trial.other is not None:
-        elsewhere = _test(committee, _load_other(trial, classes))
+    if images.other is not None:
+        elsewhere = _test(committee, images.other)
         found["other"] = elsewhere.summary
         foreign = np.repeat([False, True], [len(tested.arms), len(elsewhere.arms)])
         found["foreign"] = {
@@ -174,50 +253,47 @@ def measure(trial: Trial, cell: Cell) -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=2)
-def _load(trial: Trial) -> tuple[tuple[str, ...], list[Example], list[Example]]:
-    """Classes, the images held back and the pool, the same for every cell."""
-    folder = read_labelled_folder(trial.data)
-    items = by_hash(folder.items)
-    if trial.test >= len(items):
-        raise BadVariant(
-            f"{trial.data} holds {len(items)} images: of these {trial.test} cannot be held back"
-        )
-    examples = [folder.read_example(item, item.name, trial.max_side_px) for item in items]
-    return folder.classes, examples[: trial.test], examples[trial.test :]
-
-
-@lru_cache(maxsize=2)
-def _load_other(trial: Trial, classes: tuple[str, ...]) -> list[Example]:
-    assert trial.other is not None
-    found, examples, _ = _load(replace(trial, data=trial.other, other=None))
-    if len(found) != len(classes):
-        raise BadVariant(f"{trial.other} has the classes {found}, {trial.data} has {classes}")
-    return examples
-
-
 @dataclass(frozen=True)
 class Tested:
     summary: dict[str, Any]
     arms: list[Mapping[str, float]]
 
 
-def _test(committee: Committee, examples: Sequence[Example]) -> Tested:
-    quality = Quality(len(committee.config.classes), PIXELS_PER_IMAGE)
+def _test(committee: Committee, images: Images) -> Tested:
+    """Judge masks at the size of the images, as annotators get them and whatever
+    ``max_side_px`` is, and probabilities at the network's resolution.
+
+    Returns:
+        Mean foreground IoU, of all classes and of those with enough particles (None if there are
+        none); per class IoU, the particles of the truth and their recall and precision; expected
+        calibration error; how well each measure finds wrong pixels (AUROC).
+    """
+    C = len(committee.config.classes)
+    counts, found = Overlap.none(C), Particles.none(C)
+    quality = Quality(C, PIXELS_PER_IMAGE)
     arms: list[Mapping[str, float]] = []
     wrong = []
     uncertainties: dict[str, list[Any]] = {name: [] for name in MEASURES}
-    predictions: Iterator[Prediction] = committee.predict_all(example.image for example in examples)
-    for example, prediction in zip(examples, predictions, strict=True):
-        drawn = quality.add(example.mask, prediction.predicted, prediction.probs)
+    predictions = committee.predict_all(read_image(item.image) for item in images.items)
+    for item, prediction in zip(images.items, predictions, strict=True):
+        truth, mask = images.folder.read_mask(item), prediction.mask()
+        counts += overlap(truth, mask, C)
+        found += particles(truth, mask, C)
         arms.append(prediction.arms)
-        wrong.append((prediction.predicted != example.mask).ravel()[drawn])
+        small = nearest(truth, *prediction.predicted.shape)
+        drawn = quality.add(small, prediction.predicted, prediction.probs)
+        wrong.append((prediction.predicted != small).ravel()[drawn])
         for name in MEASURES:
             uncertainties[name].append(prediction.maps[name].ravel()[drawn])
-    counts, errors = quality.overlap, np.concatenate(wrong)
+    supported = counts.iou()[1:][found.truth[1:] >= SUPPORTED_PARTICLES]
+    errors = np.concatenate(wrong)
     summary = {
         "mean_iou": counts.mean_iou(),
+        "mean_iou_supported": float(supported.mean()) if len(supported) else None,
         "iou": counts.where_shown(counts.iou()),
+        "particles": found.truth.tolist(),
+        "particle_recall": found.recall(),
+        "particle_precision": found.precision(),
         "ece": quality.ece(),
         "finds_errors": {
             name: auroc(np.concatenate(uncertainties[name]), errors) for name in MEASURES
@@ -233,9 +309,28 @@ def run(
 
     Yields:
         The result of each cell as it comes; those that ``output`` already holds come first.
+
+    Raises:
+        BadVariant: the pool holds fewer images than a cell needs, or ``output`` the results of
+            another trial.
+        BadFolder, BadLoop: see ``split``.
     """
     wanted = {_key(asdict(cell)): cell for cell in cells}
+    pool = split(trial).pool.items
+    most = max((cell.images for cell in wanted.values()), default=0)
+    if most > len(pool):
+        raise BadVariant(
+            f"{most} images cannot be drawn: {trial.data} leaves {len(pool)} when those to test on "
+            "are held back"
+        )
     there = {_key(result): result for result in read_results(output)}
+    for result in there.values():
+        # Lines of 0.2.0 and before do not say.
+        if result.get("trial", trial.to_json()) != trial.to_json():
+            raise BadVariant(
+                f"{output} holds results of another trial, {result['trial']}, and this one is "
+                f"{trial.to_json()}: write to another file"
+            )
     yield from (there[key] for key in wanted if key in there)
     todo = [cell for key, cell in wanted.items() if key not in there]
     with process_pool(workers) as pool, output.open("a") as file:
@@ -261,61 +356,3 @@ def read_results(output: Path) -> list[dict[str, Any]]:
 
 def _key(cell: Mapping[str, Any]) -> str:
     return json.dumps([cell["variant"], cell["changes"], cell["images"], cell["draw"]])
-
-
-def table(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of text, the head first.
-
-    A row has a variant's figures over its draws, and the paired difference of its IoU from the
-    recipe as it is, with its standard deviation over the draws.
-    """
-    head = ["images", "variant", "draws", "mean IoU", "lowest to highest", "difference", "ECE"]
-    head += ["entropy finds errors", "BALD finds errors"]
-    elsewhere = any("other" in result for result in results)
-    if elsewhere:
-        head += ["IoU elsewhere", "ECE elsewhere", "entropy tells elsewhere"]
-    rows = [head]
-    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
-    for result in results:
-        groups.setdefault((result["images"], result["variant"]), []).append(result)
-    for (images, variant), group in sorted(
-        groups.items(), key=lambda item: (item[0][0], item[0][1] != BASE, item[0][1])
-    ):
-        by_draw = {result["draw"]: result["test"]["mean_iou"] for result in group}
-        base = {r["draw"]: r["test"]["mean_iou"] for r in groups.get((images, BASE), [])}
-        apart = np.array([by_draw[d] - base[d] for d in sorted(by_draw.keys() & base.keys())])
-        difference = ""
-        if variant != BASE and len(apart):
-            difference = f"{apart.mean():+.3f}"
-            difference += f" ± {apart.std(ddof=1):.3f}" if len(apart) > 1 else ""
-        found = list(by_draw.values())
-        row = [
-            str(images),
-            variant,
-            str(len(group)),
-            f"{np.mean(found):.3f}",
-            f"{min(found):.3f} to {max(found):.3f}",
-            difference,
-            _mean(group, "test", "ece"),
-            _mean(group, "test", "finds_errors", "predictive_entropy"),
-            _mean(group, "test", "finds_errors", "mutual_information"),
-        ]
-        if elsewhere:
-            row += [
-                _mean(group, "other", "mean_iou"),
-                _mean(group, "other", "ece"),
-                _mean(group, "foreign", "predictive_entropy/top_quantile_mean"),
-            ]
-        rows.append(row)
-    return rows
-
-
-def _mean(group: Sequence[Mapping[str, Any]], *path: str) -> str:
-    """Mean over a group of the figure at this path, as text."""
-    found = []
-    for result in group:
-        value: Any = result
-        for name in path:
-            value = value[name]
-        found.append(value)
-    return f"{np.mean(found):.3f}"

@@ -23,7 +23,7 @@ class Groups(BaseModel):
         file: a CSV file in the folder, image names in its first column.
         column: the one that names the group.
         test: the groups to hold back. Without it, groups are taken in the order of a hash of their
-            names while they hold at most ``LoopConfig.test`` images together.
+            names while they hold no more images together than ``test`` of the run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

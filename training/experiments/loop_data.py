@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.masks import UNKNOWN
 from training.datasets.labelled import Labelled, LabelledFolder, by_hash, read_labelled_folder
 from training.examples import Example
 from training.experiments.loop_config import BadLoop, Groups, LoopConfig
 from training.files import write_atomically
+from training.quality.particles import count_particles
 
 START_PREFIX = "start:"
 """Begins the key of an image from the folder that a domain shift starts from."""
@@ -90,7 +89,7 @@ def find_data(config: LoopConfig) -> Data:
         )
     folder = open_folder(config.data)
     names = [item.name for item in by_hash(folder.items)]
-    test = _test_names(config, names)
+    test = held_back(config.data, names, config.test, config.groups)
     pool = [name for name in names if name not in set(test)]
     start = [] if config.start is None else _start_keys(config, config.start)
     data = Data(config, folder.classes, tuple(pool), tuple(test), tuple(start))
@@ -115,29 +114,40 @@ def _start_keys(config: LoopConfig, start: Path) -> list[str]:
     return [START_PREFIX + item.name for item in by_hash(folder.items)]
 
 
-def _test_names(config: LoopConfig, names: Sequence[str]) -> list[str]:
-    if config.groups is None:
-        if config.test >= len(names):
-            raise BadLoop(f"{config.data} holds {len(names)} images: {config.test} are too many")
-        return list(names[: config.test])
-    path = config.data / config.groups.file
-    group_of = _read_groups(path, config.groups, names)
-    groups = sorted(
+def held_back(data: Path, names: Sequence[str], test: int, groups: Groups | None) -> list[str]:
+    """The images to test on.
+
+    Args:
+        data: the labelled folder.
+        names: of its images, in the order of ``by_hash``.
+        test: how many; with groups, the most.
+        groups: those of which whole ones are held back.
+
+    Raises:
+        BadLoop: too few images, or groups that cannot be read or held back.
+    """
+    if groups is None:
+        if test >= len(names):
+            raise BadLoop(f"{data} holds {len(names)} images: {test} are too many to hold back")
+        return list(names[:test])
+    path = data / groups.file
+    group_of = _read_groups(path, groups, names)
+    known = sorted(
         set(group_of.values()), key=lambda group: hashlib.sha256(group.encode()).hexdigest()
     )
-    if config.groups.test:
-        unknown = sorted(set(config.groups.test) - set(groups))
+    if groups.test:
+        unknown = sorted(set(groups.test) - set(known))
         if unknown:
             raise BadLoop(f"{path} has no group {', '.join(unknown)}")
-        return [name for name in names if group_of[name] in config.groups.test]
-    test: list[str] = []
-    for group in groups:
+        return [name for name in names if group_of[name] in groups.test]
+    found: list[str] = []
+    for group in known:
         members = [name for name in names if group_of[name] == group]
-        if len(test) + len(members) <= config.test:
-            test += members
-    if not test:
-        raise BadLoop(f"no group of {path} has at most {config.test} images: raise test")
-    return test
+        if len(found) + len(members) <= test:
+            found += members
+    if not found:
+        raise BadLoop(f"no group of {path} has at most {test} images: raise test")
+    return found
 
 
 def _read_groups(path: Path, groups: Groups, names: Sequence[str]) -> dict[str, str]:
@@ -172,9 +182,3 @@ def particles_of(folder: Path, data: Data) -> dict[str, int]:
     found = {key: count_particles(data.read_mask(key)) for key in data.keys}
     write_atomically(kept, json.dumps(found).encode())
     return found
-
-
-def count_particles(mask: NDArray[np.uint8]) -> int:
-    """Connected sets (8 neighbours) of pixels of one class but background, in a mask [H, W]."""
-    classes = [int(c) for c in np.unique(mask) if c not in (0, UNKNOWN)]
-    return sum(cv2.connectedComponents((mask == c).astype(np.uint8))[0] - 1 for c in classes)

@@ -1,14 +1,14 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.training.discs import write_discs
 from tests.training.experiments.small_loop import write_config
 from training.datasets.labelled import read_labelled_folder
 from training.experiments.loop_config import BadLoop, read_config
-from training.experiments.loop_data import count_particles, find_data
+from training.experiments.loop_data import find_data
+from training.quality.particles import count_particles
 
 
 @pytest.mark.parametrize(
@@ -46,15 +46,6 @@ def test_a_shift_to_the_same_folder_is_refused(done):
     config = read_config(done[1])
     with pytest.raises(BadLoop, match="a shift starts elsewhere"):
         find_data(config.model_copy(update={"start": config.data}))
-
-
-def test_particles_are_counted_class_by_class():
-    mask = np.zeros((9, 9), np.uint8)
-    mask[0:2, 0:2] = 1
-    mask[2:4, 2:4] = 1  # touches by a corner: one with the first
-    mask[2:4, 4:6] = 2  # beside it, another class
-    mask[7:, 7:] = 255
-    assert count_particles(mask) == 2
 
 
 def test_the_folder_s_own_masks_are_counted(done):
