@@ -316,12 +316,12 @@ def run(
         BadFolder, BadLoop: see ``split``.
     """
     wanted = {_key(asdict(cell)): cell for cell in cells}
-    pool = split(trial).pool.items
+    left = len(split(trial).pool.items)
     most = max((cell.images for cell in wanted.values()), default=0)
-    if most > len(pool):
+    if most > left:
         raise BadVariant(
-            f"{most} images cannot be drawn: {trial.data} leaves {len(pool)} when those to test on "
-            "are held back"
+            f"{most} images cannot be drawn: {trial.data} leaves {left} when those to test on are "
+            "held back"
         )
     there = {_key(result): result for result in read_results(output)}
     for result in there.values():

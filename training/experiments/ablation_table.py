@@ -51,16 +51,17 @@ def class_table(results: Results) -> list[list[str]]:
     """
     head = ["images", "class", "particles in the test", "variant", "draws", "IoU", "difference"]
     head += ["recall of particles", "difference", "precision of particles"]
-    rows = [head]
-    for images, variant, group, base in _by_variant([r for r in results if "classes" in r]):
+    rows: dict[tuple[int, int, int], list[str]] = {}
+    variants = _by_variant([result for result in results if "classes" in result])
+    for number, (images, variant, group, base) in enumerate(variants):
         classes, counts = group[0]["classes"], group[0]["test"]["particles"]
         for c in range(1, len(classes)):
             row = [str(images), classes[c], str(counts[c]), variant, str(len(group))]
             row += _mean_and_difference(group, base, "test", "iou", c)
             row += _mean_and_difference(group, base, "test", "particle_recall", c)
             row.append(_mean(group, "test", "particle_precision", c))
-            rows.append(row)
-    return rows
+            rows[images, c, number] = row
+    return [head, *(rows[place] for place in sorted(rows))]
 
 
 def _by_variant(results: Results) -> list[tuple[int, str, Results, Results]]:

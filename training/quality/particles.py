@@ -74,13 +74,15 @@ def count_particles(mask: NDArray[np.uint8]) -> int:
 def _numbered(inside: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32]]:
     """How many particles, and the pixels [H, W] by their particle's number from 1; 0 outside."""
     count, numbers = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)
-    return count - 1, numbers
+    return count - 1, np.asarray(numbers, np.int32)
 
 
 def _matches(true: NDArray[np.int32], ours: NDArray[np.int32]) -> int:
+    """How many pairs of two numberings [H, W] match."""
     both = (true > 0) & (ours > 0)
-    pairs, shared = np.unique(np.stack([true[both], ours[both]]), axis=1, return_counts=True)
-    areas = np.bincount(true.ravel())[pairs[0]] + np.bincount(ours.ravel())[pairs[1]]
+    width = int(ours.max(initial=0)) + 1
+    pairs, shared = np.unique(true[both].astype(np.int64) * width + ours[both], return_counts=True)
+    areas = np.bincount(true.ravel())[pairs // width] + np.bincount(ours.ravel())[pairs % width]
     return int((shared > MATCHING_IOU * (areas - shared)).sum())
 
 

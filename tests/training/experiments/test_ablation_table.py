@@ -65,11 +65,11 @@ def test_every_class_shows_its_particles_and_paired_differences():
     rows = class_table([*base, with_classes("b", 0, 0.6, 0.3), with_classes("b", 1, 0.7, 0.4)])
     assert [row[1:4] for row in rows[1:]] == [
         ["red cell", "30", BASE],
-        ["crystal", "0", BASE],
         ["red cell", "30", "b"],
+        ["crystal", "0", BASE],
         ["crystal", "0", "b"],
     ]
-    assert rows[3][4:] == [
+    assert rows[2][4:] == [
         "2",
         "0.650",
         "+0.100 [+0.100, +0.100]",
