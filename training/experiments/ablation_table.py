@@ -47,7 +47,7 @@ def table(results: Results) -> list[list[str]]:
 
 def class_table(results: Results) -> list[list[str]]:
     """Rows of text, the head first: a variant's figures as in ``table``, of each class but
-    background, beside the particles of the class in the test.
+    background, beside the particles of the class in the test. None if all lines are of 0.2.0.
     """
     head = ["images", "class", "particles in the test", "variant", "draws", "IoU", "difference"]
     head += ["recall of particles", "difference", "precision of particles"]
@@ -61,7 +61,7 @@ def class_table(results: Results) -> list[list[str]]:
             row += _mean_and_difference(group, base, "test", "particle_recall", c)
             row.append(_mean(group, "test", "particle_precision", c))
             rows[images, c, number] = row
-    return [head, *(rows[place] for place in sorted(rows))]
+    return [head, *(rows[place] for place in sorted(rows))] if rows else []
 
 
 def _by_variant(results: Results) -> list[tuple[int, str, Results, Results]]:
