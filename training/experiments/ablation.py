@@ -230,7 +230,7 @@ def measure(trial: Trial, cell: Cell) -> dict[str, Any]:
     if trial.members > 1:
         committee = assess(weights, config, labelled).committee
     else:
-        # An assessment would predict all labelled images twice, only to correct nothing.
+        # An assessment would predict all labelled images twice, only for a temperature of 1.
         committee = Committee(Ensemble(weights, config, threads=config.threads))
     tested = _test(committee, images.test)
     found: dict[str, Any] = {

@@ -8,7 +8,6 @@ from click.testing import CliRunner
 from acquisition.uncertainty import MEASURES
 from tests.training.discs import CLASSES, write_discs
 from training.__main__ import cli
-from training.committee.calibration import Calibration
 from training.committee.prediction import Prediction
 from training.datasets.labelled import by_hash, read_labelled_folder
 from training.experiments import ablation
@@ -109,7 +108,7 @@ def test_the_other_laboratory_needs_the_same_classes(tmp_path):
 class ByGrey:
     """Sees discs by their grey, at the network's resolution; the bright ones if it is told to."""
 
-    calibration = Calibration(2.0, (0.5, 0.0, 0.0))
+    temperature = 2.0
 
     def __init__(self, config, sees_bright):
         self.config, self._sees_bright = config, sees_bright
@@ -149,7 +148,7 @@ def test_the_committee_that_its_assessment_gives_is_tested(tmp_path, by_grey):
     folder = write_discs(tmp_path / "a", 6)
     trial = Trial(folder, folder, test=4, members=2)
     result = measure(trial, Cell(BASE, {}, 2, 0))
-    assert (result["temperature"], result["class_bias"]["background"]) == (2.0, 0.5)
+    assert result["temperature"] == 2.0
     test = result["test"]
     assert test["mean_iou"] == 1
     assert test["particle_recall"] == test["particle_precision"] == [None, 1, 1]
