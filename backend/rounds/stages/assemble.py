@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -50,6 +51,7 @@ def assemble(
         {
             **assessment.metrics,
             "labelled_images": labelled_images(examples, config.classes),
+            **_training(work, round_),
             **_audit(work, round_, slug, assessment),
         },
     )
@@ -104,6 +106,19 @@ def labelled_images(examples: Iterable[Example], classes: Sequence[str]) -> dict
     """Class name to how many of the examples show it."""
     counts = images_showing((example.mask for example in examples), len(classes))
     return dict(zip(classes, counts.tolist(), strict=True))
+
+
+def _training(work: Workplace, round_: Round) -> Metrics:
+    """What the round trained by, with the speed that its members had."""
+    collected = work.ledger.parts.results(round_.id, "collect")
+    budget = collected[0].get("budget") if collected else None
+    if budget is None:
+        return {}  # release 0.2.0 began this round
+    # A member that was there already, when its part was run again, says nothing of its time.
+    fits = work.ledger.parts.results(round_.id, "fit")
+    if taken := [result["seconds"] for result in fits if "seconds" in result]:
+        budget = {**budget, "step_s": statistics.median(taken) / budget["steps"]}
+    return {"budget": budget}
 
 
 def _audit(work: Workplace, round_: Round, slug: str, assessment: Assessment) -> Metrics:
