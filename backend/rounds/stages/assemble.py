@@ -127,5 +127,6 @@ def _audit(work: Workplace, round_: Round, slug: str, assessment: Assessment) ->
     evidence = work.ledger.evidence.all(project_id)
     chance = {str(row.task_id) for row in evidence if row.chosen_for == "chance"}
     truths = {str(e["task"]): e["digest"] for e in manifest if e["digest"] is not None}
-    former = [row for row in work.ledger.versions.all(project_id) if row.state == "promoted"]
+    # Its own row is there already where an attempt died after writing it.
+    former = [v for v in work.ledger.versions.all(project_id) if v.round_id != round_.id]
     return audit_metrics(assessment, audits, chance, truths, former[::-1])
