@@ -54,7 +54,7 @@ class ProjectOptions(BaseModel):
     """The JSON object in "extra parameters"; what is left out has the default given here.
 
     None means that the environment decides (``RETRAIN_EVERY`` and its like), or, for ``regions``
-    and ``steps``, the kind of label tag and the training configuration.
+    and ``steps``, the kind of label tag, and FIT_SECONDS with the labels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -107,7 +107,11 @@ class ProjectOptions(BaseModel):
         None, "Images published in a round, at most.", _POSITIVE, "QUEUE_LENGTH", ge=1
     )
     steps: int | None = documented(
-        None, "Training steps per member.", _POSITIVE, "the training configuration's", ge=1
+        None,
+        "Training steps per member, whatever FIT_SECONDS and the labels are.",
+        _POSITIVE,
+        "by FIT_SECONDS and the labels",
+        ge=1,
     )
     max_side_px: int = documented(
         1024,

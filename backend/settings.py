@@ -200,8 +200,8 @@ class Settings(BaseSettings):
     # Five members on two cores are three turns: a demo's round then ends within four minutes.
     fit_seconds: float = documented(
         40,
-        "How long the training of one member may take, in seconds: the steps that take so long, "
-        "100 to 2,000, are found at a project's first round and kept.",
+        "How long the training of one member may take, in seconds: as many steps as fit in, 100 "
+        "at least, and no more than pay for the labels there are (docs/RECIPE.md).",
         "a number from 1 to 86400",
         ge=1,
         le=86400,

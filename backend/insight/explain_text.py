@@ -78,7 +78,10 @@ def _describe_queue(found: Explanation) -> list[str]:
         return [f"Version {found.version} has published no queue yet."]
     lines = [f"{serving.name} serves: {serving.length} images ranked."]
     if serving.mode == FALLBACK:
-        lines.append(f"Chance ranks them: {found.advice}")
+        lines.append(
+            f"Chance ranks them: the labels that the queue had asked for made version "
+            f"{serving.version} worse."
+        )
     elif serving.mode not in (None, found.mode):
         lines.append(f"It was made in mode {serving.mode}; the next will be in the present one.")
     return lines

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from backend.insight.read_model import Json, to_json
 from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
 from backend.ledger.shapes import AuditEstimate, Gain, Metrics
-from backend.rounds.audits import advice, describe_audit
+from backend.rounds.audits import advice, describe_audit, training
 from backend.rounds.schedule import STAGES
 
 SILENT_AFTER_S = 30.0
@@ -85,6 +85,7 @@ class ProjectStatus:
     Attributes:
         project: Label Studio's number.
         version: the version that ranks; None before the first.
+        training: how long that version's members trained, and why.
         first_queue: how the queue is ordered before the first version.
         labelled: tasks with a label; ``changed`` of them since the last round.
         ranked_left: ranked tasks that are not labelled yet.
@@ -99,6 +100,7 @@ class ProjectStatus:
     version: int | None
     quality: Quality | None
     audit: AuditStatus | None
+    training: str | None
     advice: str | None
     publication: str | None
     first_queue: str | None
@@ -159,6 +161,7 @@ def project_status(ledger: Ledger, project: Project) -> ProjectStatus:
         version=None if version is None else version.number,
         quality=None if version is None else quality(version.metrics),
         audit=None if version is None else audit(version.metrics),
+        training=None if version is None else training(version.metrics),
         advice=None if version is None else advice(version.metrics),
         publication=None if serving is None else serving.name,
         first_queue=None if version is not None else first_queue(serving),

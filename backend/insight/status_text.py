@@ -47,7 +47,7 @@ def _describe_project(project: ProjectStatus) -> list[str]:
     lines = [
         f"Project {project.project}, {project.title!r} on {project.server}: {state}",
         f"  version      {_describe_version(project)}",
-        *_describe_audit(project),
+        *_describe_training(project),
         f"  serving      {project.publication or 'nothing yet'}",
         f"  labelled     {project.labelled} tasks, {project.changed} of them "
         "changed since the last round",
@@ -65,11 +65,11 @@ def _describe_project(project: ProjectStatus) -> list[str]:
     return lines
 
 
-def _describe_audit(project: ProjectStatus) -> list[str]:
-    if project.audit is None:
-        return []
+def _describe_training(project: ProjectStatus) -> list[str]:
     lines = []
-    if project.audit.words:
+    if project.training:
+        lines.append(f"  training     {project.training}")
+    if project.audit is not None and project.audit.words:
         lines.append(f"  audit        {project.audit.words}")
     if project.advice:
         lines.append(f"  advice       {project.advice}")

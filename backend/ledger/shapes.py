@@ -59,15 +59,32 @@ class NoPayload(TypedDict):
 Payload = NoPayload | JudgePayload | FitPayload | ScorePayload
 
 
+class Budget(TypedDict):
+    """How long the members of a round train: ``training.fitting.budget.Budget``.
+
+    In a version's metrics ``step_s`` is what the steps of its own members took.
+    """
+
+    steps: int
+    knee: int
+    images: int
+    seconds: float
+    step_s: float | None
+    chosen: bool
+    cost: str
+
+
 class Result(TypedDict, total=False):
     """What a finished part keeps of itself; each stage writes its own keys."""
 
     # collect
     labelled: int
+    budget: Budget
     # collect, judge
     judged: int
     # fit
     member: int
+    seconds: float
     # assemble
     version: int
     promoted: bool
@@ -115,6 +132,17 @@ class Gain(TypedDict):
     pairs: int
 
 
+class LongerTraining(TypedDict):
+    """An earlier version that trained for more steps from no more labels, and was better: by
+    ``mean`` foreground Dice, out of fold on the same images."""
+
+    version: int
+    steps: int
+    mean: float
+    standard_error: float
+    pairs: int
+
+
 class Metrics(TypedDict, total=False):
     """What was measured of a version. An earlier release kept fewer of these."""
 
@@ -134,9 +162,12 @@ class Metrics(TypedDict, total=False):
     audit: AuditEstimate | None
     chance_scores: dict[str, float]
     recipe: str
+    steps: int
+    budget: Budget
     truths: dict[str, str]
     audit_gain: Gain | None
     chance_gain: Gain | None
+    longer_training: LongerTraining | None
 
 
 class ProjectFields(TypedDict, total=False):

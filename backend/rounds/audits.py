@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 from backend.ledger import Version
 from backend.ledger.shapes import AuditEstimate, Interval, Metrics
 from backend.ledger.shapes import Gain as StoredGain
+from backend.ledger.shapes import LongerTraining as StoredLonger
+from training.fitting.budget import Budget
 
 if TYPE_CHECKING:
     from training.examples import Example
@@ -29,14 +32,20 @@ def audit_metrics(
         audits: the labelled audit images.
         chance: keys of the images that chance asked for, audits apart.
         truths: key of every labelled image to what names its truth.
-        former: rows of the promoted versions before it, oldest first.
+        former: rows of all versions before it, oldest first: each is a training round.
 
     Returns:
         ``audit`` (``AuditEstimate.to_json``, None without one), ``chance_scores``, what later
-        versions need to be compared with them (``truths`` and ``recipe``), and ``audit_gain``
-        and ``chance_gain``, each None before it can be told.
+        versions need to be compared with them (``truths``, ``recipe`` and ``steps``), and
+        ``audit_gain``, ``chance_gain`` and ``longer_training``, each None before it can be told.
     """
-    from training.quality.audit import estimate, gain_by_chance, gain_on_audits, recipe_digest
+    from training.quality.audit import (
+        estimate,
+        gain_by_chance,
+        gain_on_audits,
+        longer_training,
+        recipe_digest,
+    )
     from training.quality.metrics import overlap
 
     config = assessment.config
@@ -57,18 +66,25 @@ def audit_metrics(
         },
         "examples": assessment.metrics["examples"],
         "recipe": recipe_digest(config),
+        "steps": config.steps,
     }
     measured = {**metrics["chance_scores"], **({} if found is None else found.scores)}
     metrics["truths"] = {key: truths[key] for key in measured}
-    same = [row for row in former if row.classes == list(config.classes)]
-    history = [_scored(row.number, row.metrics) for row in same]
-    history.append(_scored(0, metrics))
+    history = [
+        _scored(row.number, rounds, row.metrics)
+        for rounds, row in enumerate(former)
+        if row.state == "promoted" and row.classes == list(config.classes)
+    ]
+    scores: Metrics = {"out_of_fold": told, "scores": dict(assessment.scores)}
+    history.append(_scored(0, len(former), {**scores, **metrics}))
     metrics["audit_gain"] = _gain(gain_on_audits(history, config.seed))
     metrics["chance_gain"] = _gain(gain_by_chance(history, config.seed))
+    longer = longer_training(history)
+    metrics["longer_training"] = None if longer is None else cast(StoredLonger, asdict(longer))
     return metrics
 
 
-def _scored(number: int, metrics: Metrics) -> Scored:
+def _scored(number: int, rounds: int, metrics: Metrics) -> Scored:
     from training.quality.audit import Scored
 
     audit = metrics.get("audit")
@@ -77,11 +93,14 @@ def _scored(number: int, metrics: Metrics) -> Scored:
     truths, recipe = metrics.get("truths") or {}, metrics.get("recipe") or ""
     return Scored(
         number,
+        rounds,
         metrics["examples"],
         {} if audit is None else audit["scores"],
         chance,
+        metrics.get("scores", {}) if metrics.get("out_of_fold") else {},
         truths,
         recipe,
+        metrics.get("steps", 0),
     )
 
 
@@ -130,8 +149,11 @@ def _interval(value: Interval) -> str:
 
 
 def advice(metrics: Metrics) -> str | None:
-    """A sentence when labels have stopped paying, or do harm; None while they pay, and before it
-    can be told."""
+    """A sentence when labels do harm, training is too short or labels have stopped paying; None
+    otherwise, and before it can be told.
+
+    Labels are said to have stopped only where the training is long enough for them.
+    """
     harm = metrics.get("chance_gain")
     if harm is not None and harms(metrics):
         return (
@@ -140,12 +162,47 @@ def advice(metrics: Metrics) -> str | None:
             "passed. Check whether the newest labels are right."
         )
     gain = metrics.get("audit_gain")
-    if gain is None or gain["pays"]:
+    stopped = None
+    if gain is not None and not gain["pays"]:
+        stopped = (
+            f"the last {gain['labels']} changed foreground Dice by {_change(gain)} on "
+            f"{gain['pairs']} audit images"
+        )
+    return _training_advice(metrics, stopped) or (stopped and f"more labels hardly pay: {stopped}.")
+
+
+def _training_advice(metrics: Metrics, stopped: str | None) -> str | None:
+    """A sentence where longer training would help.
+
+    Args:
+        stopped: what says that labels have stopped paying, if anything does.
+    """
+    stored, longer = metrics.get("budget"), metrics.get("longer_training")
+    if stored is None:
         return None
-    return (
-        f"more labels hardly pay: the last {gain['labels']} changed foreground Dice by "
-        f"{_change(gain)} on {gain['pairs']} audit images."
-    )
+    budget = Budget(**stored)
+    if longer is not None:
+        within = longer["steps"] <= budget.knee
+        remedy = budget.remedy if within else f"steps={longer['steps']}"
+        return (
+            f"the training is the limit, not the labels: version {longer['version']}, of "
+            f"{longer['steps']} steps a member instead of {budget.steps}, was better by "
+            f"{longer['mean']:.3f} foreground Dice (standard error {longer['standard_error']:.3f}, "
+            f"out of fold on {longer['pairs']} images). Set {remedy}."
+        )
+    if not budget.limits:
+        return None
+    short = f"a member trains for {budget.steps} steps, {budget.knee} would pay for"
+    short += f" {budget.images} labelled images. Set {budget.remedy}."
+    if stopped is None:
+        return f"longer training would help: {short}"
+    return f"the training is the limit, not the labels: {stopped}, and {short}"
+
+
+def training(metrics: Metrics) -> str | None:
+    """How long a version's members trained and why; None of a version of an earlier release."""
+    stored = metrics.get("budget")
+    return None if stored is None else Budget(**stored).describe()
 
 
 def _change(gain: StoredGain) -> str:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from backend.workplace import Workplace
 
 KEEP_VERSIONS = 10
-"""Newest versions of a project whose files stay, whatever became of them."""
+"""Newest versions of a project whose files stay, whatever became of them: those of so many rounds,
+for a round makes one version, however long it trains, and one that failed has no files."""
 
 KEEP_EARLIER = 3
 """Promoted versions before the one that ranks or serves, which `rollback` may want."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.committee.committee import Committee
 from training.committee.version import (
@@ -228,10 +229,22 @@ class Registry:
         Raises:
             UnknownExample: there is none, or its file was damaged, and is so no longer in the way.
         """
+        return Example(*self._read_example(project, digest, ("key", "image", "mask")))
+
+    def get_mask(self, project: str, digest: str) -> NDArray[np.uint8]:
+        """The mask of an example, its image left packed.
+
+        Raises:
+            UnknownExample: as for ``get_example``.
+        """
+        [mask] = self._read_example(project, digest, ("mask",))
+        return np.asarray(mask, np.uint8)
+
+    def _read_example(self, project: str, digest: str, names: Sequence[str]) -> list[Any]:
         path = self._example(project, digest)
         try:
             with np.load(io.BytesIO(read_plain_file(path)), allow_pickle=False) as arrays:
-                return Example(str(arrays["key"]), arrays["image"], arrays["mask"])
+                return [str(arrays[name]) if name == "key" else arrays[name] for name in names]
         except FileNotFoundError as error:
             raise UnknownExample(f"there is no example {path}") from error
         except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
@@ -285,29 +298,14 @@ class Registry:
     def has_round(self, project: str, round_id: int, name: str) -> bool:
         return (self.round_path(project, round_id) / _checked(name)).exists()
 
-    # The step budget
-
-    def steps(self, project: str, key: str) -> int | None:
-        """The steps that were derived for a project under this key; None if none were yet."""
+    def steps_of_0_2(self, project: str, key: str) -> int | None:
+        """The steps that release 0.2.0 or an earlier one measured once and kept under this key."""
         try:
-            found = json.loads(read_plain_file(self._steps(project)))
+            found = json.loads(read_plain_file(self._folder(project, "steps.json")))
             steps = found.get(key)
         except (OSError, ValueError, AttributeError):
             return None
         return steps if isinstance(steps, int) and steps > 0 else None
-
-    def keep_steps(self, project: str, key: str, steps: int) -> None:
-        """Keep a project's steps, so that every later round trains for as many."""
-        path = self._steps(project)
-        try:
-            found = json.loads(read_plain_file(path))
-        except (OSError, ValueError):
-            found = {}
-        kept = found if isinstance(found, dict) else {}
-        write_atomically(path, json.dumps({**kept, key: steps}, indent=1).encode())
-
-    def _steps(self, project: str) -> Path:
-        return self._folder(project, "steps.json")
 
     def drop_round(self, project: str, round_id: int) -> None:
         """Remove a round's scratch files; nothing if they are gone already."""

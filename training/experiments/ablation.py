@@ -26,6 +26,7 @@ from training.experiments.loop_config import Groups
 from training.experiments.loop_data import held_back, open_folder
 from training.fitting.budget import steps_within
 from training.fitting.fit import fit_member
+from training.fitting.speed import seconds_per_step
 from training.images import nearest
 from training.process_pool import process_pool
 from training.quality.assessment import assess
@@ -197,16 +198,13 @@ def variants(vary: Iterable[str], common: str, seconds: float | None) -> dict[st
         BadVariant: see ``parse_changes``.
     """
     shared = parse_changes(common) if common else {}
-    found = {BASE: shared} | {text: {**shared, **parse_changes(text)} for text in vary}
+    found = {BASE: {**shared}} | {text: {**shared, **parse_changes(text)} for text in vary}
     if seconds is None:
         return found
-    return {
-        name: {
-            **changes,
-            "steps": steps_within(seconds, TrainConfig(("background", "a", "b"), **changes)),
-        }
-        for name, changes in found.items()
-    }
+    for changes in found.values():
+        step_s = seconds_per_step(TrainConfig(("background", "a", "b"), **changes))
+        changes["steps"] = steps_within(seconds, step_s)
+    return found
 
 
 def measure(trial: Trial, cell: Cell) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from training.config import TrainConfig
+from training.fitting.budget import LIKE_STEPS
 from training.quality.metrics import Overlap, PairedDifference, paired_bootstrap
 
 RESAMPLES = 2000
@@ -24,9 +25,12 @@ RESAMPLES = 2000
 FEWEST_AUDITS = 30
 """No advice before: an interval of fewer is wider than what a round of labels brings."""
 
-EARLIER_VERSIONS = 3
-"""Promoted versions between the two that are compared: one round's gain drowns in the training's
-own chance (docs/RECIPE.md: .03 to .07 of IoU at few labels)."""
+EARLIER_ROUNDS = 3
+"""Training rounds from one to the other of two versions that are compared: one round's gain drowns
+in the training's own chance (docs/RECIPE.md: .03 to .07 of IoU at few labels)."""
+
+FEW_MORE_LABELS = 1.1
+"""A version with at most so many times the labels has about the same."""
 
 WORTHWHILE_DICE = 0.01
 """A gain that is surely less than this in so many rounds is not worth an expert's time."""
@@ -140,29 +144,42 @@ class Scored:
 
     Attributes:
         version: its number.
+        round: how many training rounds had made a version before its own.
         labelled: images that taught it.
         audits: audit key to foreground Dice.
         chance: key of an image that was asked for by chance to its foreground Dice, by the
             member that never trained on it.
-        truths: key to what names the truth that it was measured against.
-        recipe: as of ``recipe_digest``.
+        out_of_fold: key of a labelled image to foreground Dice by that member.
+        truths: key of audit or chance to what names the truth that it was measured against.
+        recipe: as of ``recipe_digest``; "" where it is not known.
+        steps: of each member.
     """
 
     version: int
+    round: int
     labelled: int
     audits: Mapping[str, float]
     chance: Mapping[str, float]
+    out_of_fold: Mapping[str, float]
     truths: Mapping[str, str]
     recipe: str
+    steps: int
 
 
 def recipe_digest(config: TrainConfig) -> str:
-    """A name for how a version is made, whatever it is taught and whatever chance does to it."""
+    """A name for how a version is made, whatever it is taught, for how long, and whatever chance
+    does to it."""
     fields = asdict(config)
     # The file may lie anywhere, its checksum counts; threads only change the order of sums.
-    for name in ("classes", "seed", "threads", "network_weights"):
+    for name in ("classes", "seed", "steps", "threads", "network_weights"):
         del fields[name]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def like_training(a: Scored, b: Scored) -> bool:
+    """Whether labels and chance are all that the two versions differ by, as far as it matters."""
+    fewer, more = sorted((a.steps, b.steps))
+    return bool(a.recipe) and a.recipe == b.recipe and more <= LIKE_STEPS * fewer
 
 
 @dataclass(frozen=True)
@@ -193,9 +210,9 @@ class Gain:
 def gain_on_audits(history: Sequence[Scored], seed: int) -> Gain | None:
     """What the last labels brought; None before ``FEWEST_AUDITS`` audits of both versions.
 
-    The last version is compared with the newest of the same recipe that is ``LOOK_BACK`` or more
-    before it and had fewer labels, on the images whose truth is the same: else it would not be
-    labels that the difference is owed to.
+    The last version is compared with the newest of like training that is ``EARLIER_ROUNDS`` or
+    more rounds before it and had fewer labels, on the images whose truth is the same: else it
+    would not be labels that the difference is owed to.
 
     Args:
         history: promoted versions, oldest first.
@@ -217,11 +234,16 @@ def gain_by_chance(history: Sequence[Scored], seed: int) -> Gain | None:
 def _gain(
     history: Sequence[tuple[Scored, Mapping[str, float]]], fewest: int, seed: int
 ) -> Gain | None:
-    if not history or not history[-1][0].recipe:
+    if not history:
         return None
     after, second = history[-1]
-    alike = [each for each in history if each[0].recipe == after.recipe]
-    earlier = [each for each in alike[:-EARLIER_VERSIONS] if each[0].labelled < after.labelled]
+    earlier = [
+        (each, scores)
+        for each, scores in history
+        if after.round - each.round >= EARLIER_ROUNDS
+        and each.labelled < after.labelled
+        and like_training(each, after)
+    ]
     if not earlier:
         return None
     before, first = earlier[-1]
@@ -236,3 +258,54 @@ def _gain(
         [first[key] for key in keys], [second[key] for key in keys], seed, RESAMPLES
     )
     return Gain(after.labelled - before.labelled, before.version, difference)
+
+
+@dataclass(frozen=True)
+class LongerTraining:
+    """A version that trained for longer, and was better.
+
+    Attributes:
+        version: its number; ``steps`` of each of its members.
+        mean: by how much it was better, in foreground Dice per image.
+        standard_error: of ``mean`` over the images; that of the training is not in it.
+        pairs: images.
+    """
+
+    version: int
+    steps: int
+    mean: float
+    standard_error: float
+    pairs: int
+
+
+def longer_training(history: Sequence[Scored]) -> LongerTraining | None:
+    """The newest version that had clearly more steps than the last one, the same recipe and no
+    more than about its labels, if it was better by more than the standard error; else None.
+
+    Both are measured out of fold on the images that taught both. A truth that was edited in
+    between counts too: it is one of few.
+
+    Args:
+        history: promoted versions, oldest first.
+    """
+    if not history or not history[-1].recipe:
+        return None
+    last = history[-1]
+    longer = [
+        each
+        for each in history
+        if each.recipe == last.recipe
+        and each.steps > LIKE_STEPS * last.steps
+        and each.labelled <= FEW_MORE_LABELS * last.labelled
+    ]
+    if not longer:
+        return None
+    other = longer[-1]
+    keys = sorted(last.out_of_fold.keys() & other.out_of_fold.keys())
+    if len(keys) < 2:
+        return None
+    better = np.array([other.out_of_fold[key] - last.out_of_fold[key] for key in keys])
+    mean, error = float(better.mean()), float(better.std(ddof=1) / len(keys) ** 0.5)
+    if mean <= error:
+        return None
+    return LongerTraining(other.version, other.steps, mean, error, len(keys))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -50,6 +51,7 @@ def assemble(
         {
             **assessment.metrics,
             "labelled_images": labelled_images(examples, config.classes),
+            **_training(work, round_),
             **_audit(work, round_, slug, assessment),
         },
     )
@@ -106,11 +108,25 @@ def labelled_images(examples: Iterable[Example], classes: Sequence[str]) -> dict
     return dict(zip(classes, counts.tolist(), strict=True))
 
 
+def _training(work: Workplace, round_: Round) -> Metrics:
+    """What the round trained by, with the speed that its members had."""
+    collected = work.ledger.parts.results(round_.id, "collect")
+    budget = collected[0].get("budget") if collected else None
+    if budget is None:
+        return {}  # release 0.2.0 began this round
+    # A member that was there already, when its part was run again, says nothing of its time.
+    fits = work.ledger.parts.results(round_.id, "fit")
+    if taken := [result["seconds"] for result in fits if "seconds" in result]:
+        budget = {**budget, "step_s": statistics.median(taken) / budget["steps"]}
+    return {"budget": budget}
+
+
 def _audit(work: Workplace, round_: Round, slug: str, assessment: Assessment) -> Metrics:
     project_id, manifest = round_.project_id, round_.manifest or []
     audits = load_examples(work, slug, [e for e in manifest if e["audit"]], audits=True)
     evidence = work.ledger.evidence.all(project_id)
     chance = {str(row.task_id) for row in evidence if row.chosen_for == "chance"}
     truths = {str(e["task"]): e["digest"] for e in manifest if e["digest"] is not None}
-    former = [row for row in work.ledger.versions.all(project_id) if row.state == "promoted"]
+    # Its own row is there already where an attempt died after writing it.
+    former = [v for v in work.ledger.versions.all(project_id) if v.round_id != round_.id]
     return audit_metrics(assessment, audits, chance, truths, former[::-1])

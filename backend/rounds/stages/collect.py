@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
@@ -17,6 +17,7 @@ from backend.label_studio.bulk import Stamp
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.regions import merge_masks, to_mask
 from backend.ledger import Outcome, Project, Round
+from backend.ledger.shapes import Budget as StoredBudget
 from backend.ledger.shapes import JudgePayload, ManifestEntry, NoPayload
 from backend.options import ProjectOptions
 from backend.predict import image_url, label_config_of, read_image
@@ -27,8 +28,9 @@ from backend.settings import Settings
 from backend.workplace import Workplace
 from training.config import TrainConfig
 from training.examples import make_example
-from training.fitting.budget import budget_key, steps_within
+from training.fitting.budget import Budget, cost_key, knee_steps, steps_for, usual_speed
 from training.fitting.folds import training_keys
+from training.fitting.speed import seconds_per_step
 from training.networks.own_network import weights_digest
 
 if TYPE_CHECKING:
@@ -75,22 +77,24 @@ def collect(
             f"{sum(e['digest'] is None for e in manifest)} unreadable). "
             + (f"First problem: {problems[0]}" if problems else "Label some more.")
         )
-    check_classes(
-        (work.registry.get_example(row.slug, digest).mask for digest in teaching.values()),
-        classes,
-    )
+    check_classes(_masks(work, row.slug, teaching.values()), classes)
     members = options.members or work.settings.members
     check_folds(list(teaching), members)
     train = train_config(classes, members, options, work.settings)
-    if options.steps is None:
-        train = replace(train, steps=_budget(work, row.slug, train))
+    pixels = sum(int((mask != UNKNOWN).sum()) for mask in _masks(work, row.slug, teaching.values()))
+    budget = _budget(work, row, train, options.steps, len(teaching), pixels)
+    log.info("round %d of %s: %s", round_.id, row.slug, budget.describe())
     due = _due_evidence(work, row, manifest)
     shards = [due.judge[i : i + SHARD_TASKS] for i in range(0, len(due.judge), SHARD_TASKS)]
     return Outcome(
-        result={"labelled": len(manifest), "judged": len(due.judge)},
+        result={
+            "labelled": len(manifest),
+            "judged": len(due.judge),
+            "budget": cast(StoredBudget, asdict(budget)),
+        },
         next_payloads=[JudgePayload(tasks=list(shard)) for shard in shards or [[]]],
         manifest=manifest,
-        config=train.to_json(),
+        config=replace(train, steps=budget.steps).to_json(),
         problems=problems,
         withdrawn=due.withdrawn,
     )
@@ -247,7 +251,7 @@ def check_folds(keys: Sequence[str], members: int) -> None:
 def train_config(
     classes: tuple[str, ...], members: int, options: ProjectOptions, settings: Settings
 ) -> TrainConfig:
-    """How the round's members are made; ``steps`` is the default where no option says it.
+    """How the round's members are made, but for ``steps``.
 
     Raises:
         BadNetwork: the file that members start from cannot be read.
@@ -263,20 +267,47 @@ def train_config(
     if settings.network_weights is not None and network == settings.network:
         chosen["network_weights"] = str(settings.network_weights)
         chosen["network_weights_sha256"] = weights_digest(settings.network_weights)
-    if options.steps is not None:
-        chosen["steps"] = options.steps
     return TrainConfig(**chosen)
 
 
-def _budget(work: Workplace, slug: str, config: TrainConfig) -> int:
-    """A member's steps: derived at the project's first round, the same at every later one."""
-    key = budget_key(work.settings.fit_seconds, config)
-    steps = work.registry.steps(slug, key)
+def _masks(work: Workplace, slug: str, digests: Iterable[str]) -> Iterator[NDArray[np.uint8]]:
+    return (work.registry.get_mask(slug, digest) for digest in digests)
+
+
+def _budget(
+    work: Workplace,
+    row: Project,
+    config: TrainConfig,
+    chosen: int | None,
+    images: int,
+    pixels: int,
+) -> Budget:
+    """How long the round's members train.
+
+    Args:
+        config: what a step costs.
+        chosen: the option `steps`, which goes before all else.
+        images, pixels: that teach, as for ``knee_steps``.
+    """
+    seconds, cost = work.settings.fit_seconds, cost_key(config)
+    kept = (version.metrics.get("budget") for version in work.ledger.versions.all(row.id))
+    former = [Budget(**each) for each in kept if each is not None and each["cost"] == cost]
+    step_s = usual_speed([each.step_s for each in former if each.step_s is not None])
+    knee = knee_steps(images, pixels)
+    steps = chosen
     if steps is None:
-        steps = steps_within(work.settings.fit_seconds, config)
-        work.registry.keep_steps(slug, key, steps)
-        log.info("%d steps a member take about %g s here", steps, work.settings.fit_seconds)
-    return steps
+        step_s = step_s or _first_speed(work, row.slug, config)
+        alike = (each.steps for each in former if not each.chosen and each.seconds == seconds)
+        steps = steps_for(knee, seconds, step_s, last=next(alike, None))
+    return Budget(steps, knee, images, seconds, step_s, chosen is not None, cost)
+
+
+def _first_speed(work: Workplace, slug: str, config: TrainConfig) -> float:
+    """Seconds of a step before any round has taken its time: as an earlier release found, or as
+    measured now."""
+    seconds = work.settings.fit_seconds
+    steps = work.registry.steps_of_0_2(slug, f"{cost_key(config)} in {seconds:g} s")
+    return seconds_per_step(config) if steps is None else seconds / steps
 
 
 def _due_evidence(work: Workplace, row: Project, manifest: Sequence[ManifestEntry]) -> Due:

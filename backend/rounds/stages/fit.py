@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from backend.ledger import Outcome, Round
-from backend.ledger.shapes import FitPayload, ManifestEntry
+from backend.ledger.shapes import FitPayload, ManifestEntry, Result
 from backend.workplace import Workplace
 from training.committee.registry import save_weights
 from training.config import TrainConfig
@@ -26,6 +26,7 @@ def fit(
     check_allowed(config, work.registry.own_network)
     member = payload["member"]
     name = member_file(member)
+    result: Result = {"member": member}
     if not work.registry.has_round(slug, round_.id, name):
         examples = load_examples(work, slug, round_.manifest or (), audits=False)
         weights, history = fit_member(
@@ -39,7 +40,8 @@ def fit(
             history.loss[-1],
             history.seconds,
         )
-    return Outcome(result={"member": member})
+        result["seconds"] = history.seconds
+    return Outcome(result=result)
 
 
 def config_of(round_: Round) -> TrainConfig:

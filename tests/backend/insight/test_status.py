@@ -65,6 +65,7 @@ def a_project(**fields: object) -> ProjectStatus:
         "version": 2,
         "quality": quality({"foreground_dice": 0.5}),
         "audit": AuditStatus(None, None, None, "foreground Dice 0.4 on 3 images"),
+        "training": "270 steps a member",
         "advice": "more labels hardly pay",
         "publication": "committee-v2.1",
         "first_queue": None,
@@ -85,7 +86,7 @@ def test_the_json_keys_are_those_that_scripts_read() -> None:
     (project,), (process,) = found["projects"], found["processes"]
     assert set(project) == {
         *("server", "project", "title", "connected", "paused", "round", "version", "quality"),
-        *("audit", "advice", "publication", "first_queue", "labelled", "changed"),
+        *("audit", "training", "advice", "publication", "first_queue", "labelled", "changed"),
         *("ranked_left", "last_error"),
     }
     assert set(project["round"]) == {
@@ -105,6 +106,7 @@ def test_a_round_under_way_is_described_with_its_time_left() -> None:
     assert "round        3 (train): fit, 25%, about 62 s to go; started because 10 labels" in shown
     assert "(collect 2 s)" in shown
     assert "version      2: out-of-fold foreground Dice 0.500" in shown
+    assert "training     270 steps a member" in shown
     assert "advice       more labels hardly pay" in shown
     assert "web     up               http://here  (host pid 12)" in shown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -284,6 +285,9 @@ def test_a_round_leaves_out_what_cannot_be_read_says_why_and_learns_from_the_res
     manifest = outcome.manifest
     assert manifest is not None
     assert [entry["task"] for entry in manifest if entry["digest"]] == [1, 2, 3]
+    budget = outcome.result["budget"]
+    assert (budget["steps"], budget["chosen"], budget["images"]) == (1, True, 3)
+    assert json.loads(outcome.config or "")["steps"] == 1
     assert len(outcome.problems) == len(BAD)
     for number, (problem, kind) in enumerate(zip(outcome.problems, BAD, strict=True), start=4):
         assert problem.startswith(f"Task {number}: /data/upload/{number}/field.png: "), kind

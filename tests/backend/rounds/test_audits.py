@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from backend.ledger import Version
-from backend.rounds.audits import advice, audit_metrics, describe_audit, harms
+from backend.rounds.audits import advice, audit_metrics, describe_audit, harms, training
 from training.config import TrainConfig
 from training.examples import Example
 from training.quality.audit import FEWEST_AUDITS, FEWEST_CHANCE
@@ -34,8 +34,8 @@ class Assessed:
     problems: tuple = field(default=())
 
 
-def assessed(share=1.0, scores=None, members=5, problems=(), examples=10):
-    config = TrainConfig(CLASSES, members=members)
+def assessed(share=1.0, scores=None, members=5, problems=(), examples=10, steps=200):
+    config = TrainConfig(CLASSES, members=members, steps=steps)
     return Assessed(config, Seeing(share), scores or {}, {"examples": examples}, problems)
 
 
@@ -45,12 +45,12 @@ def audit_examples(count):
     return [Example(str(i), np.zeros((20, 20, 3), np.uint8), mask) for i in range(count)]
 
 
-def version(number, classes, metrics):
+def version(number, classes, metrics, state="promoted"):
     return Version(
         project_id=1,
         number=number,
         round_id=number,
-        state="promoted",
+        state=state,
         reason="",
         members=5,
         classes=list(classes),
@@ -63,7 +63,11 @@ def promoted(metrics_of, *assessments):
     """Rows of versions made one after the other."""
     rows = []
     for number, each in enumerate(assessments, start=1):
-        metrics = metrics_of(each, rows)
+        metrics = {
+            **metrics_of(each, rows),
+            "scores": each.scores,
+            "out_of_fold": each.config.members > 1,
+        }
         rows.append(version(number, CLASSES, metrics))
     return rows
 
@@ -115,15 +119,16 @@ def test_labels_that_pay_are_left_alone():
     assert advice(rows[-1].metrics) is None
 
 
-def falling(members=5, classes=CLASSES, edited=(), other_network=False):
+def falling(members=5, classes=CLASSES, edited=(), other_network=False, first_steps=200):
     """Versions that get worse on the images that chance asked for, and on no other."""
     rows = []
     for number, level in enumerate((0.8, 0.75, 0.7, 0.65), start=1):
         scores = {f"c{i}": level for i in range(FEWEST_CHANCE)} | {"chosen": 0.9}
         chance = {f"c{i}" for i in range(FEWEST_CHANCE)}
         new = assessed(scores=scores, members=members, examples=10 * number)
-        if number == 1 and other_network:
-            new.config = replace(new.config, network="unet")
+        if number == 1:
+            network = "unet" if other_network else new.config.network
+            new.config = replace(new.config, network=network, steps=first_steps)
         truths = TRUTHS | dict.fromkeys(edited, f"edited before {number}")
         metrics = audit_metrics(new, [], chance, truths, rows)
         rows.append(version(number, classes, metrics))
@@ -166,3 +171,102 @@ def test_what_an_earlier_release_measured_is_compared_with_nothing():
 
 def test_versions_of_other_classes_are_not_compared():
     assert not harms(falling(classes=("background", "crystal")))
+
+
+def test_only_rounds_that_made_a_version_are_counted():
+    """One that was kept counts as a round; nothing is compared with it."""
+    rows = promoted(
+        lambda each, rows: audit_metrics(each, audit_examples(FEWEST_AUDITS), set(), TRUTHS, rows),
+        *(assessed(share=0.9, examples=10 * n) for n in range(1, 4)),
+    )
+    new = assessed(share=0.9, examples=40)
+
+    def since(former):
+        gain = audit_metrics(new, audit_examples(FEWEST_AUDITS), set(), TRUTHS, former)
+        return gain["audit_gain"] and gain["audit_gain"]["since"]
+
+    assert since(rows) == 1
+    assert since(rows[:2]) is None
+    kept = [rows[0], *(version(row.number, CLASSES, row.metrics, "kept") for row in rows[1:])]
+    assert since(kept) == 1
+    withdrawn = version(1, CLASSES, rows[0].metrics, "withdrawn")
+    assert since([withdrawn, *rows[1:]]) is None
+
+
+def test_harm_is_not_seen_where_an_earlier_version_trained_for_longer():
+    assert falling(first_steps=240)["chance_gain"]["harms"]
+    assert falling(first_steps=600)["chance_gain"] is None
+
+
+# How long the training was
+
+
+def budget(**changed):
+    found = {"steps": 200, "knee": 740, "images": 20, "seconds": 40.0, "step_s": 0.2}
+    return {"budget": {**found, "chosen": False, "cost": "a key", **changed}}
+
+
+def stopped_paying(**changed):
+    rows = promoted(
+        lambda each, rows: audit_metrics(each, audit_examples(FEWEST_AUDITS), set(), TRUTHS, rows),
+        *(assessed(share=0.9, examples=10 * n) for n in range(1, 5)),
+    )
+    return {**rows[-1].metrics, **budget(**changed)}
+
+
+def test_where_training_is_too_short_it_is_the_limit_and_not_the_labels():
+    assert advice(stopped_paying()) == (
+        "the training is the limit, not the labels: the last 30 changed foreground Dice by +0.000 "
+        "(95 % between +0.000 and +0.000) on 30 audit images, and a member trains for 200 steps, "
+        "740 would pay for 20 labelled images. Set FIT_SECONDS=148."
+    )
+    assert advice(stopped_paying(chosen=True)).endswith("Set steps=740.")
+    for enough in (592, 740, 900):
+        assert advice(stopped_paying(steps=enough)).startswith("more labels hardly pay: the last")
+
+
+def test_before_labels_stop_paying_nothing_is_claimed_of_them():
+    metrics = audit_metrics(assessed(), [], set(), TRUTHS, [])
+    assert advice({**metrics, **budget()}) == (
+        "longer training would help: a member trains for 200 steps, "
+        "740 would pay for 20 labelled images. Set FIT_SECONDS=148."
+    )
+    assert advice({**metrics, **budget(steps=740)}) is None
+
+
+def test_a_version_that_trained_for_longer_and_was_better_makes_training_the_limit():
+    def metrics_of(each, rows):
+        return audit_metrics(each, [], set(), TRUTHS, rows)
+
+    levels = [(900, 0.8), (200, 0.75)]
+    rows = promoted(
+        metrics_of,
+        *(
+            assessed(scores={f"o{i}": level + i / 1000 for i in range(9)}, steps=steps)
+            for steps, level in levels
+        ),
+    )
+    assert rows[0].metrics["longer_training"] is None
+    metrics = {**rows[1].metrics, **budget(knee=900)}
+    assert advice(metrics) == (
+        "the training is the limit, not the labels: version 1, of 900 steps a member instead of "
+        "200, was better by 0.050 foreground Dice (standard error 0.000, out of fold on 9 "
+        "images). Set FIT_SECONDS=180."
+    )
+    # No seconds go beyond the knee that our rule knows; the option does.
+    assert advice({**metrics, **budget(knee=220)}).endswith("Set steps=900.")
+    # And of labels that stopped paying nothing is said.
+    gain = stopped_paying()["audit_gain"]
+    assert "hardly pay" not in advice({**metrics, **budget(knee=220), "audit_gain": gain})
+
+
+def test_harm_comes_before_all_other_advice():
+    assert "made it worse" in advice({**falling(), **budget()})
+
+
+def test_how_long_the_members_trained_is_told():
+    assert training(budget()) == (
+        "200 steps a member (40 s at 0.2 s a step; "
+        "740 would pay for 20 labelled images: FIT_SECONDS=148)"
+    )
+    assert training({}) is None  # an earlier release's

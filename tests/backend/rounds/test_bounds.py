@@ -156,6 +156,13 @@ def test_the_newest_versions_stay_and_those_that_rollback_may_want() -> None:
     assert kept_versions([], [1, 2], 2) == set()
 
 
+def test_what_stays_is_counted_in_rounds_that_made_a_version_and_not_by_number() -> None:
+    there = [3 * round_ for round_ in range(1, 31)]  # two of three rounds failed
+    assert kept_versions(there, [], None) == set(there[-KEEP_VERSIONS:])
+    promoted = there[:10]
+    assert kept_versions(there, promoted, 30) == {*there[6:10], *there[-KEEP_VERSIONS:]}
+
+
 def test_the_serving_version_and_the_three_before_it_are_never_removed() -> None:
     rng = random.Random(0)
     for _ in range(500):

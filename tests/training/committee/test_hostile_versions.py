@@ -171,7 +171,7 @@ def test_a_linked_folder_is_neither_written_nor_cleared(tmp_path: Path, name: st
             lambda: registry.prune_rounds("p1", lambda _: True),
             lambda: registry.put_round("p1", 1, "x", b""),
         ),
-        "steps.json": (lambda: registry.keep_steps("p1", "key", 5),),
+        "steps.json": (lambda: registry.steps_of_0_2("p1", "key"),),
     }
     for act in acts.get(name, tuple(act for some in acts.values() for act in some)):
         with pytest.raises(LinkInRegistry, match="REGISTRY_URL"):
@@ -212,7 +212,6 @@ def test_no_name_leads_out_of_the_registry(tmp_path: Path, name: str) -> None:
         lambda: registry.versions(name),
         lambda: registry.put_round("p1", 1, name, b""),
         lambda: registry.has_example("p1", name),
-        lambda: registry.keep_steps(name, "key", 1),
     ):
         with pytest.raises(ValueError, match="expected a name"):
             act()

@@ -227,6 +227,7 @@ def test_an_example_comes_back_as_it_was_put(registry):
     assert found.key == "task 7"
     np.testing.assert_array_equal(found.image, example.image)
     np.testing.assert_array_equal(found.mask, example.mask)
+    np.testing.assert_array_equal(registry.get_mask("p1", "d7"), example.mask)
 
 
 def test_an_example_of_any_channels_comes_back(registry):

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 from training.config import TrainConfig
 from training.quality.audit import (
-    EARLIER_VERSIONS,
+    EARLIER_ROUNDS,
     FEWEST_AUDITS,
     FEWEST_CHANCE,
     Interval,
@@ -16,6 +16,8 @@ from training.quality.audit import (
     estimate,
     gain_by_chance,
     gain_on_audits,
+    like_training,
+    longer_training,
     recipe_digest,
 )
 from training.quality.metrics import Overlap
@@ -88,18 +90,21 @@ def history(*levels, audits=FEWEST_AUDITS, chance=0, step=10):
         versions.append(
             Scored(
                 number + 1,
+                number,
                 step * (number + 1),
                 {f"a{i}": score for i, score in enumerate(scores[:audits])},
                 {f"c{i}": score for i, score in enumerate(scores[audits:])},
+                {f"o{i}": score for i, score in enumerate(scores)},
                 {f"{kind}{i}": "truth" for kind in "ac" for i in range(audits + chance)},
                 "recipe",
+                300,
             )
         )
     return versions
 
 
 def test_no_advice_before_thirty_audits_or_enough_versions():
-    level = [0.7] * (EARLIER_VERSIONS + 1)
+    level = [0.7] * (EARLIER_ROUNDS + 1)
     assert gain_on_audits(history(*level, audits=FEWEST_AUDITS - 1), seed=0) is None
     assert gain_on_audits(history(*level[1:]), seed=0) is None
     assert gain_on_audits([], seed=0) is None
@@ -134,10 +139,70 @@ def test_versions_of_another_recipe_are_no_measure_of_labels():
 
 def test_a_recipe_is_all_but_what_is_taught_and_chance():
     config = TrainConfig(CLASSES)
-    same = replace(config, classes=CLASSES[:2], seed=3, threads=2)
+    same = replace(config, classes=CLASSES[:2], seed=3, steps=7, threads=2)
     assert recipe_digest(same) == recipe_digest(config)
     for other in (replace(config, members=3), replace(config, max_side_px=512)):
         assert recipe_digest(other) != recipe_digest(config)
+
+
+def test_trainings_are_alike_by_their_recipe_and_about_their_steps():
+    one = history(0.7)[0]
+    assert like_training(one, replace(one, steps=375))
+    assert like_training(replace(one, steps=240), one)
+    assert not like_training(one, replace(one, steps=376))
+    assert not like_training(one, replace(one, recipe="more members"))
+    untold = replace(one, recipe="", steps=0)  # by an earlier release
+    assert not like_training(untold, untold)
+
+
+def test_a_version_of_longer_training_is_no_measure_of_labels():
+    falling = history(0.9, 0.7, 0.69, 0.68, 0.67, audits=0, chance=FEWEST_CHANCE)
+    longer = [replace(falling[0], steps=900), *falling[1:]]
+    assert gain_by_chance(longer[:4], seed=0) is None
+    assert gain_by_chance(longer, seed=0).since == 2
+    flat = history(0.7, 0.7, 0.7, 0.7)
+    assert gain_on_audits([replace(flat[0], steps=900), *flat[1:]], seed=0) is None
+    assert gain_on_audits([replace(flat[0], steps=330), *flat[1:]], seed=0) is not None
+
+
+def test_rounds_are_counted_and_neither_version_numbers_nor_versions_that_served():
+    first, second = history(0.7, 0.7)
+    # Numbers of rounds that failed are missing; rounds whose version was kept are counted.
+    assert gain_on_audits([first, replace(second, version=9, round=2)], seed=0) is None
+    assert gain_on_audits([first, replace(second, version=4, round=3)], seed=0) is not None
+
+
+def test_longer_training_from_no_more_labels_that_was_better_is_found():
+    longer, last = history(0.73, 0.7)
+    longer = replace(longer, steps=600)
+    found = longer_training([longer, last])
+    assert (found.version, found.steps, found.pairs) == (1, 600, FEWEST_AUDITS)
+    assert found.mean == pytest.approx(0.03, abs=0.01)
+    assert found.standard_error == pytest.approx(0.01 * (2 / FEWEST_AUDITS) ** 0.5, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"steps": 370},  # about as long
+        {"steps": 200},
+        {"recipe": "more members"},
+        {"labelled": 23},  # 20 taught the last one
+        {"out_of_fold": {}},  # a lone member
+    ],
+)
+def test_another_version_that_was_better_says_nothing_of_training(changed):
+    better, last = history(0.73, 0.7)
+    better = replace(better, steps=600, labelled=22)
+    assert longer_training([better, last]) is not None
+    assert longer_training([replace(better, **changed), last]) is None
+
+
+def test_longer_training_that_was_no_better_says_nothing():
+    worse, last = history(0.69, 0.7)
+    assert longer_training([replace(worse, steps=600), last]) is None
+    assert longer_training([last]) is None
+    assert longer_training([]) is None
 
 
 def test_without_new_labels_nothing_is_owed_to_labels():

@@ -64,6 +64,8 @@ class FakeLedger:
         self.recorded: dict[str, Any] = {}
         self.projects = SimpleNamespace(get=lambda _id: SimpleNamespace(slug=SLUG))
         self.evidence = SimpleNamespace(all=lambda _id: [])
+        self.results: dict[str, list[Any]] = {"collect": [], "fit": []}
+        self.parts = SimpleNamespace(results=lambda _id, stage: self.results[stage])
         self.versions = SimpleNamespace(
             promoted=lambda _id: self.former, all=lambda _id: [], record=self._record
         )
@@ -82,11 +84,22 @@ def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -
         work.registry.put_example(SLUG, example.key, example)
         manifest.append({"task": example.key, "digest": example.key, "audit": False})
     round_ = training_round(2, manifest, TINY.to_json())
+    budget = {"steps": 30, "knee": 400, "images": 8, "seconds": 40.0, "step_s": 0.5}
+    ledger.results["collect"] = [{"budget": {**budget, "chosen": False, "cost": "a key"}}]
     for member in range(2):
-        fit(work, round_, {"member": member}, lambda _share: None)
+        done = fit(work, round_, {"member": member}, lambda _share: None)
+        ledger.results["fit"].append(done.result)
+    # A part that is run again finds its member there.
+    again = fit(work, round_, {"member": 0}, lambda _share: None)
+    assert again.result == {"member": 0}
     outcome = assemble(work, round_, {}, lambda _share: None)
     assert outcome.result == {"version": 2, "promoted": True}
     assert ledger.recorded["reason"].startswith("Version 1 cannot be read")
+    # What a step took is kept, for the next round's budget.
+    taken = sum(result["seconds"] for result in ledger.results["fit"])
+    kept = ledger.recorded["metrics"]["budget"]
+    assert kept["step_s"] == pytest.approx(taken / 60)
+    assert (kept["steps"], kept["knee"]) == (30, 400)
     shown = ledger.recorded["metrics"]["labelled_images"]
     assert shown == dict.fromkeys(CLASSES, 8)
     # The version holds its picture, and is compiled already.
@@ -96,7 +109,9 @@ def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -
     assert list(work.registry.version_path(SLUG, 2).glob("compiled-*.blob"))
     # With the former one whole again, the two are compared.
     ledger.former = SimpleNamespace(number=2)
+    ledger.results["collect"] = [{"labelled": 8}]  # by an earlier release
     assemble(work, training_round(3, manifest, TINY.to_json()), {}, lambda _share: None)
+    assert "budget" not in ledger.recorded["metrics"]
     assert ledger.recorded["reason"].startswith("Foreground Dice changed by +0.000")
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from backend.errors import NotEnoughLabels
+from backend.ledger import Project
 from backend.options import parse_options
 from backend.rounds.stages import collect
 from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.training.discs import CLASSES
 from training.config import TrainConfig
+from training.fitting.budget import FIELD_PX, Budget
 from training.fitting.folds import fold
 from training.networks.own_network import BadNetwork
 
@@ -42,7 +46,6 @@ def test_the_environment_chooses_the_network_and_a_project_goes_first(tmp_path: 
     assert (chosen.network, chosen.members) == (OWN, 3)
     own = parse_options({"network": "unet", "steps": 7})
     assert collect.train_config(CLASSES, 3, own, settings).network == "unet"
-    assert collect.train_config(CLASSES, 3, own, settings).steps == 7
 
 
 def test_the_weights_to_start_from_are_named_with_their_checksum(tmp_path: Path) -> None:
@@ -60,15 +63,102 @@ def test_the_weights_to_start_from_are_named_with_their_checksum(tmp_path: Path)
         collect.train_config(CLASSES, 3, parse_options({}), settings)
 
 
-def test_steps_are_derived_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Workplace(settings_of(tmp_path))
-    measured = iter((310, 99))
-    monkeypatch.setattr(collect, "steps_within", lambda seconds, config: next(measured))
-    assert collect._budget(work, SLUG, TINY) == 310
-    assert collect._budget(work, SLUG, TINY) == 310
-    assert collect._budget(Workplace(settings_of(tmp_path)), SLUG, TINY) == 310
-    assert collect._budget(work, SLUG, replace(TINY, batch=2)) == 99
-    kept = work.registry.root / SLUG / "steps.json"
-    kept.write_text("{")  # damaged: derived anew, and the round goes on
-    monkeypatch.setattr(collect, "steps_within", lambda seconds, config: 5)
-    assert collect._budget(work, SLUG, TINY) == 5
+class FakeLedger:
+    """The versions of a project, newest last; ``all`` gives them as the ledger does."""
+
+    def __init__(self) -> None:
+        self.made: list[SimpleNamespace] = []
+        self.versions = SimpleNamespace(all=lambda _id: self.made[::-1])
+
+
+class Rounds:
+    """Rounds of one project as they get their budgets."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> None:
+        self.work = Workplace(settings_of(folder, **values))
+        self.ledger = FakeLedger()
+        self.work.ledger = cast(Any, self.ledger)
+        self.measured: list[float] = []
+        monkeypatch.setattr(collect, "seconds_per_step", lambda _config: self.measured.pop())
+
+    def budget(
+        self, images: int = 20, chosen: int | None = None, config: TrainConfig = TINY
+    ) -> Budget:
+        row = cast(Project, SimpleNamespace(id=1, slug=SLUG))
+        return collect._budget(self.work, row, config, chosen, images, images * FIELD_PX)
+
+    def play(self, step_s: float, **of: Any) -> int:
+        """The steps of a round whose members then take so long for each."""
+        budget = self.budget(**of)
+        stored = {**asdict(budget), "step_s": step_s}
+        self.ledger.made.append(SimpleNamespace(metrics={"budget": stored}))
+        return budget.steps
+
+
+def test_a_first_round_on_a_busy_machine_is_not_kept_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(tmp_path, monkeypatch)
+    rounds.measured = [0.4]
+    assert rounds.play(0.15) == 100
+    assert rounds.play(0.16) == 270
+    assert rounds.play(0.4) == 270  # one busy round
+    assert rounds.play(0.4) == 270
+    assert rounds.play(0.4) == 100  # the machine is slower, it seems
+    assert rounds.budget().describe().startswith("100 steps a member (40 s at 0.4 s a step; 740")
+
+
+def test_a_failed_first_round_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(tmp_path, monkeypatch)
+    rounds.measured = [0.1, 0.2]
+    assert [rounds.budget().steps, rounds.budget().steps] == [200, 400]
+
+
+def test_steps_grow_with_the_labels_where_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(tmp_path, monkeypatch, fit_seconds=400)
+    rounds.measured = [0.1]
+    assert [rounds.play(0.1, images=n) for n in (10, 20, 40, 160)] == [600, 740, 910, 1380]
+
+
+def test_another_cost_of_a_step_is_measured_and_other_seconds_count_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(tmp_path, monkeypatch)
+    rounds.measured = [0.1, 0.15]
+    assert rounds.play(0.15) == 270
+    assert rounds.play(0.1, config=replace(TINY, batch=2)) == 400
+    rounds.work = Workplace(settings_of(tmp_path, fit_seconds=44))  # 15 % more or less, but asked
+    rounds.work.ledger = cast(Any, rounds.ledger)
+    assert rounds.budget().steps == 290
+
+
+def test_the_option_goes_before_all_else_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(tmp_path, monkeypatch)
+    chosen = rounds.budget(chosen=7)  # and nothing is measured
+    assert (chosen.steps, chosen.chosen, chosen.step_s) == (7, True, None)
+    assert chosen.describe().startswith("7 steps a member (as the option `steps` says; 740 would")
+    assert rounds.play(0.15, chosen=3000) == 3000
+    assert rounds.play(0.15) == 270  # without it, at the speed that was found under it
+
+
+def test_what_release_0_2_kept_is_its_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(tmp_path, monkeypatch)
+    rounds.ledger.made.append(SimpleNamespace(metrics={}))  # a version of 0.2.0
+    kept = rounds.work.registry.root / SLUG / "steps.json"
+    kept.parent.mkdir(parents=True)
+    key = "unet 3x64px batch 4 thaw 0.75 threads 1 in 40 s"
+    kept.write_text(json.dumps({key: 310}))
+    assert rounds.play(0.16) == 310
+    assert rounds.play(0.16) == 250
+    kept.write_text("{")  # damaged: measured anew, and the round goes on
+    rounds.ledger.made.clear()
+    rounds.measured = [0.2]
+    assert rounds.play(0.2) == 200
