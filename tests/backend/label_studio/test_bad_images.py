@@ -42,9 +42,10 @@ from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
 from training.config import TrainConfig
 from training.examples import make_example
-from training.images import UnreadableImage, decode_image, encode_png
+from training.images import decode_image, encode_png
 from training.networks.build import build_network
 from training.networks.pretrained_features import pretrained_features
+from training.pixels import UnreadableImage
 
 TOKEN = "f" * 40
 OWN = "tests.training.laboratory:small"
@@ -159,7 +160,8 @@ def test_exif_data_is_read_in_either_order_of_bytes_and_when_it_is_cut() -> None
 # What is printed: how far the peak of memory rose, in MiB.
 DECODE_BOMB = """
 import pathlib, resource, sys
-from training.images import UnreadableImage, decode_image
+from training.images import decode_image
+from training.pixels import UnreadableImage
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     data = pathlib.Path(path).read_bytes()

@@ -13,7 +13,7 @@ from training.datasets.labelled import (
     read_image,
     read_labelled_folder,
 )
-from training.images import MAX_PIXELS, UnreadableImage
+from training.pixels import MAX_PIXELS, UnreadableImage
 
 CLASSES = "0 background\n1 red cell\n2 crystal\n255 ignore\n"
 
