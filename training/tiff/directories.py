@@ -42,6 +42,7 @@ _UNPACKED = frozenset((BITS, 273, SAMPLES, 279, 282, 283, 324, 325, 330, 338, 33
 _UIC = frozenset((33628, 33629, 50838))
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SIZES |= {16: 8, 17: 8, 18: 8}
+_WHOLE = {3: "H", 4: "I", 16: "Q"}
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,8 @@ class Directories:
                 raise not_read(f"its tag {tag} has {number} values")
             if tag == SUB_DIRECTORIES:
                 children = self._numbers(kind, number, value)
-            elif kind in (3, 4, 16):
-                code = {3: "H", 4: "I", 16: "Q"}[kind]
-                found[tag] = struct.unpack_from(f"{order}{code}", value)[0] if size else 0
+            elif kind in _WHOLE and number and _SIZES[kind] <= inline:
+                (found[tag],) = struct.unpack_from(f"{order}{_WHOLE[kind]}", value)
         if outside > self.size + (1 << 16):
             raise not_read("its tags overlap")
         (following,) = self._unpack("Q" if self._big else "I", entries + layout.size * count)
@@ -185,11 +185,10 @@ class Directories:
         return packed.unpack(self._bytes(at, packed.size))
 
     def _bytes(self, at: int, count: int) -> bytes:
-        self._file.seek(at)
-        data = self._file.read(count)
-        if len(data) < count:
+        if at + count > self.size:
             raise not_read("a page ends after the file")
-        return data
+        self._file.seek(at)
+        return self._file.read(count)
 
 
 def not_read(reason: str) -> UnreadableImage:

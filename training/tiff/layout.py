@@ -169,7 +169,8 @@ def _shaped_axes(description: str, page_values: int) -> list[tuple[str, int]] | 
 
 def _ome_layout(chain: Sequence[Directory], main: Directory, xml: str) -> Layout | None:
     """The planes of the first image that this file holds, which may be one of several files."""
-    order, sizes, planes = "XYCZT", {"C": 1, "Z": 1, "T": 1}, {}
+    order, sizes = "XYCZT", {"C": 1, "Z": 1, "T": 1}
+    planes: dict[tuple[int, int, int], int] = {}
     file_id, inside = None, 0
     for event, tag, told in _elements(xml):
         if event == "start" and tag == "OME":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from training.pixels import UnreadableImage
 from training.tiff.directories import not_read
@@ -30,10 +31,14 @@ store one."""
 
 FAX = (2, 3, 4)
 BYTE_CODECS = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
+DEFLATE = (8, 32946)
 JPEG = (7,)
 IMAGE_CODECS = (33003, 33005, 34712, 34927, 50001)
 READ = frozenset((*FAX, *BYTE_CODECS, *JPEG, *IMAGE_CODECS))
 """Compressions: none, LZW, deflate, PackBits, LZMA and Zstandard; fax; JPEG; JPEG 2000 and WebP."""
+
+DECODING = (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, zlib.error)
+"""What a decoder may raise."""
 
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG's markers that declare a size."""
@@ -85,7 +90,8 @@ def check_parts(page: TiffPage, size: int, max_pixels: int) -> None:
         )
     if sum(page.databytecounts) > MOST_OVERLAP * size and not _lies_plain(page):
         raise not_read("its strips or tiles overlap")
-    if not any(page.dataoffsets):
+    held = zip(page.dataoffsets, page.databytecounts, strict=False)
+    if not any(at and (count or _lies_plain(page)) for at, count in held):
         raise UnreadableImage("the image is damaged: the file holds none of its pixels")
 
 
@@ -165,8 +171,8 @@ def _decode(
         if page.compression in (*JPEG, *IMAGE_CODECS):
             _check_declared(data, page)
         try:
-            values, (_, _, top, left, _), _ = page.decode(data, index, **extra)
-        except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError) as error:
+            values, (_, _, top, left, _), _ = _decode_part(data, page, index, extra)
+        except DECODING as error:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             if page.compression in BYTE_CODECS:
                 raise UnreadableImage(f"the image is damaged: {reason}") from error
@@ -177,6 +183,25 @@ def _decode(
             0, : height - top, : width - left
         ]
     return whole
+
+
+def _decode_part(data: bytes, page: TiffPage, index: int, extra: dict[str, Any]) -> Any:
+    """What tifffile's decoder gives: (values [1, h, w, samples], where they lie, their shape)."""
+    try:
+        return page.decode(data, index, **extra)
+    except DECODING:
+        if page.compression not in DEFLATE:
+            raise
+        # Some writers fill up the last strip, and the decoder takes nothing that is too long.
+        width, height = _part_size(page)
+        assert page.dtype is not None
+        samples = page.samplesperpixel if page.planarconfig == 1 else 1
+        most = width * height * samples * page.dtype.itemsize
+        last = page.imagelength % height or height
+        raw = zlib.decompressobj().decompress(data, most)
+        if page.is_tiled or len(raw) != most or last == height or page.bitspersample % 8:
+            raise
+        return page.decode(zlib.compress(raw[: most * last // height], 0), index, **extra)
 
 
 def _part(file: BinaryIO, page: TiffPage, index: int) -> bytes | None:
@@ -199,8 +224,13 @@ def _check_declared(data: bytes, page: TiffPage) -> None:
     if page.compression in JPEG:
         width, height = _jpeg_size(data)
     else:
-        with Image.open(io.BytesIO(data), formats=("JPEG2000", "WEBP")) as opened:
-            width, height = opened.size
+        try:
+            with Image.open(io.BytesIO(data), formats=("JPEG2000", "WEBP")) as opened:
+                width, height = opened.size
+        except (Image.DecompressionBombError, UnidentifiedImageError) as error:
+            raise not_read(
+                f"a strip or tile within it is no image, or too large ({error})"
+            ) from error
     # Encoders fill up the last strip and whole blocks.
     if width > most_width + 16 or height > most_height + 16:
         raise not_read(

@@ -98,8 +98,9 @@ def read_tiff(file: BinaryIO, max_pixels: int, channels: Sequence[int] | None) -
     file.seek(0)
     try:
         # These kinds would load all their pages, or other files, as they are opened.
-        kinds = ("lsm", "scanimage", "ndpi", "mmstack", "ndtiff")
-        opened = TiffFile(file, **{f"is_{kind}": False for kind in kinds})
+        opened = TiffFile(
+            file, is_lsm=False, is_scanimage=False, is_ndpi=False, is_mmstack=False, is_ndtiff=False
+        )
         return _Reader(opened, file, directories, max_pixels).read(main, channels)
     except UnreadableImage:
         raise
@@ -182,7 +183,7 @@ class _Reader:
         if page.photometric == CMYK:
             ink = _eight_bits(page, self._read(plane, range(4)))
             return np.asarray(
-                Image.frombytes("CMYK", ink.shape[1::-1], ink.tobytes()).convert("RGB")
+                Image.frombytes("CMYK", (ink.shape[1], ink.shape[0]), ink.tobytes()).convert("RGB")
             ), ""
         if page.photometric == CIELAB:
             lab = _eight_bits(page, self._read(plane, range(3)))
@@ -318,13 +319,15 @@ def _through_palette(page: TiffPage, indices: NDArray[Any]) -> Image8:
         )
     # Colours are of 16 bits, but some writers give 8.
     eight = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
-    return np.ascontiguousarray(eight.T)[indices.astype(np.intp)]
+    places = indices.astype(np.uint8) if indices.dtype.kind == "b" else indices
+    image: Image8 = np.ascontiguousarray(eight.T)[places]
+    return image
 
 
 def _from_lab(lab: Image8) -> Image8:
     from PIL import ImageCms
 
-    picture = Image.frombytes("LAB", lab.shape[1::-1], lab.tobytes())
+    picture = Image.frombytes("LAB", (lab.shape[1], lab.shape[0]), lab.tobytes())
     srgb = ImageCms.profileToProfile(
         picture, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
     )

@@ -33,6 +33,9 @@ RGB8 = (RGB16 >> 8).astype(np.uint8)
 GREY8 = RGB8[..., 0].copy()
 
 
+STACK = np.stack([RISING, FALLING, DOWN])
+
+
 def tif(values: NDArray[Any], **options: Any) -> bytes:
     """A file of one series."""
     buffer = io.BytesIO()

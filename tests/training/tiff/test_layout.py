@@ -18,6 +18,7 @@ from tests.training.tiff.files import (
     GREY8,
     RGB8,
     RISING,
+    STACK,
     H,
     W,
     X,
@@ -30,8 +31,6 @@ from training.pixels import UnreadableImage
 
 DOWN8 = (DOWN >> 8).astype(int)
 FALLING8 = (FALLING >> 8).astype(int)
-
-STACK = np.stack([RISING, FALLING, DOWN])
 
 
 def shows(image: Any, *channels: Any) -> None:
