@@ -255,6 +255,8 @@ def _check_kind(page: TiffPage) -> None:
     """Refuse, in words, what cannot be read though it is not damaged."""
     photometric = int(page.photometric) if isinstance(page.photometric, int) else -1
     what = ""
+    if not isinstance(page.compression, int):
+        raise not_read("its compression is no number")
     if page.compression not in READ:
         what = f"compressed by {getattr(page.compression, 'name', page.compression)}"
     elif photometric not in SHOWN:

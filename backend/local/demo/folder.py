@@ -30,7 +30,7 @@ def image_files(folder: Path) -> list[Path]:
     if not found:
         raise NoImages(
             f"IMAGES must be a folder of images ({', '.join(sorted(SUFFIXES))}), "
-            f"and '{folder}' holds none."
+            f"and '{folder}' holds none. {skipped_files(folder)}".rstrip()
         )
     return found
 
