@@ -54,7 +54,6 @@ class Directory:
         samples: of a pixel.
         orientation: 1 to 8, as EXIF has it.
         subfile: the bits of NewSubfileType.
-        bits: the first two bytes of BitsPerSample or of its offset; tells depths apart.
         children: where its sub-directories begin.
     """
 
@@ -64,7 +63,6 @@ class Directory:
     samples: int = 1
     orientation: int = 1
     subfile: int = 0
-    bits: int = 1
     children: tuple[int, ...] = ()
 
     @property
@@ -164,7 +162,6 @@ class Directories:
                 found.get(SAMPLES, 1),
                 found.get(ORIENTATION, 1),
                 subfile,
-                found.get(BITS, 1),
                 children,
             ),
             following,

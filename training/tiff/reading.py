@@ -146,8 +146,11 @@ class _Reader:
             image, names, stretched, position = self._channels(page, layout, channels)
         if page.imagedepth > 1:
             position = ", ".join(part for part in (position, f"z 1 of {page.imagedepth}") if part)
-        upright_image = upright(Image.fromarray(image), first.directory.orientation)
-        return Decoded(np.ascontiguousarray(upright_image), _bits(page), names, position, stretched)
+        self._interleaved = None
+        orientation = first.directory.orientation
+        if orientation != 1:
+            image = np.asarray(upright(Image.fromarray(image), orientation))
+        return Decoded(np.ascontiguousarray(image), _bits(page), names, position, stretched)
 
     def _page(self, directory: Directory) -> TiffPage:
         """The tags of a page, which may be decoded."""
@@ -193,6 +196,7 @@ class _Reader:
         if page.photometric == YCBCR and page.compression != JPEG:
             picture = Image.fromarray(_eight_bits(page, deep), "YCbCr")
             return np.asarray(picture.convert("RGB")), ""
+        self._interleaved = None  # its room is needed
         if alpha is not None:
             deep = over_white(deep, premultiplied=alpha[1])
         return _to_8_bits(page, deep)
@@ -303,10 +307,12 @@ def _eight_bits(page: TiffPage, values: NDArray[Any]) -> Image8:
     """Unsigned values over their whole range."""
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 8
     if values.dtype.kind == "b":
-        return values.astype(np.uint8) * np.uint8(255)
-    if bits < 8:
-        return (values.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
-    return (values >> (bits - 8)).astype(np.uint8) if bits > 8 else values.astype(np.uint8)
+        values = values.astype(np.uint8) * np.uint8(255)
+    elif bits < 8:
+        values = values.astype(np.uint16) * 255 // (2**bits - 1)
+    elif bits > 8:
+        values = values >> (bits - 8)
+    return values.astype(np.uint8, copy=False)
 
 
 def _through_palette(page: TiffPage, indices: NDArray[Any]) -> Image8:

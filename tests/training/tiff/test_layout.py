@@ -60,20 +60,22 @@ def test_the_first_slice_and_time_are_shown(
     assert seen.channels == "grey"
 
 
-@pytest.mark.parametrize("kind", ["imagej", "ome", "shaped"])
-@pytest.mark.parametrize("truncate", [False, True])
-def test_the_channels_of_the_first_slice_are_shown(kind: str, truncate: bool) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"imagej": True},
+        {"imagej": True, "truncate": True},  # one directory for all planes
+        {"ome": True},
+        {"ome": True, "compression": "zlib"},
+        {},
+        {"compression": "zlib"},
+        {"truncate": True},
+    ],
+)
+def test_the_channels_of_the_first_slice_are_shown(how: dict[str, Any]) -> None:
     values = np.broadcast_to(FLAT, (2, 3, 3, H, W)).copy()  # time, z, channel
     values[0, 0] = STACK
-    axes = "TZCYX"
-    options: dict[str, Any] = {"imagej": {"imagej": True}, "ome": {"ome": True}, "shaped": {}}[kind]
-    if truncate:
-        if kind == "ome":
-            pytest.skip("OME has a directory for each plane")
-        options["truncate" if kind == "shaped" else "metadata"] = True
-        options = {k: v for k, v in options.items() if k != "metadata"}
-        options["truncate"] = True
-    seen = read(tif(values, metadata={"axes": axes}, photometric="minisblack", **options))
+    seen = read(tif(values, metadata={"axes": "TZCYX"}, photometric="minisblack", **how))
     shows(seen.image, GREY8, FALLING8, DOWN8)
     assert seen.channels == "channels 1-3 of 3"
     assert "z 1 of 3" in seen.page

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from backend.errors import NotEnoughLabels
+from backend.label_studio.label_config import build_label_config, parse_label_config
 from backend.options import parse_options
 from backend.rounds.stages import collect
 from backend.settings import Settings
@@ -72,3 +75,22 @@ def test_steps_are_derived_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
     kept.write_text("{")  # damaged: derived anew, and the round goes on
     monkeypatch.setattr(collect, "steps_within", lambda seconds, config: 5)
     assert collect._budget(work, SLUG, TINY) == 5
+
+
+def test_examples_keep_the_digests_of_earlier_releases_but_those_of_tiffs() -> None:
+    """TIFFs were read otherwise, some of them as noise."""
+    classes = ("background", "a")
+    config = parse_label_config(build_label_config([("a", "#ff0000")]))
+
+    def digest(name: str, **options: Any) -> str:
+        entry: Any = {"annotations": [(1, "2026-11-26")], "url": f"/data/upload/1/{name}"}
+        return collect.Recipe(config, classes, parse_options(options)).digest(entry)
+
+    def earlier(name: str) -> str:
+        parts = [[[1, "2026-11-26"]], f"/data/upload/1/{name}", classes, "background", None, 1024]
+        return hashlib.sha256(orjson.dumps([str(part) for part in parts])).hexdigest()[:32]
+
+    assert digest("a.png") == earlier("a.png")
+    assert digest("a.png", channels="2") not in (earlier("a.png"), digest("a.png", channels="1"))
+    assert digest("a.png", channels="1,2") == digest("a.png", channels=" 1, 2")
+    assert digest("a.TIF") != earlier("a.TIF")
