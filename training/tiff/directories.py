@@ -16,7 +16,7 @@ from training.pixels import UnreadableImage
 MAX_DIRECTORIES = 100_000
 """Pages of a file, at most."""
 
-MAX_TAGS = 1 << 22
+MAX_TAGS = 1 << 21
 """Tags of all directories together: some seconds of reading."""
 
 MAX_TAGS_EACH = 4096

@@ -11,6 +11,14 @@ from typing import Any
 
 from training.tiff.directories import MAX_DESCRIPTION, Directories, Directory
 
+MOST_CHANNELS = 9999
+"""More cannot be chosen."""
+
+MOST_AXES = 32
+
+MOST_NAMED = 4
+"""OME-XML may name each page so many times: some programs repeat themselves."""
+
 NAMES = {"Z": "z", "T": "time", "C": "channel", "S": "sample", "I": "page", "Q": "page"}
 
 
@@ -91,14 +99,20 @@ def _axes_layout(
     """
     total = math.prod(size for _, size in axes)
     if total == len(stack):
-        plane = [Plane(page) for page in stack].__getitem__
+
+        def plane(index: int) -> Plane:
+            return Plane(stack[index])
+
     elif len(stack) == 1 and total <= frames:
-        plane = [Plane(stack[0], frame) for frame in range(total)].__getitem__
+
+        def plane(index: int) -> Plane:
+            return Plane(stack[0], index)
+
     else:
         return None
     unknown = [letter for letter, size in axes if letter in "IQ" and size > 1]
     if unknown and total == max(size for _, size in axes):
-        pages = tuple(plane(index) for index in range(total))
+        pages = tuple(plane(index) for index in range(min(total, MOST_CHANNELS)))
         return Layout(pages[:1], f"page 1 of {total}", pages)
     step, count = total, 1
     for letter, size in axes:
@@ -106,7 +120,7 @@ def _axes_layout(
         if letter == "C":
             count = size
             break
-    planes = tuple(plane(index * step) for index in range(count))
+    planes = tuple(plane(index * step) for index in range(min(count, MOST_CHANNELS)))
     return Layout(planes, _position(axes))
 
 
@@ -153,7 +167,11 @@ def _shaped_axes(description: str, page_values: int) -> list[tuple[str, int]] | 
         axes = told.get("axes", "")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
-    if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MOST_AXES
+        or not all(isinstance(n, int) and n > 0 for n in shape)
+    ):
         return None
     if not isinstance(axes, str) or len(axes) != len(shape):
         axes = "Q" * len(shape)
@@ -171,7 +189,8 @@ def _ome_layout(chain: Sequence[Directory], main: Directory, xml: str) -> Layout
     """The planes of the first image that this file holds, which may be one of several files."""
     order, sizes = "XYCZT", {"C": 1, "Z": 1, "T": 1}
     planes: dict[tuple[int, int, int], int] = {}
-    file_id, inside = None, 0
+    file_id: str | None = None
+    inside = named = 0
     for event, tag, told in _elements(xml):
         if event == "start" and tag == "OME":
             file_id = told.get("UUID")
@@ -188,7 +207,11 @@ def _ome_layout(chain: Sequence[Directory], main: Directory, xml: str) -> Layout
                 sizes["C"] = max(1, sizes["C"] // main.samples)
         elif event == "end" and tag == "TiffData" and inside == 1:
             if told.get("uuid", file_id) == file_id:
-                planes |= _tiff_data(told, order, sizes, len(chain), main.samples)
+                found = _tiff_data(told, order, sizes, len(chain), main.samples)
+                planes |= found
+                named += len(found)
+            if named > MOST_NAMED * len(chain):
+                break
         elif event == "end" and tag == "Image":
             break
     if not inside:

