@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from backend.documented_field import documented, expected_value, shown_default
 from backend.errors import BadOptions
+from training.channels import parse_channels
 
 # The names of acquisition.uncertainty.MEASURES and acquisition.aggregate.AGGREGATES. Repeated
 # here because importing those imports torch, which neither the web's /setup nor the worker's
@@ -120,6 +121,13 @@ class ProjectOptions(BaseModel):
         ge=256,
         le=4096,
     )
+    channels: str | None = documented(
+        None,
+        'The channels of the images to work on, counted from 1: "2" as grey, "1,3" as red and '
+        'green, "1,3,2" as red, green and blue (docs/IMAGES.md).',
+        'text with one to three numbers from 1, such as "2" or "1,3,2"',
+        "colours as they are; else the first three channels that are not constant",
+    )
     audit_fraction: float = documented(
         0.05,
         "Share of the pool kept for an unbiased estimate of quality, never trained on.",
@@ -143,6 +151,18 @@ class ProjectOptions(BaseModel):
         '"shared", "lite0" or "unet"',
         "NETWORK",
     )
+
+    @field_validator("channels")
+    @classmethod
+    def _check_channels(cls, channels: str | None) -> str | None:
+        if channels is not None:
+            parse_channels(channels)  # raises ValueError
+        return channels
+
+    @property
+    def channel_numbers(self) -> tuple[int, ...] | None:
+        """``channels`` as numbers."""
+        return None if self.channels is None else parse_channels(self.channels)
 
     @field_validator("mode")
     @classmethod

@@ -5,6 +5,7 @@ torch is loaded with the first version, not with this module.
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 import time
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from training.committee.prediction import Prediction
+    from training.pixels import Decoded
 
 
 log = logging.getLogger(__name__)
@@ -75,16 +77,27 @@ def image_url(data: Mapping[str, Any], config: LabelConfig) -> str:
     return url
 
 
-def read_image(images: ImageFetcher, url: str) -> NDArray[np.uint8]:
+def read_image(
+    images: ImageFetcher, url: str, channels: Sequence[int] | None = None
+) -> NDArray[np.uint8]:
     """Fetch and decode an image: [H, W, 3] uint8.
+
+    Args:
+        channels: as ``training.images.read_image`` takes them.
 
     Raises:
         ImageRefused: it may not be fetched, is too large, or is no image.
     """
-    from training.images import UnreadableImage, decode_image
+    return read_decoded(images, url, channels).image
+
+
+def read_decoded(images: ImageFetcher, url: str, channels: Sequence[int] | None) -> Decoded:
+    """As ``read_image``, with what part of its file the image is."""
+    from training import images as decoder
+    from training.pixels import UnreadableImage
 
     try:
-        return decode_image(images.fetch(url))
+        return decoder.read_image(io.BytesIO(images.fetch(url)), channels=channels)
     except UnreadableImage as error:
         raise ImageRefused(f"{short_url(url)}: {error}") from error
 
@@ -133,7 +146,9 @@ def predict_tasks(
         if wait_s == 0.0 or not _one_at_a_time.acquire(timeout=wait_s):
             break
         try:
-            prediction = committee.predict(read_image(work.images, image_url(data, config)))
+            url = image_url(data, config)
+            image = read_image(work.images, url, options.channel_numbers)
+            prediction = committee.predict(image)
             result = pre_annotate(prediction, committee.config.classes, config, options)
             score = outside_score(prediction.arms, publication)
         except (StudioUnreachable, StudioRefused) as error:

@@ -196,12 +196,56 @@ def ablate(
         click.echo()
 
 
+def _channels(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    from training.channels import parse_channels
+
+    try:
+        return None if text is None else parse_channels(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@cli.command("images")
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The folder to write to.",
+)
+@click.option(
+    "--channels",
+    callback=_channels,
+    default=None,
+    help='Which to show, counted from 1: "2" as grey, "1,3,2" as red, green and blue.',
+)
+def images_(folder: Path, output: Path, channels: tuple[int, ...] | None) -> None:
+    """Write how each image of FOLDER will be seen: a PNG each, and images.csv.
+
+    The table says of each file its size, bits, channels, page and stretch, or why it is refused
+    (docs/IMAGES.md). The exit status is 0 when every file was read or refused.
+    """
+    from training.datasets.seen_images import TABLE, write_seen_images
+
+    counts = {"read": 0, "refused": 0}
+    for seen in write_seen_images(folder, output, channels):
+        counts["refused" if seen.refused else "read"] += 1
+        part = ", ".join(each for each in (seen.page, seen.channels) if each)
+        click.echo(f"{seen.file}: {seen.refused or f'{part}, {seen.bits} bits'}")
+    click.echo(
+        f"\n{counts['read']} files read, {counts['refused']} refused; "
+        f"{output / TABLE} has a row for each."
+    )
+
+
 @cli.command("map")
 @click.option(
     "--image",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
-    help="PNG, JPEG, TIFF or WebP.",
+    help="An image file (docs/IMAGES.md).",
 )
 @click.option(
     "--version",

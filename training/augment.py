@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from acquisition.masks import UNKNOWN
 from training.config import TrainConfig
 from training.examples import Example
-from training.images import Image8, by_four
+from training.images import by_four
+from training.pixels import Image8
 
 SEEK_PX = 4096
 """Places kept per image and class for crops to seek; enough that none is met twice."""

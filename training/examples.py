@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.masks import UNKNOWN
-from training.images import Image8, nearest, network_size, shrink
+from training.images import nearest, network_size, shrink
+from training.pixels import Image8
 
 
 @dataclass(frozen=True)

@@ -8,58 +8,44 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from training.errors import TrainingError
+from training.channels import channel_names
+from training.pixels import (
+    MAX_PIXELS,
+    TRANSPOSES,
+    Decoded,
+    Image8,
+    UnreadableImage,
+    check_channels,
+    check_size,
+    over_white,
+    rgb,
+    stretch,
+    upright,
+)
+from training.tiff.reading import is_tiff, read_tiff
 
-FORMATS = ("PNG", "JPEG", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "JPEG2000")
+"""What Pillow reads; TIFF is read by ``training.tiff``."""
 
-STRETCH_PERCENTILES = (0.1, 99.9)
-"""Deep images use a fraction of their range: these percentiles become black and white. One pixel
-in a thousand at each end may be dead or saturated."""
-
-LONGEST_SIDE_PX = 65_535
-"""No JPEG is longer, and no browser's canvas."""
-
-MAX_PIXELS = 2 * 4096 * 4096
-"""A larger image is refused before it is decoded: twice the largest that is promised."""
-
-STRIP_VALUES = 1 << 20
-"""Values of a deep image that are computed with at once: in double precision 8 MB."""
+KINDS = "PNG, JPEG, TIFF, WebP, BMP, GIF or JPEG 2000"
 
 PNG_CHUNKS = frozenset((b"IHDR", b"tRNS", b"IDAT", b"IEND"))
 """Those that make deep colour what it is."""
 
-TIFF_WIDTH, TIFF_HEIGHT, BITS_PER_SAMPLE_TAG, ORIENTATION_TAG = 256, 257, 258, 274
-
-TIFF_STRIPS, TIFF_STRIP_ROWS = 273, 278
-
-TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT, TIFF_TILES = 322, 323, 324
+ORIENTATION_TAG = 274
 
 EXIF_SHORT = 3
 
-TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What EXIF's orientations ask for; 1 asks for nothing."""
-
 OTHER_KINDS = (
-    (rb"GIF8", "a GIF"),
-    (rb"BM", "a BMP"),
-    (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 file"),
     (rb"....ftypavi[fs]", "an AVIF file"),
     (rb"....ftyp(?:hei|hev|mif|msf)", "a HEIC file"),
     (rb"%PDF", "a PDF"),
@@ -75,6 +61,9 @@ OUR_KINDS = (
     (rb"\xff\xd8\xff", "JPEG"),
     (rb"II[*+]\x00|MM\x00[*+]", "TIFF"),
     (rb"(?s:RIFF....WEBP)", "WebP"),
+    (rb"GIF8", "GIF"),
+    (rb"BM", "BMP"),
+    (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
 )
 
 DAMAGE = (
@@ -88,24 +77,17 @@ DAMAGE = (
 cv2.setLogLevel(0)
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
-Image8 = NDArray[np.uint8]
+CODESTREAM = b"\xff\x4f\xff\x51"
+"""How JPEG 2000's pixels begin; 38 bytes later come the samples and, for each, its bits."""
 
 
-class UnreadableImage(TrainingError):
-    """The bytes are no image, are damaged, or hold too many pixels."""
-
-
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
-    """The image as a browser shows it.
-
-    PNG, JPEG, TIFF (its first page) and WebP (its first frame); bilevel, grey, palette, RGB,
-    RGBA (laid over white) and CMYK; turned as EXIF says where browsers obey it. What is deeper
-    than 8 bits is stretched from ``STRETCH_PERCENTILES`` of all its values to 0-255.
+def decode_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, channels: Sequence[int] | None = None
+) -> Image8:
+    """The image as a browser shows it; see ``read_image``.
 
     Args:
         data: the file.
-        max_pixels: larger images are refused by their header, before they are decoded; so are
-            longer ones than ``LONGEST_SIDE_PX``.
 
     Returns:
         [H, W, 3] uint8, RGB.
@@ -113,39 +95,59 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
     Raises:
         UnreadableImage: says what is wrong with it.
     """
-    try:
-        with quiet_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            width, height = opened.size
-            if max(width, height) > LONGEST_SIDE_PX:
-                raise UnreadableImage(
-                    f"a side may have at most {LONGEST_SIDE_PX} pixels, this image is "
-                    f"{width} x {height}"
-                )
-            if width * height > max_pixels:
-                raise UnreadableImage(
-                    f"an image may have at most {max_pixels} pixels, this one has "
-                    f"{width} x {height} = {width * height}"
-                )
-            if opened.format == "TIFF":
-                _check_parts(cast(Any, opened).tag_v2, max_pixels)
-            return _decode_opened(opened, data)
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(_what_came(data)) from error
-    except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # what Pillow stops at by itself
-        raise UnreadableImage(
-            f"an image may have at most {max_pixels} pixels, this one has more than {most}"
-        ) from error
-    except DAMAGE as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UnreadableImage(f"the image is damaged: {reason}") from error
+    return read_image(io.BytesIO(data), max_pixels=max_pixels, channels=channels).image
+
+
+def read_image(
+    file: BinaryIO, *, max_pixels: int = MAX_PIXELS, channels: Sequence[int] | None = None
+) -> Decoded:
+    """The image of a file as a browser shows it, or would.
+
+    PNG, JPEG, WebP, BMP, GIF and JPEG 2000 (the first frame); bilevel, grey, palette, RGB, RGBA
+    (laid over white) and CMYK; turned as EXIF says where browsers obey it. TIFF: its first page
+    that is no thumbnail; of a stack the first slice and time with its channels, by what OME,
+    ImageJ or tifffile wrote. Colour is shown as colour. Of other channels the first three that
+    are not constant are shown, one as grey, two as red and green, three as red, green and blue.
+    What is deeper than 8 bits is stretched from ``STRETCH_PERCENTILES`` of all its values to
+    0-255, channels that are no colour one by one.
+
+    Args:
+        file: open, from its start on.
+        max_pixels: larger images are refused by their header, before they are decoded; so are
+            longer ones than ``LONGEST_SIDE_PX``.
+        channels: one to three, counted from 1, to be shown instead: one as grey, two or three
+            as above. The pages of a TIFF that does not say what they are count as channels.
+
+    Raises:
+        UnreadableImage: says what is wrong with it.
+    """
+    head = file.read(4)
+    file.seek(0)
+    with quiet_decoders():
+        if is_tiff(head):
+            return read_tiff(file, max_pixels, channels)
+        data = file.read()
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                check_size(*opened.size, max_pixels)
+                return _decode_opened(opened, data, channels)
+        except UnidentifiedImageError as error:
+            raise UnreadableImage(_what_came(data)) from error
+        except Image.DecompressionBombError as error:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # what Pillow stops at by itself
+            raise UnreadableImage(
+                f"an image may have at most {max_pixels} pixels, this one has more than {most}"
+            ) from error
+        except DAMAGE as error:
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise UnreadableImage(f"the image is damaged: {reason}") from error
 
 
 @contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Without Pillow's warnings: a strange file would print thousands of them."""
+def quiet_decoders() -> Iterator[None]:
+    """Without Pillow's and tifffile's warnings: a strange file would print thousands of them."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=r"(PIL|tifffile)\.")
         yield
 
 
@@ -157,7 +159,7 @@ def _what_came(data: bytes) -> str:
                 f"the image is damaged, or a kind of {kind} that is not read here: "
                 f"got {len(data)} bytes"
             )
-    expected = "expected a PNG, JPEG, TIFF or WebP image"
+    expected = f"expected a {KINDS} image"
     if not data:
         return f"{expected}, got an empty file"
     for beginning, kind in OTHER_KINDS:
@@ -166,42 +168,31 @@ def _what_came(data: bytes) -> str:
     return f"{expected}, got {len(data)} bytes that begin with {data[:8]!r}"
 
 
-def _check_parts(tags: Mapping[int, Any], max_pixels: int) -> None:
-    """Refuse a TIFF whose parts are larger than any image, or fewer than it needs.
-
-    The decoder makes room for a whole tile, however small the image is, and leaves black what no
-    strip holds.
-    """
-    width, height = tags[TIFF_WIDTH], tags[TIFF_HEIGHT]
-    part_width, part_height = tags.get(TIFF_TILE_WIDTH, width), tags.get(TIFF_TILE_HEIGHT)
-    if part_height is None:
-        part_height = min(height, tags.get(TIFF_STRIP_ROWS, height))
-    if part_width * part_height > max_pixels:
-        raise UnreadableImage(
-            f"a tile may have at most {max_pixels} pixels, this image's have "
-            f"{part_width} x {part_height}"
-        )
-    needed = -(-width // part_width) * -(-height // part_height)
-    parts = tags.get(TIFF_TILES, tags.get(TIFF_STRIPS, ()))
-    if len(parts) < needed:
-        raise UnreadableImage(
-            f"the image is damaged: a TIFF of {width} x {height} pixels needs {needed} strips or "
-            f"tiles of {part_width} x {part_height}, it has {len(parts)}"
-        )
-
-
-def _decode_opened(opened: Image.Image, data: bytes) -> Image8:
+def _decode_opened(opened: Image.Image, data: bytes, channels: Sequence[int] | None) -> Decoded:
     orientation = _orientation(opened)  # before loading: browsers pass over what comes later
-    if _is_deep(opened, data):
+    frames = getattr(opened, "n_frames", 1) if opened.format in ("GIF", "WEBP") else 1
+    position = f"frame 1 of {frames}" if frames > 1 else ""
+    bits, stretched = _bits(opened, data), ""
+    if bits > 8:
         # Pillow knows deep grey only, and drops the lower byte of deep colour.
-        deep = Image.fromarray(_stretch(_decode_deep(opened, data)))
-        return np.ascontiguousarray(_upright(deep, orientation))
-    if getattr(opened, "default_image", False):
-        opened.seek(1)  # the still of an animated PNG is for those who cannot animate
-    image = _upright(opened, orientation)
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return np.ascontiguousarray(image.convert("RGB"))
+        deep, stretched = stretch(_decode_deep(opened, data))
+        image = upright(Image.fromarray(deep), orientation)
+    else:
+        if getattr(opened, "default_image", False):
+            opened.seek(1)  # the still of an animated PNG is for those who cannot animate
+        image = upright(opened, orientation)
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+    grey = image.mode in ("1", "L") or (opened.format == "PNG" and data[25] in (0, 4))
+    pixels = np.ascontiguousarray(image.convert("RGB"))
+    count = 1 if grey else 3
+    names = "grey" if grey else "RGB"
+    if channels is not None:
+        check_channels(channels, count)
+        pixels = rgb([pixels[..., channel - 1] for channel in channels])
+        names = names if grey else channel_names(channels, count)
+    return Decoded(pixels, str(bits), names, position, stretched)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -230,40 +221,46 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
-
-
-def _is_deep(image: Image.Image, data: bytes) -> bool:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return True
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Of a sample."""
     if image.format == "PNG":
         # The header chunk is always first: 8 bytes of signature, 8 of chunk, width, height.
-        return data[24] > 8
-    if image.format == "TIFF":
-        bits = cast(Any, image).tag_v2.get(BITS_PER_SAMPLE_TAG, (1,))
-        return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
-    return False
+        return data[24]
+    if image.format == "JPEG2000":
+        return max(_jpeg_2000_bits(data))
+    return 1 if image.mode == "1" else 8
+
+
+def _jpeg_2000_bits(data: bytes) -> list[int]:
+    """Of each component, by the head of the pixels."""
+    at = data.find(CODESTREAM) + 40
+    count = int.from_bytes(data[at : at + 2], "big")
+    if at < 40 or not 1 <= count <= 4:
+        raise UnreadableImage(f"a JPEG 2000 image of {count} components is not read here")
+    return [(each & 127) + 1 for each in data[at + 2 : at + 2 + 3 * count : 3]]
 
 
 def _decode_deep(image: Image.Image, data: bytes) -> NDArray[Any]:
     """[H, W] or [H, W, 3], of any number type."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if not np.isfinite(grey).all():
-            raise UnreadableImage("the image holds values that are not finite")
-        # The difference of two of single precision may be beyond it.
-        return grey.astype(np.float64) if image.mode == "F" else grey
-    if image.format == "PNG":
-        image.load()  # says what is damaged, where OpenCV's libpng prints it
-        data = _plain_png(data)
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or sorted(decoded.shape[:2]) != sorted(image.size):
-        raise UnreadableImage(f"the image is damaged or of an unknown kind of {image.format}")
-    deep = cast(NDArray[Any], decoded)
-    if deep.ndim == 2:
-        return deep
-    return (_over_white(deep) if deep.shape[2] == 4 else deep)[..., ::-1]  # OpenCV's order is BGR
+    image.load()  # says what is damaged, where OpenCV's libpng prints it
+    if image.mode.startswith("I"):
+        return np.asarray(image)
+    if image.format == "JPEG2000":
+        from imagecodecs import jpeg2k_decode
+
+        deep = np.asarray(jpeg2k_decode(data))
+    else:
+        decoded = cv2.imdecode(np.frombuffer(_plain_png(data), np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is None:
+            raise UnreadableImage("the image is damaged, or a kind of PNG that is not read here")
+        deep = cast(NDArray[Any], decoded)
+        if deep.ndim == 3:  # OpenCV's order is BGR
+            deep = deep[..., [2, 1, 0, 3][: deep.shape[2]]]
+    if deep.shape[:2] != image.size[::-1]:
+        raise UnreadableImage(
+            f"the image is damaged, or a kind of {image.format} that is not read here"
+        )
+    return over_white(deep) if deep.ndim == 3 and deep.shape[2] == 4 else deep
 
 
 def _plain_png(data: bytes) -> bytes:
@@ -291,35 +288,6 @@ def _plain_png(data: bytes) -> bytes:
             return b"".join(kept)
         at = end
     raise UnreadableImage("the image is damaged: its PNG has no end")
-
-
-def _over_white(deep: NDArray[Any]) -> NDArray[Any]:
-    """[H, W, 3] of [H, W, 4] unsigned integers whose last channel is the opacity."""
-    white = np.iinfo(deep.dtype).max
-    laid = np.empty((*deep.shape[:2], 3), deep.dtype)
-    for rows in _strips(deep):
-        opacity = deep[rows, :, 3:].astype(np.float32) / white
-        laid[rows] = deep[rows, :, :3] * opacity + white * (1 - opacity)
-    return laid
-
-
-def _stretch(deep: NDArray[Any]) -> Image8:
-    low, high = (float(each) for each in np.percentile(deep, STRETCH_PERCENTILES))
-    if high <= low:
-        low, high = float(deep.min()), float(deep.max())
-    scale = 255 / (high - low) if high > low else 0.0
-    grey = np.empty(deep.shape, np.uint8)
-    for rows in _strips(deep):
-        # In double precision, because large numbers may differ by little.
-        grey[rows] = np.clip((deep[rows].astype(np.float64) - low) * scale + 0.5, 0, 255)
-    return grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2)
-
-
-def _strips(array: NDArray[Any]) -> Iterator[slice]:
-    """Rows, so many at a time that they hold about ``STRIP_VALUES``."""
-    step = max(1, STRIP_VALUES * len(array) // array.size)
-    for top in range(0, len(array), step):
-        yield slice(top, top + step)
 
 
 def encode_png(image: Image8) -> bytes:

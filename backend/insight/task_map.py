@@ -61,7 +61,7 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
         )
     options = work.options(row)
     config = label_config_of(work.studio.project(row.studio_id).label_config, options)
-    image = read_image(work.images, image_url(task.data, config))
+    image = read_image(work.images, image_url(task.data, config), options.channel_numbers)
     committee = work.registry.load(row.slug, version.number)
     classes = committee.config.classes
     annotations = [a for a in work.studio.annotations(task_id) if not a["was_cancelled"]]

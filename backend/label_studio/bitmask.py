@@ -12,7 +12,8 @@ from PIL import Image
 
 from backend.errors import BadRegion
 from backend.shorten import short, shorten
-from training.images import DAMAGE, MAX_PIXELS, quiet_pillow
+from training.images import DAMAGE, quiet_decoders
+from training.pixels import MAX_PIXELS
 
 PREFIX = "data:image/png;base64,"
 
@@ -51,7 +52,7 @@ def decode(url: object, height: int, width: int) -> npt.NDArray[np.uint8]:
         raise BadRegion(f"A bitmask's imageDataURL must be base64: {error}.") from error
     _check_size(data, height, width)
     try:
-        with quiet_pillow(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        with quiet_decoders(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.size != (width, height):
                 raise BadRegion("A bitmask's PNG must say its size once, it has two headers.")
             if not image.has_transparency_data:

@@ -12,42 +12,44 @@ class BrowserImage:
 
     Attributes:
         name: with an extension, unless there is a problem.
+        part: what of the file it shows, where that is not all, as "page 1 of 3".
     """
 
     name: str
     data: bytes
     problem: str
+    part: str = ""
 
 
 def browser_image(path: Path, name: str) -> BrowserImage:
     """The file as every browser shows it.
 
-    PNG, JPEG and WebP of 8 bits stay as they are. TIFF, and whatever is deeper than 8 bits, becomes
-    a PNG of 8 bits; deeper values are stretched from the 0.1th and 99.9th percentile of all the
-    image's values to 0-255 (``training.images.STRETCH_PERCENTILES``).
+    PNG, JPEG and WebP of 8 bits stay as they are. Every other kind, and whatever is deeper than 8
+    bits, becomes a PNG of 8 bits, as ``training.images.read_image`` reads it.
 
     Args:
         name: of the upload, without an extension.
     """
-    from training.images import UnreadableImage, decode_image, encode_png
+    from training.images import encode_png, read_image
+    from training.pixels import UnreadableImage
 
     try:
-        data = path.read_bytes()
-        image = decode_image(data)
+        with path.open("rb") as file:
+            read = read_image(file)
+            file.seek(0)
+            kind = _shown_kind(file.read(32))
+        data = encode_png(read.image) if kind is None else path.read_bytes()
     except (OSError, UnreadableImage) as error:
         return BrowserImage(name, b"", f"{path}: {error}")
-    kind = _shown_kind(data)
-    if kind is not None:
-        return BrowserImage(f"{name}.{kind}", data, "")
-    return BrowserImage(f"{name}.png", encode_png(image), "")
+    return BrowserImage(f"{name}.{kind or 'png'}", data, "", read.part)
 
 
-def _shown_kind(data: bytes) -> str | None:
+def _shown_kind(head: bytes) -> str | None:
     """The extension of a file that browsers show as it is; None of one that must be converted."""
-    if data.startswith(b"\xff\xd8"):
+    if head.startswith(b"\xff\xd8"):
         return "jpg"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "webp"
-    if data.startswith(b"\x89PNG") and data[24] <= 8:  # bits per sample, in the header chunk
+    if head.startswith(b"\x89PNG") and head[24] <= 8:  # bits per sample, in the header chunk
         return "png"
     return None

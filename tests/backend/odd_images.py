@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -118,6 +119,11 @@ def deep_noise() -> Pixels:
     return RNG.integers(0, 2**16, (25, 35, 3)).astype(np.uint16)
 
 
+def deep_jpeg_2000() -> bytes:
+    data: bytes = imagecodecs.jpeg2k_encode(deep_noise(), level=0)
+    return data
+
+
 def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
 
@@ -154,21 +160,32 @@ BOMBS = {
     "TIFF, 65,535 tags": b"II*\0"
     + struct.pack("<IH", 8, 65_535)
     + b"".join(struct.pack("<HHII", tag, 1, 2**20, 0) for tag in range(65_535)),
+    "BMP": b"BM" + struct.pack("<IIIIiiHHIIIIII", 60, 0, 54, 40, 50_000, 50_000, 1, 24, *[0] * 6),
+    "GIF": b"GIF89a"
+    + struct.pack("<HHBBB", 50_000, 50_000, 0x80, 0, 0)
+    + bytes(6)
+    + b",\0\0\0\0"
+    + struct.pack("<HHB", 50_000, 50_000, 0)
+    + b"\x02\x02\x4c\x01\0;",
+    "JPEG 2000": file_of(PICTURE, "JPEG2000", no_jp2=True).replace(
+        struct.pack(">IIII", 35, 25, 0, 0), struct.pack(">IIII", 35_000, 25_000, 0, 0), 1
+    ),
     "WebP": webp(60_000, 60_000),
     "WebP, a little too large": webp(12_000, 12_000),
 }
 """Small files that claim much."""
 
 TOO_LARGE = r"at most \d+ pixels, this one has"
-EXPECTED = "expected a PNG, JPEG, TIFF or WebP image, got "
+EXPECTED = "expected a PNG, JPEG, TIFF, WebP, BMP, GIF or JPEG 2000 image, got "
 NOT_READ = "the image is damaged, or a kind of {} that is not read here"
 
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", EXPECTED + "an empty file"),
     "one byte": (b"\x89", EXPECTED + "1 bytes that begin with"),
-    "GIF": (frames("GIF"), EXPECTED + "a GIF"),
-    "BMP": (file_of(PICTURE, "BMP"), EXPECTED + "a BMP"),
-    "JPEG 2000": (file_of(PICTURE, "JPEG2000"), EXPECTED + "a JPEG 2000 file"),
+    "GIF cut": (frames("GIF")[:200], "the image is damaged"),
+    "BMP cut": (file_of(PICTURE, "BMP")[:-900], "the image is damaged"),
+    "JPEG 2000 cut": (file_of(PICTURE, "JPEG2000")[:-900], "the image is damaged"),
+    "deep JPEG 2000 cut": (deep_jpeg_2000()[:-900], "the image is damaged"),
     "AVIF": (b"\0\0\0\x20ftypavif" + bytes(40), EXPECTED + "an AVIF file"),
     "HEIC": (b"\0\0\0\x18ftypheic" + bytes(40), EXPECTED + "a HEIC file"),
     "SVG": (b'<?xml version="1.0"?>\n<svg width="9"/>', EXPECTED + "an SVG drawing"),
@@ -194,17 +211,13 @@ BAD: dict[str, tuple[bytes, str]] = {
         grey_tiff(changed={258: (2, 4, 0x41414141)}),
         NOT_READ.format("TIFF"),
     ),
-    "TIFF of floats, not a number": (
-        file_of(np.array([[np.nan, 1], [2, 3]], np.float32), "TIFF"),
-        "values that are not finite",
+    "TIFF of floats, none a number": (
+        file_of(np.full((4, 4), np.nan, np.float32), "TIFF"),
+        "the image holds no values",
     ),
-    "TIFF of floats, endless": (
-        file_of(np.array([[np.inf, 1], [2, 3]], np.float32), "TIFF"),
-        "values that are not finite",
-    ),
-    "TIFF of float colours": (
+    "TIFF of logarithmic light": (
         opencv_file(RNG.random((5, 7, 3)).astype(np.float32), ".tiff"),
-        NOT_READ.format("TIFF"),
+        "a TIFF compressed by SGILOG is not read here",
     ),
     "bomb: PNG": (BOMBS["PNG"], TOO_LARGE),
     "bomb: PNG, a little too large": (BOMBS["PNG, a little too large"], TOO_LARGE),
@@ -216,6 +229,9 @@ BAD: dict[str, tuple[bytes, str]] = {
     "bomb: TIFF, tile": (BOMBS["TIFF, tile"], "a tile may have at most"),
     "bomb: TIFF, a tag says 4 GB": (BOMBS["TIFF, a tag says 4 GB"], NOT_READ.format("TIFF")),
     "bomb: TIFF, 65,535 tags": (BOMBS["TIFF, 65,535 tags"], NOT_READ.format("TIFF")),
+    "bomb: BMP": (BOMBS["BMP"], TOO_LARGE),
+    "bomb: GIF": (BOMBS["GIF"], TOO_LARGE),
+    "bomb: JPEG 2000": (BOMBS["JPEG 2000"], TOO_LARGE),
     "bomb: WebP": (BOMBS["WebP"], TOO_LARGE),
     "bomb: WebP, a little too large": (BOMBS["WebP, a little too large"], TOO_LARGE),
 }
@@ -262,6 +278,20 @@ GOOD: dict[str, tuple[bytes, Pixels, float]] = {
     ),
     "animated WebP": (frames("WEBP", lossless=True), COLOUR, 0),
     "TIFF of two pages": (frames("TIFF"), COLOUR, 0),
+    "GIF": (frames("GIF"), COLOUR, ROUGHLY),
+    "BMP": (file_of(PICTURE, "BMP"), COLOUR, 0),
+    "BMP of a palette": (file_of(PALETTE, "BMP"), COLOUR, ROUGHLY),
+    "JPEG 2000": (file_of(PICTURE, "JPEG2000"), COLOUR, 0),
+    "JPEG 2000 of 16 bits": (
+        imagecodecs.jpeg2k_encode(COLOUR.astype(np.uint16) * 16, level=0, bitspersample=12),
+        COLOUR,
+        6,
+    ),
+    "TIFF of floats, some not numbers": (
+        file_of(np.array([[np.nan, np.inf], [2, 3]], np.float32), "TIFF"),
+        np.array([[[0] * 3, [255] * 3], [[0] * 3, [255] * 3]], np.uint8),
+        0,
+    ),
     "TIFF of one tile": (
         grey_tiff(
             changed={

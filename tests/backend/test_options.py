@@ -62,6 +62,13 @@ def test_a_wrong_value_is_refused_in_one_sentence(given: Any, says: str) -> None
     assert str(refusal.value) == says
 
 
+@pytest.mark.parametrize(
+    ("given", "numbers"), [("2", (2,)), ("1,3,2", (1, 3, 2)), (" 1 , 12 ", (1, 12)), (None, None)]
+)
+def test_channels_are_numbers_with_commas(given: Any, numbers: Any) -> None:
+    assert parse_options({"channels": given}).channel_numbers == numbers
+
+
 NO_NAME: list[Any] = ["", 1, True, [], {"name": "image"}]
 NO_COUNT: list[Any] = [0, -1, 1.5, "5", True, [1], {}, float("inf"), float("nan")]
 NULL: list[Any] = [None]
@@ -81,6 +88,7 @@ WRONG: dict[str, list[Any]] = {
     "steps": NO_COUNT,
     "max_side_px": [*NULL, *NO_COUNT, 255, 4097],
     "audit_fraction": [*NULL, -0.01, 0.51, "0.1", True, [0.1], float("nan"), float("inf")],
+    "channels": ["", "0", "1,2,3,4", "1;2", "-1", "1,", "red", "1.5", "12345", 2, True, [1, 2]],
     "seed": [*NULL, -1, 2**31, 1.5, "0", True],
     "network": ["", "resnet", "Shared", "lab.net:make", 1, True, ["unet"]],
 }

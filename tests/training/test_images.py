@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.images import UnreadableImage, decode_image, encode_png, network_size
+from training.images import decode_image, encode_png, network_size
+from training.pixels import UnreadableImage
 
 RNG = np.random.default_rng(0)
 
@@ -167,9 +168,9 @@ def test_too_many_pixels_are_refused_by_the_header_alone():
         decode_image(bomb[:60], max_pixels=10**6)
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>Not found</html>", b"GIF89a" + bytes(9)])
+@pytest.mark.parametrize("data", [b"", b"<html>Not found</html>", b"%PDF" + bytes(9)])
 def test_what_is_no_image_is_refused(data):
-    with pytest.raises(UnreadableImage, match="expected a PNG, JPEG, TIFF or WebP"):
+    with pytest.raises(UnreadableImage, match="expected a PNG, JPEG, TIFF, WebP, BMP, GIF or"):
         decode(data)
 
 

@@ -25,8 +25,9 @@ from training.committee.tiles import strips
 from training.committee.version import DamagedVersion, read_version
 from training.compute import bounded_threads
 from training.config import TrainConfig
-from training.images import Image8, network_size
+from training.images import network_size
 from training.networks.build import check_allowed
+from training.pixels import Image8
 
 BATCH_PX = {"cpu": 1 << 18, "cuda": 1 << 23}
 """Pixels of the images predicted at once. One image of 512 px keeps a CPU busy; eight do not keep

@@ -16,10 +16,11 @@ from training.compute import bounded_threads, default_device
 from training.config import NETWORKS, TrainConfig
 from training.examples import Example
 from training.fitting.folds import fold
-from training.images import Image8, shrink
+from training.images import shrink
 from training.networks.batch_norms import fold_batch_norms
 from training.networks.build import Weights, skeleton
 from training.networks.forward import logits_and_features, stride_of
+from training.pixels import Image8
 
 
 class Ensemble:

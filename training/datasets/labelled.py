@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from acquisition.masks import UNKNOWN
 from training.errors import TrainingError
+from training.pixels import UnreadableImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 HELD_BACK = 5
 """One image in so many is kept for testing: enough for a curve, and most are left to train on."""
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {
+        *(".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".btf", ".webp"),
+        *(".bmp", ".gif", ".jp2", ".j2k", ".jpx"),
+    }
+)
 
 _EXIF_ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # orientations that swap width and height
@@ -180,7 +186,7 @@ def _fault(item: Labelled) -> str | None:
     for path in (item.image, item.mask):
         try:
             sizes.append(_shown_size(path))
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, UnidentifiedImageError, UnreadableImage) as error:
             return f"{path} cannot be read as an image ({error})."
     if sizes[0] != sizes[1]:
         (width, height), (mask_width, mask_height) = sizes
@@ -193,6 +199,11 @@ def _fault(item: Labelled) -> str | None:
 
 def _shown_size(path: Path) -> tuple[int, int]:
     """(width, height) as a browser shows it, which rotates the image by its EXIF orientation."""
+    from training.tiff.reading import is_tiff, shown_size
+
+    with path.open("rb") as file:
+        if is_tiff(file.read(4)):
+            return shown_size(file)
     with Image.open(path) as header:
         width, height = header.size
         turned = header.getexif().get(_EXIF_ORIENTATION) in _TURNED
@@ -209,17 +220,18 @@ def _twins(images: Sequence[Path]) -> list[str]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """[H, W, 3] RGB, as ``training.images.decode_image`` reads it.
+    """[H, W, 3] RGB, as ``training.images.read_image`` reads it.
 
     Raises:
         UnreadableImage: says which and why.
         OSError: there is no such file.
     """
     # Who only lists a folder must not need OpenCV.
-    from training.images import UnreadableImage, decode_image
+    from training import images
 
     try:
-        return decode_image(path.read_bytes())
+        with path.open("rb") as file:
+            return images.read_image(file).image
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error}") from error
 

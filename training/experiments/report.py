@@ -54,7 +54,7 @@ from training.experiments.sentences import (
 from training.experiments.statistics import ALPHA, Difference, mean_interval, mean_known
 from training.experiments.strategy import FULL, RANDOM
 from training.figures.overlay import as_rgb, colour_of, overlay
-from training.images import Image8
+from training.pixels import Image8
 
 LEADERS = 5
 """Arms named per strategy; those that stood first less often are summed."""

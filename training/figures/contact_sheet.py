@@ -16,7 +16,8 @@ from acquisition.masks import UNKNOWN
 from training.committee.committee import Committee
 from training.examples import Example
 from training.figures.overlay import as_rgb, colour_of, overlay
-from training.images import Image8, encode_png
+from training.images import encode_png
+from training.pixels import Image8
 
 PANEL_PX = 320
 

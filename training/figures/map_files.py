@@ -15,7 +15,7 @@ from training.datasets.labelled import indices_beyond, read_image, read_indices
 from training.errors import TrainingError
 from training.figures.uncertainty_figure import at_prediction_size, error_map, uncertainty_figure
 from training.files import write_atomically
-from training.images import Image8
+from training.pixels import Image8
 
 
 class BadTruth(TrainingError):

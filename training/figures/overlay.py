@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.colours import class_colour, rgb
-from training.images import Image8
+from training.pixels import Image8
 
 VEIL = 0.45
 """How much of a class's colour covers the image; its outline is drawn in full."""

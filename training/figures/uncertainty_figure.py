@@ -22,7 +22,8 @@ from training.committee.prediction import Prediction
 from training.examples import make_example
 from training.figures.overlay import as_rgb, colour_of, overlay
 from training.figures.scales import UNITS, Scale, most_possible, scale_of
-from training.images import Image8, shrink
+from training.images import shrink
+from training.pixels import Image8
 from training.quality.distance import BINS, EDGES_PX, UncertaintyByDistance, uncertainty_by_distance
 
 COLOURMAP = "inferno"

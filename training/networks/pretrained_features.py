@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from training.compute import bounded_threads
-from training.images import Image8, shrink
+from training.images import shrink
 from training.networks.encoder import coarse_means, pretrained_encoder
 from training.networks.forward import pad_to_stride
+from training.pixels import Image8
 
 
 def pretrained_features(

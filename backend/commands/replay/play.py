@@ -241,7 +241,7 @@ def judge(committee: Predicts, folder: LabelledFolder, items: Sequence[Labelled]
 
 
 def _read_image(item: Labelled) -> NDArray[np.uint8]:
-    from training.images import UnreadableImage
+    from training.pixels import UnreadableImage
 
     try:
         return read_image(item.image)

@@ -60,7 +60,7 @@ def check_images(case: ProjectCase) -> Iterator[Finding]:
     refused: dict[tuple[str, str], list[str]] = {}
     chosen = _sample(urls)
     for url in chosen:
-        problem = _image_problem(case.work, url)
+        problem = _image_problem(case.work, url, case.options.channel_numbers)
         if problem is not None:
             refused.setdefault((problem[0], _place(url)), []).append(problem[1])
     for (code, _), messages in refused.items():
@@ -74,7 +74,8 @@ _IMAGE_FIXES: Mapping[str, str] = {
     "image-host": "Add the host to ALLOWED_IMAGE_HOSTS if you trust it, and start us again.",
     "image-refused": "Open the task in Label Studio: is its image shown? Check that our user may "
     "see it, and that its storage is connected.",
-    "image-unreadable": "Replace the file: PNG, JPEG, TIFF and WebP are read.",
+    "image-unreadable": "Replace the file: PNG, JPEG, TIFF, WebP, BMP, GIF and JPEG 2000 are read "
+    "(docs/IMAGES.md). If it lacks a channel, correct the option channels.",
 }
 
 
@@ -107,11 +108,14 @@ def _place(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/" + "/".join(parts.path.split("/")[1:-1][:2])
 
 
-def _image_problem(work: Workplace, url: str) -> tuple[str, str] | None:
-    from training.images import UnreadableImage, decode_image
+def _image_problem(
+    work: Workplace, url: str, channels: Sequence[int] | None
+) -> tuple[str, str] | None:
+    from training.images import decode_image
+    from training.pixels import UnreadableImage
 
     try:
-        decode_image(work.images.fetch(url))
+        decode_image(work.images.fetch(url), channels=channels)
     except ImageRefused as error:
         host = "ALLOWED_IMAGE_HOSTS" in str(error)
         return "image-host" if host else "image-refused", str(error)

@@ -26,7 +26,7 @@ from backend.local.demo.drawn import (
     label_config,
     regions_of,
 )
-from backend.local.demo.folder import image_files, unique_name
+from backend.local.demo.folder import image_files, skipped_files, unique_name
 from backend.local.demo.record import recorded, remember_demo, source_of, still_exists
 from backend.local.errors import NoImages
 from backend.local.progress import ProgressReporter
@@ -134,15 +134,26 @@ def _fill_with_files(
     wanted = [(path, unique_name(path.relative_to(folder))) for path in files]
     missing = [(path, name) for path, name in wanted if name not in present]
     problems: list[str] = []
+    parts: list[str] = []
     done = len(wanted) - len(missing)
     with progress.step("Your images") as report:
         for batch in _batches(_map_in_processes(_browser_image, missing), BATCH):
             ready = [(file.name, file.data) for file in batch if not file.problem]
             problems += [file.problem for file in batch if file.problem]
+            parts += [f"{file.name}: {file.part}" for file in batch if file.part]
             if ready:
                 studio.upload(project_id, ready)
             done += len(batch)
             report("Uploading your images", done, len(wanted))
+    skipped = skipped_files(folder)
+    if skipped:
+        progress.message(skipped)
+    if parts:
+        progress.message(
+            f"{len(parts)} of {len(wanted)} images are a part of their file, such as {parts[0]}. "
+            f"`.venv/bin/python -m training images {folder} --output seen` writes how each image "
+            "is seen; with --channels it chooses others, which you can give to IMAGES instead."
+        )
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         progress.message(f"{len(problems)} of {len(wanted)} images were left out:\n{listed}")

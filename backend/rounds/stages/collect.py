@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +21,7 @@ from backend.ledger import Outcome, Project, Round
 from backend.ledger.shapes import Budget as StoredBudget
 from backend.ledger.shapes import JudgePayload, ManifestEntry, NoPayload
 from backend.options import ProjectOptions
-from backend.predict import image_url, label_config_of, read_image
+from backend.predict import image_url, label_config_of, read_decoded
 from backend.rounds.evidence import Due, due_evidence
 from backend.rounds.schedule import FEWEST_TASKS, is_audit, stamp_digest
 from backend.rounds.stages.shards import SHARD_TASKS
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+
+_TIFF = re.compile(r"\.tiff?\b", re.IGNORECASE)
 
 
 def collect(
@@ -64,9 +67,16 @@ def collect(
     bodies = work.studio.annotations_of(project.id, missing)
     for entry in missing.values():
         entry["digest"] = None  # until its example is made: the task may be gone by then
+    parts: dict[int, str] = {}
     for done, (task_id, bodies_of_task) in enumerate(bodies):
-        problems += _make_example(work, row.slug, missing[task_id], bodies_of_task, recipe)
+        problems += _make_example(work, row.slug, missing[task_id], bodies_of_task, recipe, parts)
         tick((done + 1) / len(missing))
+    if parts:
+        first = next(iter(parts))
+        problems.append(
+            f"{len(parts)} images are a part of their file, that of task {first} is "
+            f"{parts[first]}; the option channels chooses others (docs/IMAGES.md)."
+        )
     teaching = {
         str(e["task"]): e["digest"] for e in manifest if e["digest"] is not None and not e["audit"]
     }
@@ -123,6 +133,10 @@ class Recipe:
             self.options.unlabelled,
             self.options.unknown_label,
             self.options.max_side_px,
+            # Only where it is chosen: the digests of earlier releases lack it.
+            *([] if self.options.channels is None else [self.options.channel_numbers]),
+            # Earlier releases read some of these as noise.
+            *(["tifffile"] if entry["url"] and _TIFF.search(entry["url"]) else []),
         )
         return hashlib.sha256(orjson.dumps([str(part) for part in parts])).hexdigest()[:32]
 
@@ -159,10 +173,14 @@ def _make_example(
     entry: ManifestEntry,
     annotations: Sequence[Mapping[str, Any]],
     recipe: Recipe,
+    parts: dict[int, str],
 ) -> list[str]:
     """Put a task's example into the registry; says what was wrong with it.
 
     A broken region costs that region, a broken image that task, and neither the round.
+
+    Args:
+        parts: is told what of its file the image is, where it is not all.
     """
     task_id, options = entry["task"], recipe.options
     teaching = [a for a in annotations if not a["was_cancelled"]]
@@ -173,9 +191,12 @@ def _make_example(
         return []
     assert entry["url"] is not None  # else it would have had no digest to make anew
     try:
-        image = read_image(work.images, entry["url"])
+        decoded = read_decoded(work.images, entry["url"], options.channel_numbers)
     except ImageRefused as error:
         return [f"Task {task_id}: {error}"]
+    image = decoded.image
+    if decoded.part and options.channels is None:
+        parts[task_id] = decoded.part
     mask, problems = mask_of(teaching, image, recipe.config, options, recipe.classes)
     if (mask == UNKNOWN).all():
         problems.append("nothing on it is known, every pixel is unknown.")

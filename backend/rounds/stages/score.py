@@ -40,7 +40,7 @@ def score(
         """Read one by one as they are predicted; ``read`` tells whose they are."""
         for task_id, url in tasks:
             try:
-                image = read_image(work.images, url)
+                image = read_image(work.images, url, options.channel_numbers)
             except ImageRefused as error:
                 problems.append(f"Task {task_id}: {error}")
                 tick((len(scored) + len(problems)) / len(tasks))

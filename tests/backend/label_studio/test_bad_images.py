@@ -32,6 +32,7 @@ from tests.backend.odd_images import (
     deep_colour_tiff,
     exif,
     file_of,
+    frames,
     orientation,
     xmp,
 )
@@ -43,9 +44,10 @@ from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
 from training.config import TrainConfig
 from training.examples import make_example
-from training.images import UnreadableImage, decode_image, encode_png
+from training.images import decode_image, encode_png
 from training.networks.build import build_network
 from training.networks.pretrained_features import pretrained_features
+from training.pixels import UnreadableImage
 
 TOKEN = "f" * 40
 OWN = "tests.training.laboratory:small"
@@ -160,7 +162,8 @@ def test_exif_data_is_read_in_either_order_of_bytes_and_when_it_is_cut() -> None
 # What is printed: how far the peak of memory rose, in MiB.
 DECODE_BOMB = """
 import pathlib, resource, sys
-from training.images import UnreadableImage, decode_image
+from training.images import decode_image
+from training.pixels import UnreadableImage
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     data = pathlib.Path(path).read_bytes()
@@ -292,6 +295,39 @@ def test_a_round_leaves_out_what_cannot_be_read_says_why_and_learns_from_the_res
     for number, (problem, kind) in enumerate(zip(outcome.problems, BAD, strict=True), start=4):
         assert problem.startswith(f"Task {number}: /data/upload/{number}/field.png: "), kind
         assert problem.isprintable()
+
+
+def collected(data_dir: Path, files: list[bytes], **options: Any) -> Any:
+    studio = OddStudio(files)
+    try:
+        given = {"label_studio_url": studio.url, "network": OWN, "members": 1}
+        work = Workplace(make_settings(data_dir, **given))
+        parameters = {"audit_fraction": 0, "steps": 1, **options}
+        row = work.ledger.projects.ensure(work.server, 1, CREATED_S, extra_params=parameters)
+        work.ledger.projects.update(row.id, connected=True, extra_params=parameters)
+        round_ = work.ledger.rounds.start(row.id, "train", "a test's", "collect")
+        assert round_ is not None
+        outcome = collect.collect(work, round_, {}, lambda share: None)
+        digests = [entry["digest"] for entry in outcome.manifest or ()]
+        images = [work.registry.get_example(row.slug, digest).image for digest in digests]
+        work.close()
+    finally:
+        studio.close()
+    return outcome, digests, images
+
+
+def test_a_part_of_a_file_is_said_once_and_the_option_chooses_another(tmp_path: Path) -> None:
+    pages = [frames("TIFF") for _ in range(3)]
+    outcome, first, images = collected(tmp_path / "default", pages)
+    assert outcome.problems == [
+        "3 images are a part of their file, that of task 1 is page 1 of 2; the option channels "
+        "chooses others (docs/IMAGES.md)."
+    ]
+    outcome, green, chosen = collected(tmp_path / "green", pages, channels="2")
+    assert outcome.problems == []
+    assert not set(first) & set(green)  # examples of other channels are other examples
+    for channel in range(3):
+        np.testing.assert_array_equal(chosen[0][..., channel], images[0][..., 1])
 
 
 # Where else a file comes from

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from backend.label_studio.browser_image import browser_image
@@ -41,6 +42,20 @@ def test_tiff_and_deep_images_become_what_we_would_decode(
         assert opened.format == "PNG"
     expected = decode_image(path.read_bytes(), max_pixels=10_000)
     np.testing.assert_array_equal(decode_image(shown.data, max_pixels=10_000), expected)
+
+
+def test_what_animates_or_is_a_stack_is_shown_as_it_is_read(tmp_path: Path) -> None:
+    frame = np.random.default_rng(1).integers(0, 2, (20, 30), np.uint8) * 255
+    animated = saved(
+        tmp_path / "x.gif", frame, save_all=True, append_images=[Image.fromarray(255 - frame)]
+    )
+    shown = browser_image(animated, "name")
+    assert (shown.name, shown.part) == ("name.png", "frame 1 of 2")
+    stack = tmp_path / "x.tif"
+    tifffile.imwrite(stack, np.stack([frame, 255 - frame]), photometric="minisblack")
+    shown = browser_image(stack, "name")
+    assert (shown.name, shown.part) == ("name.png", "page 1 of 2")
+    np.testing.assert_array_equal(decode_image(shown.data)[..., 0], frame)
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:

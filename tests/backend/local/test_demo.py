@@ -19,7 +19,7 @@ from backend.local.demo.drawn import (
     label_config,
     regions_of,
 )
-from backend.local.demo.folder import image_files, unique_name
+from backend.local.demo.folder import image_files, skipped_files, unique_name
 from backend.local.demo.record import DemoRecord, recorded, remember_demo
 from backend.local.errors import NoImages
 from training.colours import CLASS_COLOURS
@@ -87,6 +87,29 @@ def test_a_folder_is_searched_in_depth_for_images_only(tmp_path: Path) -> None:
     for name in ("b.TIF", "a.png", "below/c.jpeg", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
     assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.TIF", "c.jpeg"]
+
+
+def test_what_is_skipped_in_a_folder_is_counted_by_kind(tmp_path: Path) -> None:
+    for name in ("a.png", "b.CZI", "c.czi", "notes.txt", "README", "._a.png", ".DS_Store"):
+        (tmp_path / name).touch()
+    said = skipped_files(tmp_path)
+    assert said.startswith(f"5 files in '{tmp_path}' were skipped")
+    assert said.endswith("as OME-TIFF.")
+    assert "2 .czi, " in said
+    for kind in ("1 .txt", "1 without an extension", "1 hidden"):
+        assert kind in said
+    assert ".DS_Store" not in said
+
+
+def test_a_folder_of_images_alone_has_nothing_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.jfif").touch()
+    assert skipped_files(tmp_path) == ""
+
+
+def test_a_folder_of_other_formats_is_refused_and_says_which(tmp_path: Path) -> None:
+    (tmp_path / "a.nd2").touch()
+    with pytest.raises(NoImages, match=r"holds none. 1 files .* 1 \.nd2"):
+        image_files(tmp_path)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from training.datasets.labelled import (
@@ -13,7 +14,7 @@ from training.datasets.labelled import (
     read_image,
     read_labelled_folder,
 )
-from training.images import MAX_PIXELS, UnreadableImage
+from training.pixels import MAX_PIXELS, UnreadableImage
 
 CLASSES = "0 background\n1 red cell\n2 crystal\n255 ignore\n"
 
@@ -139,6 +140,18 @@ class TestWhatIsWrong:
         Image.new("RGB", (5, 7)).save(root / "images" / "turned.jpg", exif=exif)
         Image.new("L", (7, 5)).save(root / "masks" / "turned.png")
         assert len(read_labelled_folder(root).items) == 11
+
+    def test_a_tiff_has_the_size_at_which_it_is_read(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "f")
+        thumbnail, whole = np.zeros((3, 4, 3), np.uint8), np.zeros((7, 5, 3), np.float32)
+        with tifffile.TiffWriter(root / "images" / "turned.tif") as writer:
+            writer.write(thumbnail, photometric="rgb", subfiletype=1)
+            writer.write(whole, photometric="rgb", extratags=[(0x0112, "H", 1, 6, True)])
+        Image.new("L", (7, 5)).save(root / "masks" / "turned.png")
+        folder = read_labelled_folder(root)
+        assert len(folder.items) == 11
+        (turned,) = [item for item in folder.items if item.name == "turned.tif"]
+        assert read_image(turned.image).shape == (5, 7, 3)
 
     def test_a_file_that_is_no_image_is_refused(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path / "f")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.images import Image8
 from training.networks.build import build_network
 from training.networks.forward import logits_and_features
 from training.networks.pretrained_features import pretrained_features
+from training.pixels import Image8
 
 
 def drawn(height: int, width: int, seed: int = 0) -> Image8:
