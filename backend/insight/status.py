@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.insight.read_model import Json, to_json
+from backend.label_studio.regions import Counts, describe_counts
 from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
 from backend.ledger.shapes import AuditEstimate, Gain, Metrics
 from backend.rounds.audits import advice, describe_audit
@@ -88,6 +90,7 @@ class ProjectStatus:
         first_queue: how the queue is ordered before the first version.
         labelled: tasks with a label; ``changed`` of them since the last round.
         ranked_left: ranked tasks that are not labelled yet.
+        unread: a sentence for each kind of region that the last training did not understand.
     """
 
     server: str
@@ -106,6 +109,7 @@ class ProjectStatus:
     changed: int
     ranked_left: int
     last_error: str | None
+    unread: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,19 @@ def project_status(ledger: Ledger, project: Project) -> ProjectStatus:
         changed=project.changed,
         ranked_left=project.ranked_left,
         last_error=project.last_error,
+        unread=unread_regions(ledger, project.id),
     )
+
+
+def unread_regions(ledger: Ledger, project_id: int) -> list[str]:
+    """What the last training round did not understand of the labels, a sentence for each kind."""
+    last = ledger.rounds.last(project_id, kind="train")
+    if last is None:
+        return []
+    counts: Counts = Counter()
+    for result in ledger.parts.results(last.id, "collect"):
+        counts.update({(kind, name): n for kind, name, n in result.get("regions", ())})
+    return describe_counts(counts)
 
 
 def first_queue(serving: Publication | None) -> str | None:

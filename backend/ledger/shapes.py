@@ -62,8 +62,9 @@ Payload = NoPayload | JudgePayload | FitPayload | ScorePayload
 class Result(TypedDict, total=False):
     """What a finished part keeps of itself; each stage writes its own keys."""
 
-    # collect
+    # collect; ``regions``: [kind, name, how many], see ``backend.label_studio.regions.Counts``
     labelled: int
+    regions: list[tuple[str, str, int]]
     # collect, judge
     judged: int
     # fit

@@ -22,7 +22,7 @@ from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
 from training.committee.prediction import Prediction
 from training.config import BadConfig, TrainConfig
-from training.datasets.labelled import by_hash, read_labelled_folder
+from training.datasets.labelled import by_hash, check_masks, read_labelled_folder
 from training.errors import TrainingError
 from training.examples import Example
 from training.fitting.budget import steps_within
@@ -178,6 +178,7 @@ def measure(trial: Trial, cell: Cell) -> dict[str, Any]:
 def _load(trial: Trial) -> tuple[tuple[str, ...], list[Example], list[Example]]:
     """Classes, the images held back and the pool, the same for every cell."""
     folder = read_labelled_folder(trial.data)
+    check_masks(folder)
     items = by_hash(folder.items)
     if trial.test >= len(items):
         raise BadVariant(
