@@ -63,6 +63,7 @@ class RoundStatus:
         stage, progress, eta_s, again_in_s: of a round under way; None of one that has ended.
             ``progress`` is that of the stage, 0 to 1.
         started: unix seconds.
+        problems: the round's, after what the last training did not understand of the labels.
         timings: seconds of each stage that has ended.
     """
 
@@ -90,7 +91,6 @@ class ProjectStatus:
         first_queue: how the queue is ordered before the first version.
         labelled: tasks with a label; ``changed`` of them since the last round.
         ranked_left: ranked tasks that are not labelled yet.
-        unread: a sentence for each kind of region that the last training did not understand.
     """
 
     server: str
@@ -109,7 +109,6 @@ class ProjectStatus:
     changed: int
     ranked_left: int
     last_error: str | None
-    unread: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,6 @@ def project_status(ledger: Ledger, project: Project) -> ProjectStatus:
         changed=project.changed,
         ranked_left=project.ranked_left,
         last_error=project.last_error,
-        unread=unread_regions(ledger, project.id),
     )
 
 
@@ -221,6 +219,7 @@ def round_status(ledger: Ledger, project_id: int) -> RoundStatus | None:
     if shown is None:
         return None
     parts = ledger.parts.of_round(shown.id, shown.stage)
+    unread = unread_regions(ledger, project_id)
     return RoundStatus(
         id=shown.id,
         kind=shown.kind,
@@ -232,7 +231,7 @@ def round_status(ledger: Ledger, project_id: int) -> RoundStatus | None:
         eta_s=eta_s(ledger, active, parts) if active else None,
         again_in_s=again_in_s(parts) if active else None,
         error=shown.error,
-        problems=shown.problems,
+        problems=[*unread, *(said for said in shown.problems if said not in unread)],
         timings=shown.timings,
     )
 

@@ -53,10 +53,9 @@ def _describe_project(project: ProjectStatus) -> list[str]:
         "changed since the last round",
         f"  ranked left  {project.ranked_left}",
     ]
-    lines += [f"  labels       {sentence}" for sentence in project.unread]
     if project.round is not None:
         lines.append(f"  round        {_describe_round(project.round)}")
-        problems = [p for p in project.round.problems if p not in project.unread]
+        problems = project.round.problems
         lines += [f"               {problem}" for problem in problems[:SHOWN_PROBLEMS]]
         if len(problems) > SHOWN_PROBLEMS:
             more = len(problems) - SHOWN_PROBLEMS

@@ -59,6 +59,9 @@ LISTED = 10
 # More corners than a hand or a model draws; reading as many takes seconds.
 MAX_POINTS = 2**20
 
+# Characters of a label by which regions are counted.
+LONGEST_NAME = 100
+
 # Points that stand for a Bezier curve between two vertices.
 CURVE_POINTS = 16
 
@@ -318,7 +321,8 @@ def read_annotation(
         except BadRegion as error:
             problems.append(f"Region {_name(shape, number)} was left out: {error}")
             counts["broken", ""] += 1
-            unlabelled = UNKNOWN
+            if _holds_shape(shape):
+                unlabelled = UNKNOWN
             continue
         if kind[0] in ("prompt", "point"):
             beneath.append(patch)
@@ -393,6 +397,12 @@ def _shape_of(part: Mapping[str, Any]) -> str | None:
     return next((shape for shape, keys in _KEYS.items() if keys <= value.keys()), None)
 
 
+def _holds_shape(part: Mapping[str, Any]) -> bool:
+    """Whether something was drawn, readable or not; an empty value marks no pixel."""
+    value = part.get("value")
+    return isinstance(value, Mapping) and any(keys & value.keys() for keys in _KEYS.values())
+
+
 def _kind_of(
     parts: Sequence[Mapping[str, Any]], config: LabelConfig
 ) -> tuple[tuple[str, str], Mapping[str, Any]]:
@@ -438,7 +448,7 @@ class _Names:
         """``READ``, or ("label", its name) of a label that the label config lacks."""
         (label,) = self._labels(parts)
         known = self._paints(label) is not None or label in self.config.labels
-        return READ if known else ("label", label)
+        return READ if known else ("label", label[:LONGEST_NAME])
 
     def _labels(self, parts: Sequence[Mapping[str, Any]]) -> list[str]:
         """The region's labels by today's names; those of a Labels tag beside the shape's own count

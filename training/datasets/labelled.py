@@ -261,7 +261,7 @@ def check_masks(folder: LabelledFolder) -> None:
     if not beyond and not absent:
         return
     counted = [
-        f"{index} in {len(files[index])} ({files[index][0].name}{', ...' * (len(files[index]) > 1)})"
+        f"{index} in {len(files[index])} ({files[index][0].name} for one)"
         for index in found[:LISTED_VALUES]
     ]
     more = [f"and {len(found) - LISTED_VALUES} more"] * (len(found) > LISTED_VALUES)
