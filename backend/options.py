@@ -95,6 +95,13 @@ class ProjectOptions(BaseModel):
         "none",
         min_length=1,
     )
+    aliases: dict[str, str] | None = documented(
+        None,
+        "Labels that were renamed after people had used them: what carries the old name is "
+        "learnt as the new one. A name that is still a label means itself.",
+        'an object of names, as {"old": "new"}',
+        "none",
+    )
     retrain_every: int | None = documented(
         None, "Changed annotations between two rounds.", _POSITIVE, "RETRAIN_EVERY", ge=1
     )
@@ -163,6 +170,17 @@ class ProjectOptions(BaseModel):
     def channel_numbers(self) -> tuple[int, ...] | None:
         """``channels`` as numbers."""
         return None if self.channels is None else parse_channels(self.channels)
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _check_aliases(cls, aliases: object) -> object:
+        # Refused here, so that the sentence names the option and not a key within it.
+        if aliases is not None and not (
+            isinstance(aliases, dict)
+            and all(isinstance(n, str) and n for pair in aliases.items() for n in pair)
+        ):
+            raise ValueError("no names")
+        return aliases
 
     @field_validator("mode")
     @classmethod
@@ -260,6 +278,12 @@ def check_labels(options: ProjectOptions, labels: Collection[str]) -> None:
             f"The option unknown_label names {_shown(options.unknown_label)}, and the labels are "
             f"{', '.join(labels)}."
         )
+    for old, new in (options.aliases or {}).items():
+        if new not in labels and new.casefold() != "background":
+            raise BadOptions(
+                f"The option aliases maps {_shown(old)} to {_shown(new)}, and the labels are "
+                f"{', '.join(labels)}."
+            )
 
 
 def _shown(value: object) -> str:

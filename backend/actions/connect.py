@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from backend.label_studio.connection import Connection, connect, disconnect
-from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.label_config import parse_label_config, unread_controls
 from backend.ledger import Project
 from backend.options import check_labels, parse_options
 from backend.rounds.schedule import CONNECTED, count_changes, label_states
@@ -22,11 +22,13 @@ class Connected:
     Attributes:
         labelled: tasks that carry a label now.
         round_asked: a round was asked for, because some of them taught nothing yet.
+        warnings: a sentence for each control of which nothing, or not all, is learnt.
     """
 
     project: Project
     labelled: int
     round_asked: bool
+    warnings: Sequence[str] = ()
 
 
 def connect_project(
@@ -52,7 +54,8 @@ def connect_project(
     )
     wanted = dict(known.extra_params if options is None else options)
     parsed = parse_options(wanted)
-    check_labels(parsed, parse_label_config(project.label_config, image=parsed.image).labels)
+    config = parse_label_config(project.label_config, image=parsed.image)
+    check_labels(parsed, config.labels)
     previous = known.connection
     serving = ledger.publications.serving(known.id)
     connection = connect(
@@ -71,7 +74,12 @@ def connect_project(
     changed = count_changes(states, ledger.rounds.last_manifest(row.id))
     if changed and states:
         ledger.events.add(row.id, CONNECTED)
-    return Connected(ledger.projects.get(row.id), len(states), bool(changed and states))
+    return Connected(
+        ledger.projects.get(row.id),
+        len(states),
+        bool(changed and states),
+        unread_controls(project.label_config, config),
+    )
 
 
 def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Project:

@@ -30,10 +30,17 @@ def connect(studio_id: int, options_json: str | None, as_json: bool) -> None:
         done = connect_project(work, studio_id, parse_options_object(options_json))
     if as_json:
         print_json(
-            {"project": studio_id, "labelled": done.labelled, "round_asked": done.round_asked}
+            {
+                "project": studio_id,
+                "labelled": done.labelled,
+                "round_asked": done.round_asked,
+                "warnings": list(done.warnings),
+            }
         )
         return
     click.echo(f"Project {studio_id}, {done.project.title!r}, is connected.")
+    for warning in done.warnings:
+        click.echo(f"warning: {warning}")
     if done.round_asked:
         click.echo(f"{done.labelled} tasks are labelled: a round starts now.")
     else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.insight.read_model import Json, to_json
+from backend.label_studio.regions import Counts, describe_counts
 from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
 from backend.ledger.shapes import AuditEstimate, Gain, Metrics
 from backend.rounds.audits import advice, describe_audit, training
@@ -61,6 +63,7 @@ class RoundStatus:
         stage, progress, eta_s, again_in_s: of a round under way; None of one that has ended.
             ``progress`` is that of the stage, 0 to 1.
         started: unix seconds.
+        problems: the round's, after what the last training did not understand of the labels.
         timings: seconds of each stage that has ended.
     """
 
@@ -172,6 +175,17 @@ def project_status(ledger: Ledger, project: Project) -> ProjectStatus:
     )
 
 
+def unread_regions(ledger: Ledger, project_id: int) -> list[str]:
+    """What the last training round did not understand of the labels, a sentence for each kind."""
+    last = ledger.rounds.last(project_id, kind="train")
+    if last is None:
+        return []
+    counts: Counts = Counter()
+    for result in ledger.parts.results(last.id, "collect"):
+        counts.update({(kind, name): n for kind, name, n in result.get("regions", ())})
+    return describe_counts(counts)
+
+
 def first_queue(serving: Publication | None) -> str | None:
     """How the queue is ordered before the first version; None where none serves."""
     if serving is None:
@@ -208,6 +222,7 @@ def round_status(ledger: Ledger, project_id: int) -> RoundStatus | None:
     if shown is None:
         return None
     parts = ledger.parts.of_round(shown.id, shown.stage)
+    unread = unread_regions(ledger, project_id)
     return RoundStatus(
         id=shown.id,
         kind=shown.kind,
@@ -219,7 +234,7 @@ def round_status(ledger: Ledger, project_id: int) -> RoundStatus | None:
         eta_s=eta_s(ledger, active, parts) if active else None,
         again_in_s=again_in_s(parts) if active else None,
         error=shown.error,
-        problems=shown.problems,
+        problems=[*unread, *(said for said in shown.problems if said not in unread)],
         timings=shown.timings,
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from backend.errors import BadRequest, StudioRefused, UnknownProject
 from backend.label_studio.bulk import Task
+from backend.label_studio.regions import describe_counts
 from backend.ledger import Project
 from backend.predict import image_url, label_config_of, read_image
 from backend.workplace import Workplace
@@ -69,7 +70,8 @@ def write_task_map(work: Workplace, task_id: int, folder: Path) -> TaskMap:
     problems: list[str] = []
     if annotations:
         # The version's classes: a label that is newer than it is unknown to it.
-        truth, problems = mask_of(annotations, image, config, options, classes)
+        read = mask_of(annotations, image, config, options, classes)
+        truth, problems = read.mask, describe_counts(read.counts) + read.problems
     prediction = committee.predict(image)
     title = f"Task {task_id} of project {row.studio_id}, predicted by version {version.number}"
     try:

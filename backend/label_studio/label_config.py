@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 from xml.etree.ElementTree import Element, ParseError
 from xml.sax.saxutils import quoteattr
@@ -15,8 +15,22 @@ from defusedxml.ElementTree import fromstring
 from backend.errors import BadLabelConfig
 from backend.shorten import short, shorten
 
-Kind = Literal["brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels"]
+Kind = Literal[
+    "brushlabels",
+    "bitmasklabels",
+    "polygonlabels",
+    "rectanglelabels",
+    "ellipselabels",
+    "vectorlabels",
+    "labels",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+# Tags that draw and carry no label of their own: one of "labels" gives it. MagicWand draws brushes.
+SHAPES = ("brush", "bitmask", "polygon", "rectangle", "ellipse", "vector", "magicwand")
+
+# Kinds that a smart tool asks a model with: a box or an ellipse around what it shall find.
+_PROMPT_KINDS = ("rectangle", "rectanglelabels", "ellipse", "ellipselabels")
 
 # Pre-annotations are masks: these can carry one, and the first present is written.
 OUTPUT_KINDS: tuple[Kind, ...] = ("brushlabels", "bitmasklabels", "polygonlabels")
@@ -34,7 +48,7 @@ _DATA_KEY = re.compile(r"\$([\w.\- ]+)")
 
 @dataclass(frozen=True)
 class Tag:
-    """A control tag whose regions have an area.
+    """A control tag whose regions have an area, or that labels the regions of others (Labels).
 
     Attributes:
         from_name: the tag's name, ``from_name`` of its regions.
@@ -60,6 +74,10 @@ class LabelConfig:
         inputs: every tag whose regions are read, ``output`` among them, in document order.
         labels: all labels in document order, each once, without one called "background": that
             one paints class 0.
+        names: the names of all tags, in document order.
+        prompts: names of the controls whose boxes ask a smart tool: they are no regions.
+        read_only: labels that Label Studio's server does not know (``<Label>Cell</Label>``, which
+            its editor shows): it would refuse a prediction with one.
     """
 
     image_name: str
@@ -67,12 +85,17 @@ class LabelConfig:
     output: Tag
     inputs: tuple[Tag, ...]
     labels: tuple[str, ...]
+    names: tuple[str, ...] = field(default=(), compare=False)
+    prompts: tuple[str, ...] = field(default=(), compare=False)
+    read_only: tuple[str, ...] = field(default=(), compare=False)
 
     def tag_for(self, label: str) -> Tag | None:
         """The tag to pre-annotate a label with: ``output`` if it has it, else the next best.
 
-        None where only rectangles or ellipses have it, or nothing does.
+        None where only rectangles or ellipses have it, nothing does, or the server refuses it.
         """
+        if label in self.read_only:
+            return None
         ranked = (tag for kind in OUTPUT_KINDS for tag in self.inputs if tag.kind == kind)
         return next((tag for tag in (self.output, *ranked) if label in tag.labels), None)
 
@@ -114,11 +137,14 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     elements = list(_read(xml).iter())
     image_tag = _choose_image([e for e in elements if _tag(e) == "image"], image)
     image_name, data_key = _attribute(image_tag, "name"), _data_key(image_tag)
+    controls = [e for e in elements if image_name in _names(e.get("toName", ""))]
+    draws = any(_tag(element) in SHAPES for element in controls)
     inputs = tuple(
         _read_tag(element, kind, image_name)
-        for element in elements
+        for element in controls
         for kind in KINDS
-        if _tag(element) == kind and image_name in _names(element.get("toName", ""))
+        # Without a tag that draws, Labels only add to regions that have a label already.
+        if _tag(element) == kind and (kind != "labels" or draws)
     )
     labels = _once(label for tag in inputs for label in tag.labels if not is_background(label))
     if len(labels) > MAX_LABELS:
@@ -128,7 +154,68 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     output = _choose_output(inputs, image_name)
     if not labels:
         raise BadLabelConfig('The labels must be more than "Background", got only that one.')
-    return LabelConfig(image_name, data_key, output, inputs, labels)
+    return LabelConfig(
+        image_name,
+        data_key,
+        output,
+        inputs,
+        labels,
+        names=_once(e.get("name", "").strip() for e in elements if e.get("name")),
+        prompts=_once(e.get("name", "").strip() for e in controls if _asks_smart_tool(e)),
+        read_only=_once(
+            _label_of(child, tag.from_name)
+            for tag in inputs
+            for element in controls
+            if element.get("name", "").strip() == tag.from_name
+            for child in element.iter()
+            if _tag(child) == "label" and not (child.get("alias") or child.get("value"))
+        ),
+    )
+
+
+def unread_controls(xml: str, config: LabelConfig) -> list[str]:
+    """A sentence for each control on the image of which nothing, or not all, is learnt."""
+    said: list[str] = []
+    read = {tag.from_name for tag in config.inputs}
+    labelled = any(tag.kind == "labels" for tag in config.inputs)
+    for element in _read(xml).iter():
+        name, kind = element.get("name", "").strip(), _tag(element)
+        if config.image_name not in _names(element.get("toName", "")):
+            continue
+        shown = f"{element.tag} '{short(name, 40)}'"
+        if name in config.prompts:
+            said.append(
+                f"{shown} is a smart tool's: its regions are taken as prompts and not learnt from. "
+                'If people label with it, take out smart="true".'
+            )
+        elif kind in SHAPES and not labelled:
+            said.append(
+                f"{shown} draws regions without a label, which count as unknown: "
+                "add a Labels tag for the same image."
+            )
+        elif kind in ("vector", "vectorlabels"):
+            said.append(f"Of {shown} closed outlines are learnt from; open lines have no area.")
+        elif kind in ("keypoint", "keypointlabels"):
+            said.append(f"{shown} is not learnt from: points have no area and count as unknown.")
+        elif name not in read and kind not in SHAPES:
+            said.append(f"{shown} is not read: only labelled regions are learnt from.")
+    if config.output.kind == "polygonlabels":
+        said.append(
+            "Pre-annotations are polygons, which have no holes: a hole is filled. "
+            "Add BrushLabels with the same labels to keep holes."
+        )
+    if config.read_only:
+        said.append(
+            f"Label Studio refuses pre-annotations with {_listed(config.read_only)}, so none are "
+            'written: give each such Label its name as value="...".'
+        )
+    return said
+
+
+def _asks_smart_tool(element: Element) -> bool:
+    return _tag(element) in _PROMPT_KINDS and any(
+        element.get(name, "").strip().lower() == "true" for name in ("smart", "smartOnly")
+    )
 
 
 def _read(xml: str) -> Element:
@@ -224,7 +311,8 @@ def _read_tag(element: Element, kind: Kind, image_name: str) -> Tag:
 def _label_of(element: Element, parent: str) -> str:
     # A region's value holds the alias in place of the value where there is one (the editor's
     # selectedValues, the SDK's parse_config).
-    label = element.get("alias") or element.get("value") or ""
+    # Without either, the editor takes the text within the tag.
+    label = element.get("alias") or element.get("value") or "".join(element.itertext()).strip()
     if not label.strip():
         raise BadLabelConfig(
             f"Every Label of '{short(parent, 40)}' must have a value, one has none."

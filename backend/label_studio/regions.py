@@ -10,9 +10,11 @@ coordinates of the unturned image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
+from itertools import pairwise
 from typing import Any, Literal
 
 import cv2
@@ -30,7 +32,13 @@ from backend.label_studio.geometry import (
     fill_rectangle,
     outline,
 )
-from backend.label_studio.label_config import KINDS, LabelConfig, Tag, is_background
+from backend.label_studio.label_config import (
+    KINDS,
+    SHAPES,
+    LabelConfig,
+    Tag,
+    is_background,
+)
 from backend.shorten import shorten
 
 ClassMask = npt.NDArray[np.uint8]
@@ -50,6 +58,12 @@ LISTED = 10
 
 # More corners than a hand or a model draws; reading as many takes seconds.
 MAX_POINTS = 2**20
+
+# Characters of a label by which regions are counted.
+LONGEST_NAME = 100
+
+# Points that stand for a Bezier curve between two vertices.
+CURVE_POINTS = 16
 
 # A long side may be rounded by a pixel when a shrunk copy is made.
 SLACK_PX = 1
@@ -187,6 +201,57 @@ def _geometry(patch: Patch, tag: Tag, size: tuple[int, int]) -> Region:
 # ---- in: regions become a mask -----------------------------------------------------------------
 
 
+Counts = Counter[tuple[str, str]]
+"""How many regions there were of each (kind, name): ``READ``, or a key of ``_UNREAD``."""
+
+READ = ("read", "")
+
+_UNREAD: Mapping[str, str] = {
+    "label": "{n} {regions} the label {name}, which the labeling configuration no longer has: "
+    "rename it back, or map it with the option `aliases`.",
+    "image": "{n} {regions} the to_name {name}, which no tag of the labeling configuration has: "
+    "rename the Image tag back.",
+    "type": "{n} {regions} the type {name}, which is not read: they count as unknown.",
+    "prompt": "{n} {regions} a smart tool's box as their shape: prompts are not learnt from and "
+    'count as unknown. Delete them, or take smart="true" out of a control that people label with.',
+    "point": "{n} {regions} a point as their shape: it has no area, and counts as unknown. "
+    "Delete it if it was a prompt.",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an annotation says.
+
+    Attributes:
+        mask: [H, W] uint8 class indices; 255 where nothing is known.
+        problems: a sentence for each region that was left out or whose class is unclear; of more
+            than ``LISTED`` the rest in one.
+        counts: regions by kind. ``describe_counts`` says what was not understood.
+    """
+
+    mask: ClassMask
+    problems: list[str]
+    counts: Counts
+
+
+def describe_counts(counts: Counts) -> list[str]:
+    """A sentence for each kind of region that was not understood, the most frequent first."""
+    return [
+        _UNREAD[kind].format(
+            n=n, regions="region carries" if n == 1 else "regions carry", name=shorten(name, 60)
+        )
+        for (kind, name), n in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+        if kind in _UNREAD
+    ]
+
+
+def not_understood(counts: Counts) -> tuple[int, int]:
+    """(regions that were not understood, all regions); prompts and points are neither."""
+    asked = sum(n for (kind, _), n in counts.items() if kind not in ("prompt", "point"))
+    return asked - counts[READ], asked
+
+
 def to_mask(
     result: object,
     config: LabelConfig,
@@ -195,13 +260,40 @@ def to_mask(
     *,
     unlabelled: int,
     unknown_label: str | None,
+    aliases: Mapping[str, str] | None = None,
 ) -> tuple[ClassMask, list[str]]:
+    """Mask and problems of ``read_annotation``."""
+    reading = read_annotation(
+        result,
+        config,
+        classes,
+        size,
+        unlabelled=unlabelled,
+        unknown_label=unknown_label,
+        aliases=aliases,
+    )
+    return reading.mask, reading.problems
+
+
+def read_annotation(
+    result: object,
+    config: LabelConfig,
+    classes: Sequence[str],
+    size: tuple[int, int],
+    *,
+    unlabelled: int,
+    unknown_label: str | None,
+    aliases: Mapping[str, str] | None = None,
+) -> Reading:
     """An annotation's regions as a class-index mask; a later region wins an overlap.
 
     Regions of other images and results without an area (choices, text, relations) are passed over.
     A label that ``classes`` lacks paints 255, as ``unknown_label`` does; one called "background"
     paints 0. A region that carries no label or several paints 255 and is reported. What lies
     outside the image is cut off. Nothing is known of an image whose result is no list.
+
+    What is not understood never becomes background: it paints 255, and where its pixels cannot be
+    told either, all that is not labelled is 255. Prompts and points paint 255 beneath the regions.
 
     Args:
         result: the annotation's ``result``, as whoever sent it left it.
@@ -210,65 +302,186 @@ def to_mask(
         size: (H, W) of the image in pixels.
         unlabelled: what a pixel without a region is, 0 or 255.
         unknown_label: the label that paints 255, if there is one.
-
-    Returns:
-        [H, W] uint8, and a sentence for each region that was left out or whose class is unclear;
-        of more than ``LISTED`` the rest in one.
+        aliases: former names of labels, to what they are called now.
     """
     if not isinstance(result, list | tuple):
         said = f"Its result must be a list of regions, got {shorten(result)}."
-        return np.full(size, UNKNOWN, dtype=np.uint8), [said]
-    mask = np.full(size, unlabelled, dtype=np.uint8)
+        unknown = np.full(size, UNKNOWN, dtype=np.uint8)
+        return Reading(unknown, [said], Counter({("broken", ""): 1}))
+    names = _Names(config, classes, unknown_label, aliases or {})
+    beneath: list[Patch] = []
+    drawn: list[tuple[Patch, int]] = []
     problems: list[str] = []
-    for number, region in enumerate(result, start=1):
-        if not _is_of(region, config):
-            continue
+    counts: Counts = Counter()
+    for number, parts in _regions(result, config):
+        kind, shape = _kind_of(parts, config)
         try:
-            patch = _patch(region, size)
-            value, unclear = _class_of(region, classes, unknown_label)
+            patch = _patch(shape, size)
+            value, unclear = (UNKNOWN, "") if kind != READ else names.value_of(parts)
         except BadRegion as error:
-            problems.append(f"Region {_name(region, number)} was left out: {error}")
+            problems.append(f"Region {_name(shape, number)} was left out: {error}")
+            counts["broken", ""] += 1
+            if _holds_shape(shape):
+                unlabelled = UNKNOWN
             continue
-        patch.paint(mask, value)
+        if kind[0] in ("prompt", "point"):
+            beneath.append(patch)
+        else:
+            drawn.append((patch, value))
         if unclear:
-            problems.append(f"Region {_name(region, number)} is taken as unknown: {unclear}")
+            problems.append(f"Region {_name(shape, number)} is taken as unknown: {unclear}")
+            kind = ("unclear", "")
+        counts[kind if kind != READ else names.kind_of(parts)] += 1
+    mask = np.full(size, unlabelled, dtype=np.uint8)
+    for patch in beneath:
+        patch.paint(mask, UNKNOWN)
+    for patch, value in drawn:
+        patch.paint(mask, value)
     if len(problems) > LISTED:
         more = len(problems) - LISTED
         problems[LISTED:] = [f"And {more} more regions were left out or are taken as unknown."]
-    return mask, problems
+    return Reading(mask, problems, counts)
 
 
-def _is_of(region: object, config: LabelConfig) -> bool:
-    """Whether this is a region with an area, on the image that is meant."""
-    return (
-        isinstance(region, Mapping)
-        and region.get("type") in KINDS
-        and region.get("to_name") == config.image_name
-        # Of an image tag that shows a list, the first.
-        and region.get("item_index") in (None, 0)
-    )
+def _regions(
+    results: Sequence[object], config: LabelConfig
+) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
+    """Regions with an area on the image that is meant: each one's number and its results.
+
+    Results of one id are one region: its shape, its label, answers about it. A second shape with
+    labels, or a second result of one type, is another region that was given the same id.
+    """
+    found: list[tuple[int, list[Mapping[str, Any]]]] = []
+    latest: dict[str, list[Mapping[str, Any]]] = {}
+    for number, part in enumerate(results, start=1):
+        if not isinstance(part, Mapping) or not _is_of(part, config):
+            continue
+        name, kind = part.get("id"), part.get("type")
+        former = latest.get(name) if isinstance(name, str) else None
+        if former is not None and not any(
+            other.get("type") == kind or (_has_own_label(other) and _has_own_label(part))
+            for other in former
+        ):
+            former.append(part)
+            continue
+        parts = [part]
+        found.append((number, parts))
+        if isinstance(name, str):
+            latest[name] = parts
+    yield from found
+
+
+def _has_own_label(part: Mapping[str, Any]) -> bool:
+    return part.get("type") != "labels" and part.get("type") in KINDS
+
+
+def _is_of(part: Mapping[str, Any], config: LabelConfig) -> bool:
+    """Whether this has an area, and no other image or text of the project is meant."""
+    to_name = part.get("to_name")
+    if to_name != config.image_name and isinstance(to_name, str) and to_name in config.names:
+        return False
+    # Of an image tag that shows a list, the first.
+    return _shape_of(part) is not None and part.get("item_index") in (None, 0)
+
+
+def _shape_of(part: Mapping[str, Any]) -> str | None:
+    """The key in ``_READERS`` by a result's type, else by what its value holds."""
+    kind, value = part.get("type"), part.get("value")
+    if isinstance(kind, str):
+        if kind == "magicwand":
+            return "brush"
+        if (stem := kind.removesuffix("labels")) in _READERS:
+            return stem
+    if not isinstance(value, Mapping):
+        return None
+    return next((shape for shape, keys in _KEYS.items() if keys <= value.keys()), None)
+
+
+def _holds_shape(part: Mapping[str, Any]) -> bool:
+    """Whether something was drawn, readable or not; an empty value marks no pixel."""
+    value = part.get("value")
+    return isinstance(value, Mapping) and any(keys & value.keys() for keys in _KEYS.values())
+
+
+def _kind_of(
+    parts: Sequence[Mapping[str, Any]], config: LabelConfig
+) -> tuple[tuple[str, str], Mapping[str, Any]]:
+    """What a region is counted as, ``READ`` if it may be learnt from, and the result to draw."""
+    typed = [part for part in parts if isinstance(part.get("type"), str)]
+    shapes = [part for part in typed if part["type"] in KINDS + SHAPES and part["type"] != "labels"]
+    shape = (shapes or list(parts))[0]
+    if shape.get("to_name") != config.image_name:
+        return ("image", str(shorten(shape.get("to_name"), 60)).strip(QUOTES)), shape
+    if _shape_of(shape) == "keypoint":
+        return ("point", ""), shape
+    if any(part.get("from_name") in config.prompts for part in parts):
+        return ("prompt", ""), shape
+    if not any(part["type"] in KINDS + SHAPES for part in typed):
+        return ("type", str(shorten(shape.get("type"), 60)).strip(QUOTES)), shape
+    return READ, shape
 
 
 def _name(region: Mapping[str, Any], number: int) -> str:
-    return f"{shorten(region.get('id', number), 40).strip(QUOTES)} ({region['type']})"
+    kind = shorten(region.get("type"), 40).strip(QUOTES)
+    return f"{shorten(region.get('id', number), 40).strip(QUOTES)} ({kind})"
 
 
-def _class_of(
-    region: Mapping[str, Any], classes: Sequence[str], unknown_label: str | None
-) -> tuple[int, str]:
-    """The class index that the region paints, and why it is unclear, or ""."""
-    labels = region["value"].get(region["type"], [])
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise BadRegion(f"Its labels must be a list of names, got {shorten(labels)}.")
-    if len(labels) != 1:
-        several = shorten(labels, 80) if labels else "none"
-        return UNKNOWN, f"it must have one label, it has {several}."
-    label = labels[0]
-    if label == unknown_label:
-        return UNKNOWN, ""
-    if is_background(label):
-        return BACKGROUND, ""
-    return (classes.index(label) if label in classes else UNKNOWN), ""
+@dataclass(frozen=True)
+class _Names:
+    """What the labels of regions paint."""
+
+    config: LabelConfig
+    classes: Sequence[str]
+    unknown_label: str | None
+    aliases: Mapping[str, str]
+
+    def value_of(self, parts: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+        """The class index that the region paints, and why it is unclear, or ""."""
+        labels = self._labels(parts)
+        if len(labels) != 1:
+            several = shorten(labels, 80) if labels else "none"
+            return UNKNOWN, f"it must have one label, it has {several}."
+        value = self._paints(labels[0])
+        return UNKNOWN if value is None else value, ""
+
+    def kind_of(self, parts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        """``READ``, or ("label", its name) of a label that the label config lacks."""
+        (label,) = self._labels(parts)
+        known = self._paints(label) is not None or label in self.config.labels
+        return READ if known else ("label", label[:LONGEST_NAME])
+
+    def _labels(self, parts: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The region's labels by today's names; those of a Labels tag beside the shape's own count
+        where they are classes too."""
+        own = self._read(part for part in parts if part.get("type") != "labels")
+        further = self._read(part for part in parts if part.get("type") == "labels")
+        if own:
+            further = [label for label in further if self._paints(label) is not None]
+        return list(dict.fromkeys(own + further))
+
+    def _read(self, parts: Iterable[Mapping[str, Any]]) -> list[str]:
+        found: list[str] = []
+        for part in parts:
+            value = part["value"] if isinstance(part.get("value"), Mapping) else {}
+            for key, labels in value.items():
+                if not isinstance(key, str) or not key.endswith("labels"):
+                    continue
+                if not isinstance(labels, list) or not all(isinstance(n, str) for n in labels):
+                    raise BadRegion(f"Its labels must be a list of names, got {shorten(labels)}.")
+                found += labels
+        return [
+            label if self._is_known(label) else self.aliases.get(label, label) for label in found
+        ]
+
+    def _is_known(self, label: str) -> bool:
+        return self._paints(label) is not None or label in self.config.labels
+
+    def _paints(self, label: str) -> int | None:
+        if label == self.unknown_label:
+            return UNKNOWN
+        if is_background(label):
+            return BACKGROUND
+        return self.classes.index(label) if label in self.classes else None
 
 
 def _patch(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:
@@ -276,7 +489,9 @@ def _patch(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:
     if not isinstance(region.get("value"), Mapping):
         raise BadRegion(f"Its value must be an object, got {type(region.get('value')).__name__}.")
     drawn_on = _size_of(region, size)
-    return _READERS[region["type"]](region["value"], drawn_on, size)
+    shape = _shape_of(region)
+    assert shape is not None  # else it would be no region
+    return _READERS[shape](region["value"], drawn_on, size)
 
 
 def _size_of(region: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
@@ -388,12 +603,83 @@ def _rotation(value: Mapping[str, Any]) -> float:
     return 0.0 if value.get("rotation") is None else _number(value["rotation"], "rotation")
 
 
+def _read_vector(
+    value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
+) -> Patch:
+    vertices = value.get("vertices")
+    if not isinstance(vertices, list) or not all(isinstance(v, Mapping) for v in vertices):
+        raise BadRegion(f"Its vertices must be a list of points, got {shorten(vertices)}.")
+    if value.get("closed") is not True:
+        raise BadRegion("Its outline must be closed, it is open: a line has no area.")
+    for before, after in pairwise(vertices):
+        if after.get("prevPointId") not in (None, before.get("id")):
+            raise BadRegion("Its outline must run from point to point, it has branches.")
+    points = [
+        point
+        for before, after in zip(vertices, vertices[1:] + vertices[:1], strict=True)
+        for point in _curve(before, after)
+    ]
+    return _read_polygon({"points": points}, drawn_on, size)
+
+
+def _curve(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """From one vertex up to the next one, which is left out: a line, or a cubic Bezier curve."""
+    start, end = _point(before), _point(after)
+    leaving = before.get("controlPoint2") if before.get("isBezier") else None
+    coming = after.get("controlPoint1") if after.get("isBezier") else None
+    if leaving is None and coming is None:
+        return [start]
+    # A missing handle lies as the editor draws it: three tenths of the way from its own end.
+    along = np.subtract(end, start) * 0.3
+    handles = (
+        np.add(start, along) if leaving is None else np.array(_point(leaving)),
+        np.subtract(end, along) if coming is None else np.array(_point(coming)),
+    )
+    at = np.linspace(0, 1, CURVE_POINTS, endpoint=False)[:, None]
+    curve = (
+        (1 - at) ** 3 * np.array(start)
+        + 3 * (1 - at) ** 2 * at * handles[0]
+        + 3 * (1 - at) * at**2 * handles[1]
+        + at**3 * np.array(end)
+    )
+    return [(float(x), float(y)) for x, y in curve]
+
+
+def _point(of: object) -> tuple[float, float]:
+    if not isinstance(of, Mapping):
+        raise BadRegion(f"Each of its points must have x and y, got {shorten(of)}.")
+    return _number(of.get("x"), "x"), _number(of.get("y"), "y")
+
+
+def _read_keypoint(
+    value: Mapping[str, Any], drawn_on: tuple[int, int], size: tuple[int, int]
+) -> Patch:
+    """The disc that the editor draws, and the pixel that it lies in at least."""
+    width = 0.0 if value.get("width") is None else _number(value["width"], "width", lowest=0)
+    radius = max(1.0, width * size[1] / 200)
+    x, y = _point(value)
+    return fill_ellipse(x * size[1] / 100, y * size[0] / 100, radius, radius, 0.0, size)
+
+
 _READERS: dict[str, Callable[[Mapping[str, Any], tuple[int, int], tuple[int, int]], Patch]] = {
-    "brushlabels": _read_brush,
-    "bitmasklabels": _read_bitmask,
-    "polygonlabels": _read_polygon,
-    "rectanglelabels": _read_rectangle,
-    "ellipselabels": _read_ellipse,
+    "brush": _read_brush,
+    "bitmask": _read_bitmask,
+    "polygon": _read_polygon,
+    "rectangle": _read_rectangle,
+    "ellipse": _read_ellipse,
+    "vector": _read_vector,
+    "keypoint": _read_keypoint,
+}
+
+# What the value of a result holds that has the shape of another type.
+_KEYS: Mapping[str, frozenset[str]] = {
+    "brush": frozenset({"rle"}),
+    "bitmask": frozenset({"imageDataURL"}),
+    "polygon": frozenset({"points"}),
+    "vector": frozenset({"vertices"}),
+    "ellipse": frozenset({"x", "y", "radiusX", "radiusY"}),
+    "rectangle": frozenset({"x", "y", "width", "height"}),
+    "keypoint": frozenset({"x", "y", "width"}),
 }
 
 

@@ -77,9 +77,10 @@ class Budget(TypedDict):
 class Result(TypedDict, total=False):
     """What a finished part keeps of itself; each stage writes its own keys."""
 
-    # collect
+    # collect; ``regions``: [kind, name, how many], see ``backend.label_studio.regions.Counts``
     labelled: int
     budget: Budget
+    regions: list[tuple[str, str, int]]
     # collect, judge
     judged: int
     # fit

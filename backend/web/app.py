@@ -116,7 +116,8 @@ def _add_routes(app: Flask, work: Workplace) -> None:
             label_config=sent.label_config,
         )
         tasks = [dict(task) for task in sent.tasks]
-        return json_response({"results": model().predict(tasks, project=project)})
+        results = model().predict(tasks, project=project, context=sent.context)
+        return json_response({"results": results})
 
     @app.post("/webhook")
     def webhook() -> Response:

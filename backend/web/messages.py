@@ -118,6 +118,14 @@ class Predict(Body):
         ..., "The tasks.", "a list of tasks, each with an integer as id and an object as data"
     )
     label_config: str | None = documented(None, "The label config.", "the label config as text")
+    params: Any = documented(
+        None, "An object whose context, if any, holds a smart tool's prompts.", "anything"
+    )
+
+    @property
+    def context(self) -> Any:
+        """What a smart tool asks; None for an ordinary prediction."""
+        return self.params.get("context") if isinstance(self.params, Mapping) else None
 
 
 _ROWS = "An object or a list of them, of which the integer ids are read."
@@ -162,8 +170,14 @@ class Serving(TypedDict):
     model_version: str
 
 
+class SmartAnswer(TypedDict):
+    """What a smart tool's click is answered: regions, in this form and no other."""
+
+    result: list[dict[str, Any]]
+
+
 class Predictions(TypedDict):
-    results: list[list[TaskPrediction]]
+    results: list[list[TaskPrediction]] | list[SmartAnswer]
 
 
 class Kept(TypedDict):

@@ -13,7 +13,7 @@ from backend.errors import BadRequest
 from backend.ledger import Project
 from backend.predict import TaskPrediction, predict_tasks
 from backend.web.events import record_event
-from backend.web.messages import Event, Ignored, Kept, read_message
+from backend.web.messages import Event, Ignored, Kept, SmartAnswer, read_message
 from backend.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -62,14 +62,24 @@ class CommitteeModel(LabelStudioMLBase):
         return UNTRAINED if serving is None else serving.name
 
     def predict(
-        self, tasks: Sequence[Mapping[str, Any]], project: Project | None = None, **_: Any
-    ) -> list[list[TaskPrediction]]:
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        project: Project | None = None,
+        context: object = None,
+        **_: Any,
+    ) -> list[list[TaskPrediction]] | list[SmartAnswer]:
         """A list of predictions for each task, in order; [] where nothing can be claimed.
+
+        A smart tool's question is answered without regions, and as an object: a list shows nothing
+        and leaves the click behind.
 
         Args:
             tasks: Label Studio's tasks, each with ``id`` and ``data``.
             project: by default that of the first task.
+            context: a smart tool's prompts; None for an ordinary prediction.
         """
+        if context is not None:
+            return [SmartAnswer(result=[]) for _ in tasks]
         if not tasks:
             return []
         if project is None:

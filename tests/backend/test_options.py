@@ -81,6 +81,7 @@ WRONG: dict[str, list[Any]] = {
     "min_particle_px": [*NULL, *NO_COUNT],
     "unlabelled": [*NULL, "", "ignore", 0, False],
     "unknown_label": NO_NAME,
+    "aliases": ["", "Cell", 1, True, [], ["Cell"], {"Cell": 1}, {"": "Cell"}, {"Cell": ""}],
     "retrain_every": NO_COUNT,
     "members": [*NO_COUNT, 21, 10**30],
     "candidates": NO_COUNT,

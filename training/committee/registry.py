@@ -212,11 +212,15 @@ class Registry:
 
     # Examples
 
-    def put_example(self, project: str, digest: str, example: Example) -> None:
-        """Keep an example under a name that stands for all it was made of."""
+    def put_example(self, project: str, digest: str, example: Example, note: str = "") -> None:
+        """Keep an example under a name that stands for all it was made of, and a note on it."""
         buffer = io.BytesIO()
         np.savez_compressed(
-            buffer, key=np.array(example.key), image=example.image, mask=example.mask
+            buffer,
+            key=np.array(example.key),
+            image=example.image,
+            mask=example.mask,
+            note=np.array(note),
         )
         write_atomically(self._example(project, digest), buffer.getvalue())
 
@@ -229,29 +233,30 @@ class Registry:
         Raises:
             UnknownExample: there is none, or its file was damaged, and is so no longer in the way.
         """
-        return Example(*self._read_example(project, digest, ("key", "image", "mask")))
+        arrays = self._arrays(project, digest, "key", "image", "mask")
+        try:
+            return Example(str(arrays["key"]), arrays["image"], arrays["mask"])
+        except (ValueError, KeyError) as error:
+            raise self._damaged(project, digest, error) from error
+
+    def example_note(self, project: str, digest: str) -> str:
+        """The note kept with an example; "" where an earlier release kept none.
+
+        Raises:
+            UnknownExample: as ``get_example``.
+        """
+        return str(self._arrays(project, digest, "note").get("note", ""))
 
     def get_mask(self, project: str, digest: str) -> NDArray[np.uint8]:
         """The mask of an example, its image left packed.
 
         Raises:
-            UnknownExample: as for ``get_example``.
+            UnknownExample: as ``get_example``.
         """
-        [mask] = self._read_example(project, digest, ("mask",))
-        return np.asarray(mask, np.uint8)
-
-    def _read_example(self, project: str, digest: str, names: Sequence[str]) -> list[Any]:
-        path = self._example(project, digest)
         try:
-            with np.load(io.BytesIO(read_plain_file(path)), allow_pickle=False) as arrays:
-                return [str(arrays[name]) if name == "key" else arrays[name] for name in names]
-        except FileNotFoundError as error:
-            raise UnknownExample(f"there is no example {path}") from error
-        except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
-            path.unlink(missing_ok=True)
-            raise UnknownExample(
-                f"{path} was damaged ({error}) and is removed: the next round makes it anew"
-            ) from error
+            return np.asarray(self._arrays(project, digest, "mask")["mask"], np.uint8)
+        except KeyError as error:
+            raise self._damaged(project, digest, error) from error
 
     def prune_examples(self, project: str, keep: set[str]) -> int:
         """Remove the examples whose digest is not in ``keep``; returns how many went."""
@@ -267,6 +272,24 @@ class Registry:
             else:
                 _remove_stale(path)
         return removed
+
+    def _arrays(self, project: str, digest: str, *names: str) -> dict[str, NDArray[Any]]:
+        """Those of an example's arrays that there are."""
+        path = self._example(project, digest)
+        try:
+            with np.load(io.BytesIO(read_plain_file(path)), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in names if name in arrays}
+        except FileNotFoundError as error:
+            raise UnknownExample(f"there is no example {path}") from error
+        except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
+            raise self._damaged(project, digest, error) from error
+
+    def _damaged(self, project: str, digest: str, error: Exception) -> UnknownExample:
+        path = self._example(project, digest)
+        path.unlink(missing_ok=True)
+        return UnknownExample(
+            f"{path} was damaged ({error}) and is removed: the next round makes it anew"
+        )
 
     def _example(self, project: str, digest: str) -> Path:
         return self._folder(project, "examples") / f"{_checked(digest)}.npz"

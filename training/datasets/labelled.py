@@ -37,6 +37,26 @@ SUFFIXES = frozenset(
     }
 )
 
+LISTED_VALUES = 6
+"""Values of masks that a sentence names."""
+
+_COLOURS = (
+    "Colours say nothing of an index: write the class's index for each colour, such as "
+    "index[(mask == (255, 0, 0)).all(axis=-1)] = 1, and save index as an 8-bit grey PNG."
+)
+_DEEP = (
+    "16 bits are what tools write for instance ids: write the class's index in their place, such "
+    "as (mask > 0).astype('uint8') for class 1."
+)
+_CONVERSIONS = {
+    "RGB": _COLOURS,
+    "RGBA": _COLOURS,
+    "I": _DEEP,
+    "I;16": _DEEP,
+    "I;16B": _DEEP,
+    "1": "It is a binary mask of one bit: save mask.astype('uint8') for class 1.",
+}
+
 _EXIF_ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 
@@ -236,6 +256,68 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise UnreadableImage(f"{path}: {error}") from error
 
 
+def check_masks(folder: LabelledFolder) -> None:
+    """Refuse a folder whose masks cannot mean what its classes.txt says. Reads every mask.
+
+    Raises:
+        BadFolder: a mask is no 8-bit PNG of indices, holds an index that classes.txt does not
+            name, or a class stands in no mask; with the values, files, and how to convert them.
+    """
+    files: dict[int, list[Path]] = {}
+    for item in folder.items:
+        for index in np.unique(read_indices(item.mask)).tolist():
+            files.setdefault(index, []).append(item.mask)
+    classes, found = len(folder.classes), sorted(files)
+    beyond = [index for index in found if classes <= index < UNKNOWN]
+    absent = [index for index in range(1, classes) if index not in files]
+    if not beyond and not absent:
+        return
+    counted = [
+        f"{index} in {len(files[index])} ({files[index][0].name} for one)"
+        for index in found[:LISTED_VALUES]
+    ]
+    more = [f"and {len(found) - LISTED_VALUES} more"] * (len(found) > LISTED_VALUES)
+    wrong = []
+    if absent:
+        named = ", ".join(f"{index} ({folder.classes[index]})" for index in absent[:LISTED_VALUES])
+        wrong.append(f"no mask holds {named}, which classes.txt names")
+    if beyond:
+        some = ", ".join(map(str, beyond[:LISTED_VALUES]))
+        wrong.append(
+            f"masks hold {some}{', ...' * (len(beyond) > LISTED_VALUES)}, which "
+            "classes.txt does not name"
+        )
+    raise BadFolder(
+        f"The masks in {folder.root / 'masks'} cannot mean what classes.txt says: "
+        f"{', and '.join(wrong)}. They hold, of {len(folder.items)} files: "
+        f"{', '.join([*counted, *more])}. {_how_to_convert(found, beyond, absent)}"
+    )
+
+
+def _how_to_convert(found: Sequence[int], beyond: Sequence[int], absent: Sequence[int]) -> str:
+    foreground = [index for index in found if index != 0]
+    if len(foreground) == 1 and foreground[0] in (*beyond, UNKNOWN):
+        value = foreground[0]
+        meant = f", and {UNKNOWN} means unknown here" if value == UNKNOWN else ""
+        return (
+            f"They look like binary masks of 0 and {value}, as other tools write them{meant}: "
+            f"write the class's index where they hold {value}, such as "
+            "(mask > 0).astype('uint8') for class 1."
+        )
+    if len(beyond) > 1:
+        return (
+            "They look like instance ids (one value for each object) or levels of grey, as other "
+            "tools write them: write the class's index in their place, such as "
+            "(mask > 0).astype('uint8') for class 1."
+        )
+    if absent and not beyond:
+        return (
+            "Take a class that nothing shows out of classes.txt, and give those after it their "
+            "new indices in the masks; or add images that show it."
+        )
+    return "Name every class in classes.txt by the index that the masks hold, from 0 without gaps."
+
+
 def indices_beyond(mask: NDArray[np.uint8], classes: int) -> list[int]:
     """The indices in a mask that are neither a class nor 255, ascending."""
     return sorted({int(i) for i in np.unique(mask)} - {*range(classes), UNKNOWN})
@@ -250,7 +332,10 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
         raise BadFolder(f"{path} cannot be read as an image ({error}).") from error
     # Palette images hold their indices too; colours and 16 bits are something else.
     if mode not in ("L", "P") or indices.dtype != np.uint8:
-        raise BadFolder(f"{path} must be an 8-bit PNG of class indices, got one of mode {mode}.")
+        raise BadFolder(
+            f"{path} must be an 8-bit PNG of class indices, got one of mode {mode}. "
+            + _CONVERSIONS.get(mode, "Write each pixel's class index as an 8-bit grey PNG.")
+        )
     return indices
 
 

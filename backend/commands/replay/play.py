@@ -27,6 +27,7 @@ from training.datasets.labelled import (
     BadFolder,
     Labelled,
     LabelledFolder,
+    check_masks,
     read_image,
     read_labelled_folder,
 )
@@ -54,6 +55,7 @@ def replay(work: Workplace, plan: ReplayPlan, report: Report) -> ReplayResult:
         StudioUnreachable, StudioRefused: from the client.
     """
     folder = read_labelled_folder(plan.folder)
+    check_masks(folder)
     training, held_back = folder.split()
     training = training[: plan.limit]
     plan.check(len(training))

@@ -18,7 +18,11 @@ from backend.insight.findings.connection import (
     check_webhooks_allowed,
 )
 from backend.insight.findings.finding import Finding, Fix, Installation
-from backend.insight.findings.labels import check_configuration, check_images
+from backend.insight.findings.labels import (
+    check_configuration,
+    check_images,
+    check_unread,
+)
 from backend.insight.findings.order import (
     check_locks,
     check_order,
@@ -56,6 +60,7 @@ PROJECT_CHECKS: tuple[Callable[[ProjectCase], Iterable[Finding]], ...] = (
     check_overlap,
     check_configuration,
     check_images,
+    check_unread,
     check_rounds,
     check_events,
     check_locks,

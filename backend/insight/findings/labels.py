@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 from backend.errors import BadLabelConfig, BadOptions, BadRequest, ImageRefused
 from backend.insight.findings.case import ProjectCase
 from backend.insight.findings.finding import Finding
+from backend.insight.status import unread_regions
 from backend.label_studio.bulk import Task
-from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig, unread_controls
 from backend.predict import image_url
 from backend.workplace import Workplace
 
@@ -40,6 +41,17 @@ def check_configuration(case: ProjectCase) -> Iterator[Finding]:
                 f'{case.id} --options \'{{"image": "..."}}\'`.'
             )
         yield case.error("label-config", str(case.config), fix)
+
+
+def check_unread(case: ProjectCase) -> Iterator[Finding]:
+    """Regions that the last training did not understand, and controls that it never reads."""
+    if case.known is not None:
+        for sentence in unread_regions(case.work.ledger, case.known.id):
+            what, _, fix = sentence.partition(": ")
+            yield case.warning("labels-not-understood", f"{what}.", fix[:1].upper() + fix[1:])
+    if isinstance(case.config, LabelConfig):
+        for sentence in unread_controls(case.project.label_config, case.config):
+            yield case.ok("control-not-read", sentence)
 
 
 def check_images(case: ProjectCase) -> Iterator[Finding]:

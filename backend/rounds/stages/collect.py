@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,14 @@ from backend.errors import BadRequest, ImageRefused, NotEnoughLabels
 from backend.fallback import whole_version
 from backend.label_studio.bulk import Stamp
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.regions import merge_masks, to_mask
+from backend.label_studio.regions import (
+    Counts,
+    Reading,
+    describe_counts,
+    merge_masks,
+    not_understood,
+    read_annotation,
+)
 from backend.ledger import Outcome, Project, Round
 from backend.ledger.shapes import Budget as StoredBudget
 from backend.ledger.shapes import JudgePayload, ManifestEntry, NoPayload
@@ -27,6 +35,7 @@ from backend.rounds.schedule import FEWEST_TASKS, is_audit, stamp_digest
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.settings import Settings
 from backend.workplace import Workplace
+from training.committee.registry import UnknownExample
 from training.config import TrainConfig
 from training.examples import make_example
 from training.fitting.budget import Budget, cost_key, knee_steps, steps_for, usual_speed
@@ -40,7 +49,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TIFF = re.compile(r"\.tiff?\b", re.IGNORECASE)
+READING = 2
+"""Raised when annotations or images come to be read otherwise: examples are then made anew."""
+
+SAID_PROBLEMS = 3
+"""Sentences about labels that are not understood, in the error of the round."""
 
 
 def collect(
@@ -59,24 +72,34 @@ def collect(
     }
     recipe = Recipe(config, classes, options)
     manifest, problems = _list_examples(work, row, stamps, recipe)
-    missing = {
-        entry["task"]: entry
-        for entry in manifest
-        if entry["digest"] is not None and not work.registry.has_example(row.slug, entry["digest"])
-    }
+    counts: Counts = Counter()
+    missing: dict[int, ManifestEntry] = {}
+    for entry in manifest:
+        if entry["digest"] is None:
+            continue
+        try:
+            counts += _counts_of(work.registry.example_note(row.slug, entry["digest"]))
+        except UnknownExample:
+            missing[entry["task"]] = entry
     bodies = work.studio.annotations_of(project.id, missing)
     for entry in missing.values():
         entry["digest"] = None  # until its example is made: the task may be gone by then
     parts: dict[int, str] = {}
     for done, (task_id, bodies_of_task) in enumerate(bodies):
-        problems += _make_example(work, row.slug, missing[task_id], bodies_of_task, recipe, parts)
+        said, regions = _make_example(
+            work, row.slug, missing[task_id], bodies_of_task, recipe, parts
+        )
+        problems += said
+        counts += regions
         tick((done + 1) / len(missing))
+    problems = describe_counts(counts) + problems
     if parts:
         first = next(iter(parts))
         problems.append(
             f"{len(parts)} images are a part of their file, that of task {first} is "
             f"{parts[first]}; the option channels chooses others (docs/IMAGES.md)."
         )
+    check_understood(counts, problems)
     teaching = {
         str(e["task"]): e["digest"] for e in manifest if e["digest"] is not None and not e["audit"]
     }
@@ -101,6 +124,7 @@ def collect(
             "labelled": len(manifest),
             "judged": len(due.judge),
             "budget": cast(StoredBudget, asdict(budget)),
+            "regions": [(kind, name, n) for (kind, name), n in counts.items()],
         },
         next_payloads=[JudgePayload(tasks=list(shard)) for shard in shards or [[]]],
         manifest=manifest,
@@ -126,17 +150,17 @@ class Recipe:
     def digest(self, entry: ManifestEntry) -> str:
         """A name for an example by all that it is made of."""
         parts = (
-            # As lists, of which the digests of all releases are made.
-            [list(each) for each in entry["annotations"]],
+            entry["annotations"],
             entry["url"],
+            # What tags mean, and which of them are read.
+            self.config,
             self.classes,
             self.options.unlabelled,
             self.options.unknown_label,
+            sorted((self.options.aliases or {}).items()),
             self.options.max_side_px,
-            # Only where it is chosen: the digests of earlier releases lack it.
-            *([] if self.options.channels is None else [self.options.channel_numbers]),
-            # Earlier releases read some of these as noise.
-            *(["tifffile"] if entry["url"] and _TIFF.search(entry["url"]) else []),
+            self.options.channel_numbers,
+            READING,
         )
         return hashlib.sha256(orjson.dumps([str(part) for part in parts])).hexdigest()[:32]
 
@@ -174,8 +198,8 @@ def _make_example(
     annotations: Sequence[Mapping[str, Any]],
     recipe: Recipe,
     parts: dict[int, str],
-) -> list[str]:
-    """Put a task's example into the registry; says what was wrong with it.
+) -> tuple[list[str], Counts]:
+    """Put a task's example into the registry; says what was wrong with it, and counts its regions.
 
     A broken region costs that region, a broken image that task, and neither the round.
 
@@ -188,24 +212,32 @@ def _make_example(
     entry["annotations"] = [(a["id"], a["updated_at"]) for a in teaching]
     entry["stamp"] = stamp_digest([Stamp(a["id"], a["updated_at"], False) for a in teaching])
     if not teaching:
-        return []
+        return [], Counter()
     assert entry["url"] is not None  # else it would have had no digest to make anew
     try:
         decoded = read_decoded(work.images, entry["url"], options.channel_numbers)
     except ImageRefused as error:
-        return [f"Task {task_id}: {error}"]
-    image = decoded.image
+        return [f"Task {task_id}: {error}"], Counter()
     if decoded.part and options.channels is None:
         parts[task_id] = decoded.part
-    mask, problems = mask_of(teaching, image, recipe.config, options, recipe.classes)
-    if (mask == UNKNOWN).all():
+    read = mask_of(teaching, decoded.image, recipe.config, options, recipe.classes)
+    problems = list(read.problems)
+    if (read.mask == UNKNOWN).all():
         problems.append("nothing on it is known, every pixel is unknown.")
     else:
-        example = make_example(str(task_id), image, mask, options.max_side_px)
+        example = make_example(str(task_id), decoded.image, read.mask, options.max_side_px)
         digest = recipe.digest(entry)
-        work.registry.put_example(slug, digest, example)
+        work.registry.put_example(slug, digest, example, _note_of(read.counts))
         entry["digest"] = digest
-    return [f"Task {task_id}: {problem}" for problem in problems]
+    return [f"Task {task_id}: {problem}" for problem in problems], read.counts
+
+
+def _note_of(counts: Counts) -> str:
+    return json.dumps([[kind, name, n] for (kind, name), n in counts.items()])
+
+
+def _counts_of(note: str) -> Counts:
+    return Counter({(kind, name): n for kind, name, n in json.loads(note or "[]")})
 
 
 def mask_of(
@@ -214,22 +246,50 @@ def mask_of(
     config: LabelConfig,
     options: ProjectOptions,
     classes: tuple[str, ...],
-) -> tuple[NDArray[np.uint8], list[str]]:
-    """The class-index mask that a task's annotators agree on, at the image's size."""
+) -> Reading:
+    """What a task's annotators agree on, at the image's size: the one merge that there is.
+
+    Annotations marked as ground truth decide alone. Of several, the majority decides each pixel
+    (``merge_masks``).
+
+    Args:
+        annotations: at least one, and no skipped ones.
+    """
     height, width = image.shape[:2]
-    masks, problems = [], []
-    for annotation in annotations:
-        mask, said = to_mask(
+    deciding = [a for a in annotations if a.get("ground_truth")] or annotations
+    masks, problems, counts = [], [], Counts()
+    for annotation in deciding:
+        read = read_annotation(
             annotation["result"],
             config,
             classes,
             (height, width),
             unlabelled=UNKNOWN if options.unlabelled == "unknown" else 0,
             unknown_label=options.unknown_label,
+            aliases=options.aliases,
         )
-        masks.append(mask)
-        problems += [f"annotation {annotation['id']}: {problem}" for problem in said]
-    return merge_masks(masks), problems
+        masks.append(read.mask)
+        problems += [f"annotation {annotation['id']}: {problem}" for problem in read.problems]
+        counts += read.counts
+    return Reading(merge_masks(masks), problems, counts)
+
+
+def check_understood(counts: Counts, problems: Sequence[str]) -> None:
+    """Refuse, before anything is trained, labels that mostly mean nothing to us.
+
+    Args:
+        problems: sentences, those about ``counts`` first.
+
+    Raises:
+        NotEnoughLabels: more than half of the regions are not understood.
+    """
+    missed, asked = not_understood(counts)
+    if missed * 2 <= asked:
+        return
+    raise NotEnoughLabels(
+        f"Most labels are not understood, {missed} of {asked} regions, so nothing was trained. "
+        + " ".join(problems[:SAID_PROBLEMS])
+    )
 
 
 def check_classes(masks: Iterable[NDArray[np.uint8]], classes: Sequence[str]) -> None:

@@ -190,19 +190,30 @@ def test_a_region_without_an_area_paints_nothing(one: Region) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {**box(0, 0, 100, 100), "to_name": "elsewhere"},
-        {**box(0, 0, 100, 100), "to_name": ["image"]},
-        {**box(0, 0, 100, 100), "type": "videorectangle"},
-        {**box(0, 0, 100, 100), "type": {"a": 1}},
         {**box(0, 0, 100, 100), "item_index": 3},
         DEEP,
         {"type": 10**5000},
+        {"type": "textarea", "to_name": "image", "value": {"text": ["a"]}},
     ],
 )
 def test_what_is_no_region_of_this_image_is_passed_over(other: Any) -> None:
     mask, problems = read(other, box(0, 0, 50, 100))
     assert problems == []
     assert np.count_nonzero(mask) == 30 * 40
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**box(0, 0, 100, 100), "to_name": "elsewhere"},
+        {**box(0, 0, 100, 100), "to_name": ["image"]},
+        {**box(0, 0, 100, 100), "type": "videorectangle"},
+        {**box(0, 0, 100, 100), "type": {"a": 1}},
+    ],
+)
+def test_a_region_that_is_not_understood_is_unknown_and_never_background(other: Any) -> None:
+    mask, _ = read({**other, "id": "other"}, box(0, 0, 50, 100))
+    assert mask[0].tolist() == [1] * 30 + [255] * 30
 
 
 def test_a_polygon_of_a_million_corners_is_drawn() -> None:

@@ -121,7 +121,6 @@ def test_predict_without_a_version_claims_nothing_for_every_task(client: FlaskCl
     "name",
     [
         "POST_predict",
-        "POST_predict_interactive",
         "POST_predict_with_existing_predictions",
     ],
 )
@@ -129,6 +128,18 @@ def test_predict_as_label_studio_sends_it_is_understood(client: FlaskClient, nam
     body = captured(name)
     answer = post(client, "/predict", body)
     assert answer.json == {"results": [[] for _ in body["tasks"]]}
+
+
+@pytest.mark.parametrize("context", [{"result": []}, {"event": "capabilities"}, {}])
+def test_a_smart_tool_is_answered_as_an_object_without_regions(
+    client: FlaskClient, context: dict[str, Any]
+) -> None:
+    """Label Studio hands ``results[0]`` to its page, which takes an object only."""
+    body = captured("POST_predict_interactive")
+    expected = {"results": [{"result": []}]}
+    assert post(client, "/predict", body).json == expected
+    body["params"]["context"] = context
+    assert post(client, "/predict", body).json == expected
 
 
 @pytest.mark.parametrize(

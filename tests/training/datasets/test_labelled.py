@@ -9,6 +9,7 @@ from PIL import Image
 
 from training.datasets.labelled import (
     BadFolder,
+    check_masks,
     indices_beyond,
     read_classes,
     read_image,
@@ -107,6 +108,50 @@ class TestMasks:
         folder = read_labelled_folder(root)
         with pytest.raises(BadFolder, match="8-bit PNG of class indices, got one of mode RGB"):
             folder.read_mask(folder.items[0])
+
+
+class TestMeaning:
+    """Masks that cannot mean what classes.txt says."""
+
+    def folder(self, root: Path, masks: list[list[int]], classes: str) -> Path:
+        make_folder(root, len(masks), classes)
+        for i, values in enumerate(masks):
+            mask = np.zeros((5, 7), np.uint8)
+            mask[1, : len(values)] = values
+            Image.fromarray(mask).save(root / "masks" / f"field-{i}.png")
+        return root
+
+    @pytest.mark.parametrize(
+        ("masks", "classes", "says"),
+        [
+            ([[255], [255]], "background\ncell\n", r"binary masks of 0 and 255.*unknown here"),
+            ([[7], [7]], "background\ncell\n", r"masks hold 7.*binary masks of 0 and 7"),
+            ([[1, 2, 3], [1, 2]], "background\ncell\n", r"hold 2, 3, which.*instance ids"),
+            ([[1], [1]], "background\ncell\ndebris\n", r"no mask holds 2 \(debris\).*Take a class"),
+            ([[1], [3]], "background\ncell\n", r"3 in 1 \(field-1\.png for one\)"),
+        ],
+    )
+    def test_it_is_refused_with_the_values_files_and_how_to_convert_them(
+        self, tmp_path: Path, masks: list[list[int]], classes: str, says: str
+    ) -> None:
+        folder = read_labelled_folder(self.folder(tmp_path / "f", masks, classes))
+        with pytest.raises(BadFolder, match=says):
+            check_masks(folder)
+
+    @pytest.mark.parametrize(
+        ("mode", "says"),
+        [("RGB", "Colours say nothing"), ("I;16", "instance ids"), ("1", "one bit")],
+    )
+    def test_colours_and_depths_are_refused_with_how_to_convert_them(
+        self, tmp_path: Path, mode: str, says: str
+    ) -> None:
+        root = make_folder(tmp_path / "f")
+        Image.new(mode, (7, 5)).save(root / "masks" / "field-0.png")
+        with pytest.raises(BadFolder, match=says):
+            check_masks(read_labelled_folder(root))
+
+    def test_a_sound_folder_passes(self, tmp_path: Path) -> None:
+        check_masks(read_labelled_folder(make_folder(tmp_path / "f")))
 
 
 class TestWhatIsWrong:
