@@ -231,9 +231,9 @@ def images_(folder: Path, output: Path, channels: tuple[int, ...] | None) -> Non
 
     counts = {"read": 0, "refused": 0}
     for seen in write_seen_images(folder, output, channels):
-        counts["refused" if seen.refused else "read"] += 1
+        counts["refused" if seen.refusal else "read"] += 1
         part = ", ".join(each for each in (seen.page, seen.channels) if each)
-        click.echo(f"{seen.file}: {seen.refused or f'{part}, {seen.bits} bits'}")
+        click.echo(f"{seen.file}: {seen.refusal or f'{part}, {seen.bits} bits'}")
     click.echo(
         f"\n{counts['read']} files read, {counts['refused']} refused; "
         f"{output / TABLE} has a row for each."

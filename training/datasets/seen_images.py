@@ -25,20 +25,19 @@ class SeenImage:
     Attributes:
         file: within the folder.
         png: within the output folder.
-        width, height: in pixels, upright.
+        size: width x height in pixels, upright.
         bits, channels, page, stretch: as ``training.pixels.Decoded`` has them.
-        refused: why it is not read.
+        refusal: why it is not read.
     """
 
     file: str
     png: str = ""
-    width: str = ""
-    height: str = ""
+    size: str = ""
     bits: str = ""
     channels: str = ""
     page: str = ""
     stretch: str = ""
-    refused: str = ""
+    refusal: str = ""
 
 
 def write_seen_images(
@@ -91,19 +90,19 @@ def _write(
         known = ", ".join(sorted(SUFFIXES))
         return SeenImage(
             str(inside),
-            refused=f"its name does not end as an image's ({known}); export a microscope's own "
+            refusal=f"its name does not end as an image's ({known}); export a microscope's own "
             "format as OME-TIFF",
         )
     try:
         with path.open("rb") as file:
             read = read_image(file, channels=channels)
     except (UnreadableImage, OSError) as error:
-        return SeenImage(str(inside), refused=str(error))
+        return SeenImage(str(inside), refusal=str(error))
     target = output / png
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(encode_png(read.image))
     height, width = read.image.shape[:2]
     return SeenImage(
-        *(str(inside), str(png), str(width), str(height)),
+        *(str(inside), str(png), f"{width} x {height}"),
         *(read.bits, read.channels, read.page, read.stretch),
     )

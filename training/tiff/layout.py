@@ -83,10 +83,11 @@ def layout_of(
         layout = None if axes is None else _axes_layout(axes, stack, frames)
         if layout is not None:
             return layout
-    pages = tuple(Plane(page) for page in stack)
-    if len(pages) == 1:
-        return Layout(pages)
-    return Layout(pages[:1], f"page 1 of {len(pages)}", pages)
+    pages = tuple(Plane(page) for page in stack[:MOST_CHANNELS])
+    # Pages of another size count: they may be what somebody looks for.
+    whole = max(1, sum(page.is_whole for page in directories.chain))
+    position = f"page 1 of {whole}" if whole > 1 else ""
+    return Layout(pages[:1], position, pages if len(pages) > 1 else ())
 
 
 def _axes_layout(
@@ -218,7 +219,8 @@ def _ome_layout(chain: Sequence[Directory], main: Directory, xml: str) -> Layout
         return None
     if not planes:
         planes = _tiff_data({}, order, sizes, len(chain), main.samples)
-    return _ome_planes(planes, sizes, chain, main)
+    images = xml.count("<Image ") + xml.count("<Image>")
+    return _ome_planes(planes, sizes, chain, main, images)
 
 
 def _ome_planes(
@@ -226,14 +228,15 @@ def _ome_planes(
     sizes: Mapping[str, int],
     chain: Sequence[Directory],
     main: Directory,
+    images: int,
 ) -> Layout | None:
-    """Of (time, z, channel) -> page."""
+    """Of (time, z, channel) -> page, and how many images the file describes."""
     held = {key: page for key, page in planes.items() if chain[page].is_like(main)}
     if not held:
         return None
     time, z, _ = min(held)
     channels = sorted(c for t, depth, c in held if (t, depth) == (time, z))
-    places = [("z", z, sizes["Z"]), ("time", time, sizes["T"])]
+    places = [("image", 0, images), ("z", z, sizes["Z"]), ("time", time, sizes["T"])]
     if len(channels) == 1:
         # The others, if any, are in other files of the set.
         places.append(("channel", channels[0], sizes["C"]))

@@ -45,7 +45,7 @@ def test_each_file_is_read_or_refused_and_the_table_says_how(folder: Path, tmp_p
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["a.png", "a.tif", "b.tif", "c.czi", "day 2/stack.TIF"]
     plain = rows["a.png"]
-    assert (plain["png"], plain["width"], plain["height"]) == ("a.png", "20", "10")
+    assert (plain["png"], plain["size"]) == ("a.png", "20 x 10")
     assert (plain["bits"], plain["channels"], plain["page"], plain["stretch"]) == (
         *("8", "grey"),
         *("", ""),
@@ -55,8 +55,8 @@ def test_each_file_is_read_or_refused_and_the_table_says_how(folder: Path, tmp_p
     assert (two["bits"], two["channels"]) == ("16", "channels 1, 2 of 2")
     assert two["stretch"].count(" to ") == 2
     assert rows["day 2/stack.TIF"]["page"] == "page 1 of 3"
-    assert rows["b.tif"]["refused"].startswith("the image is damaged")
-    assert "OME-TIFF" in rows["c.czi"]["refused"]
+    assert rows["b.tif"]["refusal"].startswith("the image is damaged")
+    assert "OME-TIFF" in rows["c.czi"]["refusal"]
     assert rows["c.czi"]["png"] == ""
     for row in rows.values():
         if row["png"]:

@@ -189,7 +189,7 @@ for path in sys.argv[1:]:
         said = str(decode_image(data).shape)
     except UnreadableImage as error:
         said = str(error)
-    print((peak() - before) // 1024, round(time.process_time() - started, 2), said, sep="\\t")
+    print((peak() - before) // 1024, said, sep="\\t")
 """
 
 

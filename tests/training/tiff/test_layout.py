@@ -131,7 +131,7 @@ def test_a_file_of_an_ome_set_shows_what_it_holds_itself() -> None:
     )
     seen = read(ome([RISING], inner, 'SizeC="2" SizeZ="1" SizeT="1"'))
     shows(seen.image, GREY8)
-    assert seen.part == "channel 2 of 2"
+    assert seen.part == "image 1 of 2, channel 2 of 2"
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,10 @@ def test_a_stack_of_python_s_is_its_first_page() -> None:
 
 
 def test_pages_of_another_size_are_no_part_of_the_stack() -> None:
-    seen = read(pages((RISING, {}), (RISING[:20, :20], {}), (FALLING, {})))
-    shows(seen.image, GREY8)
+    data = pages(*((values, {"metadata": None}) for values in (RISING, RISING[:20, :20], FALLING)))
+    shows(read(data).image, GREY8)
+    assert read(data).page == "page 1 of 3"
+    shows(read(data, channels=(2,)).image, FALLING8)
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
