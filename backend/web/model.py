@@ -87,7 +87,8 @@ class CommitteeModel(LabelStudioMLBase):
             project = self.work.ledger.projects.of_studio(self.work.server, number)
         serving = self.work.ledger.publications.serving(project.id)
         if serving is None:
-            return [[] for _ in tasks]
+            nothing: list[list[TaskPrediction]] = [[] for _ in tasks]
+            return nothing
         rows = [(task["id"], task["data"]) for task in tasks]
         return predict_tasks(self.work, project, serving, rows, within_s=PREDICT_WITHIN_S)
 
