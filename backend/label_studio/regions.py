@@ -31,6 +31,7 @@ from backend.label_studio.label_config import (
     Tag,
     is_background,
 )
+from backend.label_studio.region_counts import READ, Counts
 from backend.label_studio.shapes import MAX_POINTS as MAX_POINTS
 from backend.label_studio.shapes import holds_shape, patch_of, shape_of
 from backend.shorten import shorten
@@ -179,24 +180,6 @@ def _geometry(patch: Patch, tag: Tag, size: tuple[int, int]) -> Region:
 # ---- in: regions become a mask -----------------------------------------------------------------
 
 
-Counts = Counter[tuple[str, str]]
-"""How many regions there were of each (kind, name): ``READ``, or a key of ``_UNREAD``."""
-
-READ = ("read", "")
-
-_UNREAD: Mapping[str, str] = {
-    "label": "{n} {regions} the label {name}, which the labeling configuration no longer has: "
-    "rename it back, or map it with the option `aliases`.",
-    "image": "{n} {regions} the to_name {name}, which no tag of the labeling configuration has: "
-    "rename the Image tag back.",
-    "type": "{n} {regions} the type {name}, which is not read: they count as unknown.",
-    "prompt": "{n} {regions} a smart tool's box as their shape: prompts are not learnt from and "
-    'count as unknown. Delete them, or take smart="true" out of a control that people label with.',
-    "point": "{n} {regions} a point as their shape: it has no area, and counts as unknown. "
-    "Delete it if it was a prompt.",
-}
-
-
 @dataclass(frozen=True)
 class Reading:
     """What an annotation says.
@@ -205,29 +188,12 @@ class Reading:
         mask: [H, W] uint8 class indices; 255 where nothing is known.
         problems: a sentence for each region that was left out or whose class is unclear; of more
             than ``LISTED`` the rest in one.
-        counts: regions by kind. ``describe_counts`` says what was not understood.
+        counts: regions by kind. ``region_counts`` says what was not understood.
     """
 
     mask: ClassMask
     problems: list[str]
     counts: Counts
-
-
-def describe_counts(counts: Counts) -> list[str]:
-    """A sentence for each kind of region that was not understood, the most frequent first."""
-    return [
-        _UNREAD[kind].format(
-            n=n, regions="region carries" if n == 1 else "regions carry", name=shorten(name, 60)
-        )
-        for (kind, name), n in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
-        if kind in _UNREAD
-    ]
-
-
-def not_understood(counts: Counts) -> tuple[int, int]:
-    """(regions that were not understood, all regions); prompts and points are neither."""
-    asked = sum(n for (kind, _), n in counts.items() if kind not in ("prompt", "point"))
-    return asked - counts[READ], asked
 
 
 def to_mask(

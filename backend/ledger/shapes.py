@@ -62,7 +62,7 @@ Payload = NoPayload | JudgePayload | FitPayload | ScorePayload
 class Result(TypedDict, total=False):
     """What a finished part keeps of itself; each stage writes its own keys."""
 
-    # collect; ``regions``: [kind, name, how many], see ``backend.label_studio.regions.Counts``
+    # collect; ``regions``: [kind, name, how many], see ``backend.label_studio.region_counts``
     labelled: int
     regions: list[tuple[str, str, int]]
     # collect, judge
