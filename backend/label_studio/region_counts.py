@@ -13,8 +13,8 @@ from backend.shorten import shorten
 Counts = Counter[tuple[str, str]]
 """How many regions there were of each (kind, name).
 
-A kind is that of ``READ``, a key of ``_UNREAD``, or "broken" or "unclear", which each have their own
-sentence among the problems.
+A kind is that of ``READ``, a key of ``_UNREAD``, or "broken" or "unclear", of which each region
+has a sentence among the problems.
 """
 
 READ = ("read", "")
