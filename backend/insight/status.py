@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.insight.read_model import Json, to_json
-from backend.label_studio.regions import Counts, describe_counts
+from backend.label_studio.region_counts import Counts, describe_counts
 from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
 from backend.ledger.shapes import AuditEstimate, Gain, Metrics
 from backend.rounds.audits import advice, describe_audit, training

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backend.errors import BadRequest, StudioRefused, UnknownProject
 from backend.label_studio.bulk import Task
-from backend.label_studio.regions import describe_counts
+from backend.label_studio.region_counts import describe_counts
 from backend.ledger import Project
 from backend.predict import image_url, label_config_of, read_image
 from backend.workplace import Workplace

@@ -77,7 +77,7 @@ class Budget(TypedDict):
 class Result(TypedDict, total=False):
     """What a finished part keeps of itself; each stage writes its own keys."""
 
-    # collect; ``regions``: [kind, name, how many], see ``backend.label_studio.regions.Counts``
+    # collect; ``regions``: [kind, name, how many], see ``backend.label_studio.region_counts``
     labelled: int
     budget: Budget
     regions: list[tuple[str, str, int]]

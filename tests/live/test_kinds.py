@@ -135,6 +135,65 @@ def test_images_of_every_form_are_pre_annotated_in_their_own_size(
     assert drawn_on >= 2
 
 
+def test_shapes_with_labels_teach_a_renamed_label_is_counted_and_smart_tools_are_answered(
+    stack: Stack, studio: Studio
+) -> None:
+    labels = "".join(f'<Label value="{name}"/>' for name in CLASSES[1:])
+    text = config_of("BrushLabels").replace(
+        "</View>",
+        f'<Labels name="label" toName="image">{labels}</Labels>'
+        '<Polygon name="shape" toName="image"/></View>',
+    )
+    created = control_of(studio).projects.create(title="kinds Labels", label_config=text)
+    fields = [draw_field(seed) for seed in range(LABELLED)]
+    files = [(f"field-{seed}.png", png) for seed, (png, _) in enumerate(fields)]
+    tasks = studio.upload(created.id, files)
+    connected = connect_project(stack.work, created.id, {**TINY, "unknown_label": None})
+    assert connected.warnings == []
+    project = TinyProject(stack, created.id, connected.project.id, tuple(tasks), {})
+    outlines = parse_label_config(config_of("PolygonLabels"))
+    for task_id, (_, mask) in zip(tasks, fields, strict=True):
+        sure = np.ones(mask.shape)
+        result = []
+        for one in to_regions(mask, sure, outlines, CLASSES, per="particle", min_particle_px=1):
+            names = one["value"].pop("polygonlabels")
+            result.append({**one, "from_name": "shape", "type": "polygon"})
+            value = {**one["value"], "labels": names}
+            result.append({**one, "from_name": "label", "type": "labels", "value": value})
+        if task_id == tasks[0]:
+            result[1]["value"]["labels"] = ["Former"]
+        studio.annotate(task_id, result)
+
+    stack.work.ledger.events.add(project.row_id, "RETRAIN")
+    row = stack.await_round(project)
+    assert (row.state, row.error) == ("succeeded", None)
+    [problem] = row.problems
+    assert problem.startswith("1 region carries the label 'Former', which the labeling")
+
+    [backend] = control_of(studio).ml.list(project=created.id)
+    url = f"{stack.label_studio.url}/api/ml/{backend.id}"
+    key = {"Authorization": f"Token {stack.label_studio.api_key}"}
+    user, password = stack.auth
+    sent = {
+        "is_interactive": True,
+        "url": backend.url,
+        "project": created.id,
+        "auth_method": "BASIC_AUTH",
+        "basic_auth_user": user,
+        "basic_auth_pass": password,
+        "extra_params": backend.extra_params,
+    }
+    requests.patch(url, json=sent, headers=key, timeout=30).raise_for_status()
+    click = {"type": "keypointlabels", "value": {"x": 50, "y": 50, "width": 1}}
+    answer = requests.post(
+        f"{url}/interactive-annotating",
+        json={"task": tasks[0], "context": {"result": [click]}},
+        headers=key,
+        timeout=60,
+    )
+    assert answer.json() == {"data": {"result": []}}
+
+
 def test_the_librarys_own_command_serves_the_folder_too(
     stack: Stack, studio: Studio, tmp_path: Path
 ) -> None:

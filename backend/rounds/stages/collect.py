@@ -17,14 +17,8 @@ from backend.errors import BadRequest, ImageRefused, NotEnoughLabels
 from backend.fallback import whole_version
 from backend.label_studio.bulk import Stamp
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.regions import (
-    Counts,
-    Reading,
-    describe_counts,
-    merge_masks,
-    not_understood,
-    read_annotation,
-)
+from backend.label_studio.region_counts import Counts, describe_counts, not_understood
+from backend.label_studio.regions import Reading, merge_masks, read_annotation
 from backend.ledger import Outcome, Project, Round
 from backend.ledger.shapes import Budget as StoredBudget
 from backend.ledger.shapes import JudgePayload, ManifestEntry, NoPayload

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from backend.insight.status import (
     Status,
     quality,
     status,
+    unread_regions,
 )
 from backend.insight.status_text import describe_quality, describe_status
 from backend.ledger import Ledger, upgrade
@@ -148,3 +151,21 @@ def test_quality_takes_all_that_a_version_measured() -> None:
         out_of_fold=None,
         bf16_agreement=0.99,
     )
+
+
+def test_what_the_last_training_did_not_understand_is_told_by_kind() -> None:
+    regions = [("read", "", 9), ("label", "Zelle", 41), ("broken", "", 2)]
+    asked: list[object] = []
+
+    def last(project_id: int, kind: str) -> object:
+        asked.append((project_id, kind))
+        return SimpleNamespace(id=5) if project_id == 1 else None
+
+    ledger: Any = SimpleNamespace(
+        rounds=SimpleNamespace(last=last),
+        parts=SimpleNamespace(results=lambda round_id, stage: [{"regions": regions}, {}]),
+    )
+    [sentence] = unread_regions(ledger, 1)
+    assert sentence.startswith("41 regions carry the label 'Zelle', which the labeling")
+    assert unread_regions(ledger, 2) == []
+    assert asked == [(1, "train"), (2, "train")]

@@ -9,13 +9,8 @@ import pytest
 
 from backend.errors import NotEnoughLabels
 from backend.label_studio.label_config import parse_label_config, unread_controls
-from backend.label_studio.regions import (
-    READ,
-    Reading,
-    describe_counts,
-    not_understood,
-    read_annotation,
-)
+from backend.label_studio.region_counts import READ, describe_counts, not_understood
+from backend.label_studio.regions import Reading, read_annotation
 from backend.options import check_labels, parse_options
 from backend.rounds.stages.collect import check_understood, mask_of
 from tests.backend.label_studio.test_regions import Region, box, region, stroke

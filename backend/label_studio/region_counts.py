@@ -1,0 +1,49 @@
+"""How many regions of annotations were read, and how many of each kind were not understood.
+
+Apart from ``regions``, which needs OpenCV: commands that only print must start without it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from backend.shorten import shorten
+
+Counts = Counter[tuple[str, str]]
+"""How many regions there were of each (kind, name).
+
+A kind is that of ``READ``, a key of ``_UNREAD``, or "broken" or "unclear", of which each region
+has a sentence among the problems.
+"""
+
+READ = ("read", "")
+
+_UNREAD: Mapping[str, str] = {
+    "label": "{n} {regions} the label {name}, which the labeling configuration no longer has: "
+    "rename it back, or map it with the option `aliases`.",
+    "image": "{n} {regions} the to_name {name}, which no tag of the labeling configuration has: "
+    "rename the Image tag back.",
+    "type": "{n} {regions} the type {name}, which is not read: they count as unknown.",
+    "prompt": "{n} {regions} a smart tool's box as their shape: prompts are not learnt from and "
+    'count as unknown. Delete them, or take smart="true" out of a control that people label with.',
+    "point": "{n} {regions} a point as their shape: it has no area, and counts as unknown. "
+    "Delete it if it was a prompt.",
+}
+
+
+def describe_counts(counts: Counts) -> list[str]:
+    """A sentence for each kind of region that was not understood, the most frequent first."""
+    return [
+        _UNREAD[kind].format(
+            n=n, regions="region carries" if n == 1 else "regions carry", name=shorten(name, 60)
+        )
+        for (kind, name), n in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+        if kind in _UNREAD
+    ]
+
+
+def not_understood(counts: Counts) -> tuple[int, int]:
+    """(regions that were not understood, all regions); prompts and points are neither."""
+    asked = sum(n for (kind, _), n in counts.items() if kind not in ("prompt", "point"))
+    return asked - counts[READ], asked
