@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from acquisition.uncertainty import MEASURES
 from tests.training.discs import CLASSES, write_discs
@@ -101,6 +102,7 @@ def test_the_other_laboratory_needs_the_same_classes(tmp_path):
     (tmp_path / "c").mkdir()
     another = write_discs(tmp_path / "c" / "d", 3)
     (another / "classes.txt").write_text("\n".join([*CLASSES, "third"]))
+    Image.fromarray(np.full((72, 88), 3, np.uint8)).save(another / "masks" / "0.png")
     with pytest.raises(BadVariant, match="they must be the same"):
         split(Trial(folder, another, test=2))
 
