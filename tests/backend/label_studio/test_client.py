@@ -17,7 +17,7 @@ from typing import cast
 import pytest
 
 from backend.errors import StudioRefused, StudioUnreachable
-from backend.label_studio.bulk import Studio
+from backend.label_studio.bulk import StoredPrediction, Studio
 from backend.label_studio.control import control_of
 from tests.served import Served
 
@@ -305,3 +305,25 @@ def test_projects_are_listed_to_the_last_page_and_no_further(server: Server, stu
     )
     assert [project.id for project in control_of(studio).all_projects()] == [1, 2, 3]
     assert len(server.seen) == 2
+
+
+def test_predictions_are_posted_in_parts_of_bounded_size(
+    server: Server, studio: Studio, monkeypatch: pytest.MonkeyPatch
+):
+    bodies: list[bytes] = []
+
+    def call(method: str, path: str, *, content: bytes, timeout_s: float) -> dict[str, int]:
+        bodies.append(content)
+        return {"created": len(json.loads(content))}
+
+    monkeypatch.setattr(studio, "call", call)
+    monkeypatch.setattr("backend.label_studio.bulk.BYTES_PER_POST", 200)
+    rows = [
+        StoredPrediction(task=task, result=[], score=0.5, model_version="committee-v1.1")
+        for task in range(1, 8)
+    ]
+    assert studio.import_predictions(1, iter(rows)) == 7
+    assert [row for body in bodies for row in json.loads(body)] == rows
+    assert len(bodies) == 4
+    assert max(map(len, bodies)) <= 200
+    assert studio.import_predictions(1, []) == 0
