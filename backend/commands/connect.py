@@ -30,9 +30,16 @@ def connect(studio_id: int, options_json: str | None, as_json: bool) -> None:
         done = connect_project(work, studio_id, parse_options_object(options_json))
     if as_json:
         print_json(
-            {"project": studio_id, "labelled": done.labelled, "round_asked": done.round_asked}
+            {
+                "project": studio_id,
+                "labelled": done.labelled,
+                "round_asked": done.round_asked,
+                "image_problems": list(done.image_problems),
+            }
         )
         return
+    for problem in done.image_problems:
+        click.echo(f"This image cannot be read. {problem}")
     click.echo(f"Project {studio_id}, {done.project.title!r}, is connected.")
     if done.round_asked:
         click.echo(f"{done.labelled} tasks are labelled: a round starts now.")

@@ -8,10 +8,12 @@ is asked only when ``ALLOWED_IMAGE_HOSTS`` names it, at an address that was chec
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import time
 from contextlib import AbstractContextManager
-from urllib.parse import SplitResult, parse_qsl, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -36,6 +38,8 @@ _IMAGE_PATHS = re.compile(
 )
 # The parameters in which /data/local-files/ and /storage-data/ name a file.
 _FILE_PARAMETERS = frozenset({"d", "filepath"})
+# What Label Studio's source storages keep in a task's data.
+_CLOUD = frozenset({"s3", "s3s", "gs", "azure-blob", "azure_spi"})
 NOT_THE_IMAGES_FAULT = frozenset({401, 429, *AWAY})
 # No honest address is encoded oftener.
 MOST_ENCODED = 5
@@ -76,6 +80,8 @@ class ImageFetcher:
             StudioUnreachable, StudioRefused: Label Studio itself is away or refuses all that we
                 ask, which says nothing of this image.
         """
+        if url[:5].lower() == "data:":
+            return self._embedded(url)
         deadline = time.monotonic() + self._max_seconds
         target = url
         for _ in range(MAX_REDIRECTS + 1):
@@ -89,6 +95,22 @@ class ImageFetcher:
                     return self._read(answer, url, deadline)
                 target = _redirected(answer, url)
         raise ImageRefused(f"{short_url(url)} redirects more than {MAX_REDIRECTS} times.")
+
+    def _embedded(self, url: str) -> bytes:
+        """The bytes within a ``data:`` address."""
+        head, _, text = url.partition(",")
+        # Base64 takes four characters for three bytes, an encoded byte three characters.
+        if len(text) > 3 * self._max_bytes:
+            raise self._too_large(head, "more")
+        try:
+            content = unquote_to_bytes(text)
+            if head.lower().endswith(";base64"):
+                content = base64.b64decode(content, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ImageRefused(f"{short_url(head)},... is no base64: {error}.") from error
+        if len(content) > self._max_bytes:
+            raise self._too_large(head, f"{len(content) / 2**20:.0f} MiB")
+        return content
 
     def _open(self, target: str, url: str) -> AbstractContextManager[requests.Response]:
         """GET ``target``, which is ``url`` or what it was redirected to; the body unread."""
@@ -195,6 +217,16 @@ class ImageFetcher:
         )
 
 
+def resolved(url: str, task_id: int) -> str:
+    """``url``, or where Label Studio gives what is behind a link of one of its cloud storages.
+
+    Its listings come with such links resolved already, what it sends to /predict does not.
+    """
+    if url.partition("://")[0] not in _CLOUD:
+        return url
+    return f"/tasks/{task_id}/resolve/?fileuri={base64.urlsafe_b64encode(url.encode()).decode()}"
+
+
 def _split(url: str) -> SplitResult:
     """``urlsplit``, with the port checked too.
 
@@ -252,4 +284,6 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 def short_url(url: str) -> str:
     """``url`` for a message: without what may be a signature or a password, and not endless."""
     text = url.split("?")[0]
+    if text[:5].lower() == "data:":
+        text = text.partition(",")[0]
     return short(re.sub(r"//[^/]*@", "//", text), 120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import threading
 from http.server import BaseHTTPRequestHandler
@@ -11,7 +12,7 @@ import pytest
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Studio
-from backend.label_studio.images import ImageFetcher
+from backend.label_studio.images import ImageFetcher, resolved
 from tests.backend.host import PIXELS, Host, body, redirect, status
 from tests.backend.workplaces import TOKEN
 
@@ -340,3 +341,28 @@ def test_a_message_holds_no_signature(elsewhere: Host, studio: Studio):
     with pytest.raises(ImageRefused) as refused:
         ImageFetcher(studio).fetch(f"{elsewhere.url}/cell.png?X-Amz-Signature=secret")
     assert "secret" not in str(refused.value)
+
+
+def test_an_image_within_its_address_is_read_unasked(label_studio: Host, studio: Studio):
+    fetcher = ImageFetcher(studio, max_bytes=100)
+    coded = base64.b64encode(PIXELS).decode()
+    assert fetcher.fetch(f"data:image/png;base64,{coded}") == PIXELS
+    assert fetcher.fetch("data:image/svg+xml,%3Csvg%2F%3E") == b"<svg/>"
+    with pytest.raises(ImageRefused, match="no base64"):
+        fetcher.fetch("data:image/png;base64,!!!")
+    for size in (101, 1000):
+        with pytest.raises(ImageRefused, match=r"^data:image/png;base64 is too large"):
+            fetcher.fetch(f"data:image/png;base64,{base64.b64encode(bytes(size)).decode()}")
+    assert label_studio.seen == []
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "azure-blob"])
+def test_a_cloud_link_is_asked_of_label_studio_by_its_task(
+    label_studio: Host, studio: Studio, scheme: str
+):
+    label_studio.pages["/tasks/7/resolve/"] = body()
+    url = f"{scheme}://bucket/cell ü.png"
+    assert ImageFetcher(studio).fetch(resolved(url, 7)) == PIXELS
+    sent = label_studio.seen[0][0].partition("fileuri=")[2]
+    assert base64.urlsafe_b64decode(sent).decode() == url
+    assert resolved("/data/upload/1/cell.png", 7) == "/data/upload/1/cell.png"
