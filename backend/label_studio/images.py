@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 import time
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urljoin, urlsplit
 
@@ -56,6 +57,8 @@ class ImageFetcher:
             own services is refused unless that address is listed itself.
         max_bytes: a larger image is refused while it is read.
         max_seconds: how long one image may take in all.
+        names: gives other addresses that this Label Studio says it has (``own_name``), as when it
+            stands behind a proxy. What they begin is asked of the address that ``studio`` has.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class ImageFetcher:
         allowed_hosts: tuple[str, ...] = (),
         max_bytes: int = MAX_BYTES,
         max_seconds: float = MAX_SECONDS,
+        names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._studio = studio
         self._origin = _origin(urlsplit(studio.url))
@@ -71,6 +75,7 @@ class ImageFetcher:
         self._allowed = frozenset(spelled_with_port(host) for host in allowed_hosts)
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
+        self._names = names
 
     def fetch(self, url: str) -> bytes:
         """The bytes that ``url`` (as a task's data has it) names; they need not be an image.
@@ -128,14 +133,18 @@ class ImageFetcher:
                 f"The image address at {parts.hostname} holds a user name or password: take it "
                 "out, we send none."
             )
-        if _origin(parts) == self._origin:
+        own = {self._origin, *(_origin(urlsplit(name)) for name in self._names())}
+        if _origin(parts) in own:
             return self._open_studio(parts, url)
         return self._open_other(parts, url)
 
     def _open_studio(self, parts: SplitResult, url: str) -> requests.Response:
         path = parts.path
-        if self._prefix and path.startswith(f"{self._prefix}/"):
-            path = path[len(self._prefix) :]
+        prefixes = {self._prefix, *(urlsplit(name).path for name in self._names())}
+        for prefix in sorted(prefixes, key=len, reverse=True):
+            if prefix and path.startswith(f"{prefix}/"):
+                path = path[len(prefix) :]
+                break
         decoded = unquote(path)
         climbs = "\\" in decoded or _climbs(path)
         climbs |= any(_climbs(v) for name, v in parse_qsl(parts.query) if name in _FILE_PARAMETERS)
@@ -225,6 +234,17 @@ def resolved(url: str, task_id: int) -> str:
     if url.partition("://")[0] not in _CLOUD:
         return url
     return f"/tasks/{task_id}/resolve/?fileuri={base64.urlsafe_b64encode(url.encode()).decode()}"
+
+
+def own_name(hostname: str) -> str | None:
+    """What Label Studio announces as its ``hostname``, if that is an address: without a last /."""
+    try:
+        parts = _split(hostname)
+    except ImageRefused:
+        return None
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or "@" in parts.netloc:
+        return None
+    return hostname.rstrip("/")
 
 
 def _split(url: str) -> SplitResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backend.data_dir import announced_names, remember_name
 from backend.insight.status import status
 from backend.insight.status_text import describe_status
 from backend.predict import _tell
@@ -25,3 +26,12 @@ def test_what_a_round_said_is_left_alone(work: Workplace) -> None:
     work.ledger.projects.update(row.id, last_error="fit: no memory")
     _tell(work, work.ledger.projects.get(row.id), ["no prediction for task 3: it is no image."])
     assert work.ledger.projects.get(row.id).last_error == "fit: no memory"
+
+
+def test_names_that_label_studio_announced_are_kept(work: Workplace) -> None:
+    folder = work.settings.data_dir
+    assert announced_names(folder, work.server) == []
+    for name in ("https://a.example", "https://b.example/ls", "https://a.example"):
+        remember_name(folder, work.server, name)
+    assert announced_names(folder, work.server) == ["https://b.example/ls", "https://a.example"]
+    assert announced_names(folder, "http://another.test") == []

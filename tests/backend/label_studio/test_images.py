@@ -12,7 +12,7 @@ import pytest
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Studio
-from backend.label_studio.images import ImageFetcher, resolved
+from backend.label_studio.images import ImageFetcher, own_name, resolved
 from tests.backend.host import PIXELS, Host, body, redirect, status
 from tests.backend.workplaces import TOKEN
 
@@ -366,3 +366,36 @@ def test_a_cloud_link_is_asked_of_label_studio_by_its_task(
     sent = label_studio.seen[0][0].partition("fileuri=")[2]
     assert base64.urlsafe_b64decode(sent).decode() == url
     assert resolved("/data/upload/1/cell.png", 7) == "/data/upload/1/cell.png"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://lab.example/ls/data/upload/1/cell.png",
+        "https://LAB.example:443/data/upload/1/cell.png",
+        "/ls/data/upload/1/cell.png",
+    ],
+)
+def test_a_name_that_label_studio_announces_is_its_own(
+    label_studio: Host, studio: Studio, url: str
+):
+    label_studio.pages["/data/upload/1/cell.png"] = body()
+    fetcher = ImageFetcher(studio, names=lambda: ["https://lab.example/ls"])
+    assert fetcher.fetch(url) == PIXELS
+    assert label_studio.authorizations == [f"Token {TOKEN}"]
+    for other in (
+        "http://lab.example/ls/data/upload/1/cell.png",
+        "https://lab.example:8443/ls/data/upload/1/cell.png",
+        "https://other.example/ls/data/upload/1/cell.png",
+        "https://lab.example/ls/api/token",
+    ):
+        with pytest.raises(ImageRefused):
+            fetcher.fetch(other)
+    assert len(label_studio.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["", "lab", "ftp://lab", "http://", "https://u:p@lab", "http://a:x"]
+)
+def test_what_is_no_address_is_no_name(name: str):
+    assert own_name(name) is None
