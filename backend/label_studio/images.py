@@ -175,7 +175,7 @@ class ImageFetcher:
         if not self._allowed.intersection(wanted):
             raise ImageRefused(
                 f"{short_url(url)} needs the host {wanted[-1]}, which is not allowed: add it to "
-                "ALLOWED_IMAGE_HOSTS if you trust it."
+                f"ALLOWED_IMAGE_HOSTS if you trust it.{_maybe_own(parts)}"
             )
         try:
             answer = open_checked(
@@ -192,7 +192,10 @@ class ImageFetcher:
             ) from error
         if answer.status_code >= 400:
             answer.close()
-            raise ImageRefused(f"{wanted[-1]} answered {answer.status_code} for {short_url(url)}.")
+            hint = _maybe_own(parts) if answer.status_code in (401, 403) else ""
+            raise ImageRefused(
+                f"{wanted[-1]} answered {answer.status_code} for {short_url(url)}.{hint}"
+            )
         return answer
 
     def _read(self, answer: requests.Response, url: str, deadline: float) -> bytes:
@@ -234,6 +237,17 @@ def resolved(url: str, task_id: int) -> str:
     if url.partition("://")[0] not in _CLOUD:
         return url
     return f"/tasks/{task_id}/resolve/?fileuri={base64.urlsafe_b64encode(url.encode()).decode()}"
+
+
+def _maybe_own(parts: SplitResult) -> str:
+    """What to do if an address of another host is Label Studio's, as its path may show."""
+    if not _IMAGE_PATHS.search(parts.path):
+        return ""
+    return (
+        " If it is another name of your Label Studio, list it nowhere: start Label Studio with "
+        f"LABEL_STUDIO_HOST={parts.scheme}://{parts.netloc} (and its path), and open Settings > "
+        "Model there once, so that it tells us."
+    )
 
 
 def own_name(hostname: str) -> str | None:

@@ -399,3 +399,13 @@ def test_a_name_that_label_studio_announces_is_its_own(
 )
 def test_what_is_no_address_is_no_name(name: str):
     assert own_name(name) is None
+
+
+def test_advice_for_another_name_of_label_studio_does_not_end_in_401(
+    elsewhere: Host, studio: Studio
+):
+    url = f"{elsewhere.url}/data/upload/1/cell.png"
+    elsewhere.pages["/data/upload/1/cell.png"] = status(401)
+    for hosts in ((), (elsewhere.name,)):
+        with pytest.raises(ImageRefused, match=rf"LABEL_STUDIO_HOST={elsewhere.url} "):
+            ImageFetcher(studio, hosts).fetch(url)
