@@ -54,6 +54,26 @@ def remember(data_dir: Path, **values: Any) -> None:
     write_json_object(data_dir / "local.json", kept)
 
 
+MOST_NAMES = 8
+"""Names of one Label Studio that are kept: uploads go on carrying an earlier one."""
+
+
+def announced_names(data_dir: Path, server: str) -> list[str]:
+    """The addresses that Label Studio at ``server`` said it has, newest first."""
+    file = read_json_object(data_dir / "announced.json", "the names come again with /setup") or {}
+    names = file.get(server, [])
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def remember_name(data_dir: Path, server: str, name: str) -> None:
+    """Keep an address that Label Studio at ``server`` announced."""
+    known = announced_names(data_dir, server)
+    if name not in known:
+        path = data_dir / "announced.json"
+        file = read_json_object(path, "the names come again with /setup") or {}
+        write_json_object(path, {**file, server: [name, *known][:MOST_NAMES]})
+
+
 def load_secrets(data_dir: Path) -> dict[str, str]:
     """The passwords of this DATA_DIR, from secrets.json (mode 0600), made when missing.
 

@@ -18,15 +18,17 @@ from backend.errors import (
     BackendError,
     BadRequest,
     ImageRefused,
+    LedgerUnavailable,
     StudioRefused,
     StudioUnreachable,
 )
 from backend.fallback import load_whole
-from backend.label_studio.images import ImageFetcher, short_url
-from backend.label_studio.label_config import LabelConfig, parse_label_config
+from backend.label_studio.images import ImageFetcher, resolved, short_url
+from backend.label_studio.label_config import LabelConfig, parse_label_config, value_at
 from backend.label_studio.regions import to_regions
 from backend.ledger import NO_VERSION, Project, Publication
 from backend.ledger.events import PREDICT_REST
+from backend.ledger.projects import AT_PREDICT
 from backend.options import ProjectOptions
 from backend.outside_score import outside_score
 from backend.shorten import short, shorten
@@ -68,7 +70,7 @@ def image_url(data: Mapping[str, Any], config: LabelConfig) -> str:
     Raises:
         BadRequest: the task's data has no such key, or no URL under it.
     """
-    url = data.get(config.data_key)
+    url = value_at(data, config.data_key)
     if not isinstance(url, str) or not url:
         raise BadRequest(
             f"The task's data must hold an image URL under '{config.data_key}', "
@@ -141,27 +143,44 @@ def predict_tasks(
     config = label_config_of(project.label_config, options)
     committee = load_whole(work, project, publication.version)
     answered: list[list[TaskPrediction]] = []
+    refused: list[str] = []
     for task_id, data in tasks:
         wait_s = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
         if wait_s == 0.0 or not _one_at_a_time.acquire(timeout=wait_s):
             break
         try:
-            url = image_url(data, config)
+            url = resolved(image_url(data, config), task_id)
             image = read_image(work.images, url, options.channel_numbers)
             prediction = committee.predict(image)
             result = pre_annotate(prediction, committee.config.classes, config, options)
             score = outside_score(prediction.arms, publication)
         except (StudioUnreachable, StudioRefused) as error:
             log.warning("task %s and those after it are predicted later: %s", task_id, error)
+            refused.append(f"task {task_id} and those after it are predicted later: {error}")
             break
         except BackendError as error:
             log.warning("no prediction for task %s: %s", task_id, error)
+            refused.append(f"no prediction for task {task_id}: {error}")
             answered.append([])
         else:
             answered.append([{"result": result, "score": score, "model_version": publication.name}])
         finally:
             _one_at_a_time.release()
+    _tell(work, project, refused)
     rest = [task_id for task_id, _ in tasks[len(answered) :]]
     for first in range(0, len(rest), REST_TASKS):
         work.ledger.events.add(project.id, PREDICT_REST, rest[first : first + REST_TASKS])
     return answered + [[] for _ in rest]
+
+
+def _tell(work: Workplace, project: Project, refused: Sequence[str]) -> None:
+    """Let ``status`` show why tasks got no prediction: Label Studio itself reports success."""
+    more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+    error = f"{AT_PREDICT}{refused[0]}{more}" if refused else None
+    of_predict = project.last_error is None or project.last_error.startswith(AT_PREDICT)
+    # What a round said is left alone, and so is the ledger where nothing changed.
+    if of_predict and error != project.last_error:
+        try:
+            work.ledger.projects.update(project.id, last_error=error)
+        except LedgerUnavailable as busy:  # the predictions are worth more than this sentence
+            log.warning("status will not show why tasks got no prediction: %s", busy)

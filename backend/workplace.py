@@ -7,10 +7,10 @@ only by those who ask for it, so that the command line and a worker's parent sta
 from __future__ import annotations
 
 import hmac
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from backend.data_dir import load_secrets
+from backend.data_dir import announced_names, load_secrets
 from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.ledger import Ledger
@@ -51,7 +51,8 @@ class Workplace:
 
     @cached_property
     def images(self) -> ImageFetcher:
-        return ImageFetcher(self.studio, self.settings.allowed_image_hosts)
+        names = partial(announced_names, self.settings.data_dir, self.server)
+        return ImageFetcher(self.studio, self.settings.allowed_image_hosts, names=names)
 
     @cached_property
     def registry(self) -> Registry:

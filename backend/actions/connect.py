@@ -5,14 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+from backend.errors import BadRequest, ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.connection import Connection, connect, disconnect
-from backend.label_studio.label_config import parse_label_config, unread_controls
+from backend.label_studio.label_config import LabelConfig, parse_label_config, unread_controls
 from backend.ledger import Project
-from backend.options import check_labels, parse_options
+from backend.options import ProjectOptions, check_labels, parse_options
+from backend.predict import image_url, read_image
 from backend.rounds.schedule import CONNECTED, count_changes, label_states
 from backend.workplace import Workplace
+
+TRIED_IMAGES = 3
+"""Enough to see a host that is not allowed or a storage that is not connected."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,8 @@ class Connected:
     Attributes:
         labelled: tasks that carry a label now.
         round_asked: a round was asked for, because some of them taught nothing yet.
-        warnings: a sentence for each control of which nothing, or not all, is learnt.
+        warnings: a sentence for each control of which nothing, or not all, is learnt, and for each
+            of the first ``TRIED_IMAGES`` tasks whose image cannot be read.
     """
 
     project: Project
@@ -45,19 +52,14 @@ def connect_project(
     """
     settings, ledger, studio = work.settings, work.ledger, work.studio
     project = studio.project(studio_id)
-    known = ledger.projects.ensure(
-        work.server,
-        studio_id,
-        project.created,
-        title=project.title,
-        label_config=project.label_config,
-    )
-    wanted = dict(known.extra_params if options is None else options)
+    # Nothing is written before Label Studio has agreed: a refusal leaves nothing behind.
+    known = ledger.projects.find(work.server, studio_id, project.created)
+    wanted = dict((known.extra_params if known else {}) if options is None else options)
     parsed = parse_options(wanted)
     config = parse_label_config(project.label_config, image=parsed.image)
     check_labels(parsed, config.labels)
-    previous = known.connection
-    serving = ledger.publications.serving(known.id)
+    previous = None if known is None else known.connection
+    serving = None if known is None else ledger.publications.serving(known.id)
     connection = connect(
         studio,
         studio_id,
@@ -68,18 +70,37 @@ def connect_project(
         model_version=None if serving is None else serving.name,
         previous=None if previous is None else Connection.from_json(previous),
     )
-    row = ledger.projects.ensure(work.server, studio_id, project.created, extra_params=wanted)
+    row = ledger.projects.ensure(
+        work.server,
+        studio_id,
+        project.created,
+        title=project.title,
+        label_config=project.label_config,
+        extra_params=wanted,
+    )
     ledger.projects.update(row.id, connection=connection.to_json(), connected=True, last_error=None)
     states = label_states(studio.stamps(studio_id))
     changed = count_changes(states, ledger.rounds.last_manifest(row.id))
     if changed and states:
         ledger.events.add(row.id, CONNECTED)
-    return Connected(
-        ledger.projects.get(row.id),
-        len(states),
-        bool(changed and states),
-        unread_controls(project.label_config, config),
+    warnings = (
+        *unread_controls(project.label_config, config),
+        *_unread_images(work, studio_id, config, parsed),
     )
+    return Connected(ledger.projects.get(row.id), len(states), bool(changed and states), warnings)
+
+
+def _unread_images(
+    work: Workplace, studio_id: int, config: LabelConfig, options: ProjectOptions
+) -> list[str]:
+    """What keeps the first tasks' images from being read: a sentence for each such task."""
+    warnings = []
+    for task in islice(work.studio.tasks(studio_id), TRIED_IMAGES):
+        try:
+            read_image(work.images, image_url(task.data, config), options.channel_numbers)
+        except (BadRequest, ImageRefused, StudioRefused, StudioUnreachable) as error:
+            warnings.append(f"The image of task {task.id} cannot be read: {error}")
+    return warnings
 
 
 def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Project:

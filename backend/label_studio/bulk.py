@@ -44,8 +44,11 @@ BODIES_PAGE = 25
 FILES_PER_UPLOAD = 100
 # They go into the URL, of which proxies take 8 kB and Label Studio's own server 64 kB.
 IDS_PER_QUERY = 400
-# Label Studio refuses a request above 250 MB.
+# Label Studio answers 500 to a request above 250 MB (DATA_UPLOAD_MAX_MEMORY_SIZE), and the proxies
+# that people put before it mostly take 100 MB.
 BYTES_PER_UPLOAD = 100_000_000
+# Half of that. Every further POST makes Label Studio count the project again (6 s at 10,000 tasks).
+BYTES_PER_POST = 50_000_000
 
 _ANNOTATION_FIELDS = (
     "id",
@@ -235,15 +238,22 @@ class Studio(StudioHttp):
 
     # Predictions
 
-    def import_predictions(self, project_id: int, rows: Sequence[StoredPrediction]) -> int:
-        """Store predictions in one POST.
+    def import_predictions(self, project_id: int, rows: Iterable[StoredPrediction]) -> int:
+        """Store predictions, in as many POSTs as ``BYTES_PER_POST`` asks for.
+
+        Each POST is stored whole or not at all, all of them together are not: Label Studio must
+        serve these predictions' model version only after this has returned.
 
         Returns:
-            How many were created. Compare it with ``len(rows)``: Label Studio drops an
+            How many were created. Compare it with the number of ``rows``: Label Studio drops an
             invalid row and answers 201 all the same.
         """
         path = f"/api/projects/{project_id}/import/predictions"
-        return int(self.send("POST", path, rows, timeout_s=LONG_TIMEOUT_S)["created"])
+        created = 0
+        for body in _bodies(rows):
+            answer = self.call("POST", path, content=body, timeout_s=LONG_TIMEOUT_S)
+            created += int(answer["created"])
+        return created
 
     def predictions(self, task_id: int) -> list[Json]:
         """A task's predictions with their regions, of every version."""
@@ -342,6 +352,20 @@ def _parts(files: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes
         size += len(content)
     if part:
         yield part
+
+
+def _bodies(rows: Iterable[StoredPrediction]) -> Iterator[bytes]:
+    """JSON lists of the rows, each at most ``BYTES_PER_POST`` long unless one row is longer."""
+    part: list[bytes] = []
+    size = 1
+    for row in map(orjson.dumps, rows):
+        if part and size + len(row) + 1 > BYTES_PER_POST:
+            yield b"[%b]" % b",".join(part)
+            part, size = [], 1
+        part.append(row)
+        size += len(row) + 1
+    if part:
+        yield b"[%b]" % b",".join(part)
 
 
 def _chunks(values: Sequence[int], most: int) -> Iterator[Sequence[int]]:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import json
 import os
+import re
 import threading
 import time
 import weakref
@@ -26,8 +28,10 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 from requests.auth import AuthBase
+from requests.utils import get_environ_proxies, select_proxy
 
 from backend.errors import StudioRefused, StudioUnreachable
+from backend.shorten import short, shorten
 
 CONNECT_TIMEOUT_S = 5.0
 # Waits before the second, third and fourth try of a GET: a server that restarts is back in 4-6 s.
@@ -164,8 +168,10 @@ class StudioHttp:
                 return orjson.loads(answer.content)
             except orjson.JSONDecodeError as error:
                 raise StudioRefused(
-                    f"{self.url}{_bare(path)} answered {answer.status_code} with something other "
-                    "than JSON: is LABEL_STUDIO_URL really Label Studio's address?",
+                    f"{self.url}{_bare(path)} answered {answer.status_code} with "
+                    f"{_not_json(answer)}{_by_proxy(self.url)}: is LABEL_STUDIO_URL really Label "
+                    "Studio's address, with its path where it lives under one (as "
+                    "https://host/label-studio), and without a proxy's login before it?",
                     answer.status_code,
                 ) from error
 
@@ -224,15 +230,22 @@ class StudioHttp:
     def _session(self) -> requests.Session:
         """This thread's session; a child process must not write into its parent's sockets."""
         if getattr(self._local, "process", None) != os.getpid():
-            self._local.session = requests.Session()
+            self._local.session = session_for(self.url)
             self._local.process = os.getpid()
             self._sessions.add(self._local.session)
         return cast(requests.Session, self._local.session)
 
     def _unreachable(self, what: str, timeout_s: float, error: Exception) -> StudioUnreachable:
+        if isinstance(error, requests.exceptions.SSLError):
+            return StudioUnreachable(
+                f"The certificate of Label Studio at {self.url} is not trusted here "
+                f"({short(str(error), 200)}): set REQUESTS_CA_BUNDLE to the file of the authority "
+                "(or of the self-signed certificate itself) that made it, and start us again."
+            )
         return StudioUnreachable(
             f"Label Studio at {self.url} did not answer {_bare(what)} within {timeout_s:g} s "
-            f"({type(error).__name__}): is it running, and is LABEL_STUDIO_URL right?"
+            f"({type(error).__name__}{_by_proxy(self.url)}): is it running, and is "
+            "LABEL_STUDIO_URL right?"
         )
 
     def _refusal(self, method: str, path: str, answer: requests.Response) -> StudioRefused:
@@ -250,6 +263,17 @@ class StudioHttp:
             text = (
                 f"Label Studio at {self.url} does not know our token ({detail}): set "
                 "LABEL_STUDIO_API_KEY to a token shown under Account & Settings."
+            )
+        elif status == 413:
+            text = (
+                f"Label Studio at {self.url} or a proxy before it answered 413 to {method} {path}: "
+                f"{detail}. It refuses so large a request: let the proxy take 100 MB, in nginx by "
+                "`client_max_body_size 100m;`."
+            )
+        elif status == 404 and path.startswith("/api/") and answer.content[:1] != b"{":
+            text = (
+                f"{self.url}{path} answered 404, and not as Label Studio does: does "
+                "LABEL_STUDIO_URL lack the path that Label Studio lives under (as https://host/label-studio)?"
             )
         elif status == 403:
             text = f"Label Studio does not allow our user {method} {path}: {detail}"
@@ -296,19 +320,17 @@ class _Token(AuthBase):
         studio = self._studio
         path = "/api/token/refresh/"
         try:
-            answer = requests.post(
-                studio.url + path,
-                json={"refresh": self._api_key},
-                # Without an auth of our own requests would look into .netrc.
-                auth=no_auth,
-                timeout=(CONNECT_TIMEOUT_S, studio.timeout_s),
-                allow_redirects=False,
-            )
+            with session_for(studio.url) as session:
+                answer = session.post(
+                    studio.url + path,
+                    json={"refresh": self._api_key},
+                    # Without an auth of our own requests would look into .netrc.
+                    auth=no_auth,
+                    timeout=(CONNECT_TIMEOUT_S, studio.timeout_s),
+                    allow_redirects=False,
+                )
         except NO_ANSWER as error:
-            raise StudioUnreachable(
-                f"Label Studio at {studio.url} did not answer {path} ({type(error).__name__}): "
-                "is it running, and is LABEL_STUDIO_URL right?"
-            ) from error
+            raise studio._unreachable(f"POST {path}", studio.timeout_s, error) from error
         if answer.status_code in (400, 401):
             raise StudioRefused(
                 "Label Studio does not take our personal access token "
@@ -318,6 +340,49 @@ class _Token(AuthBase):
                 401,
             )
         return str(studio._decoded("POST", path, answer)["access"])
+
+
+def session_for(url: str) -> requests.Session:
+    """A session for ``url``: by the environment's proxy, but never to this machine itself."""
+    session = requests.Session()
+    if is_loopback(url):
+        # HTTP_PROXY without NO_PROXY would send our own servers' requests to the proxy.
+        session.trust_env = False
+        bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        session.verify = bundle or True
+    return session
+
+
+def is_loopback(url: str) -> bool:
+    """Whether ``url`` names this machine by ``localhost`` or a loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _by_proxy(url: str) -> str:
+    """Which variable sent us to which proxy; "" where none did."""
+    proxy = None if is_loopback(url) else select_proxy(url, get_environ_proxies(url))
+    if not proxy:
+        return ""
+    names = [
+        name
+        for scheme in (f"{urlsplit(url).scheme}_proxy", "all_proxy")
+        for name in (scheme, scheme.upper())
+        if os.environ.get(name) == proxy
+    ]
+    shown = re.sub(r"//[^/]*@", "//", proxy)
+    named = f" of {names[0]}" if names else ""
+    return f", by the proxy {shown}{named}; NO_PROXY={urlsplit(url).hostname} goes without it"
+
+
+def _not_json(answer: requests.Response) -> str:
+    """What came in place of JSON, with a page's title."""
+    title = re.search(rb"<title[^>]*>([^<]*)", answer.content[:20_000], re.IGNORECASE)
+    page = "" if title is None else f", {shorten(title[1].decode(errors='replace').strip())}"
+    return f"something other than JSON{page}"
 
 
 def no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -151,6 +151,11 @@ def connect(
     except StudioRefused as error:
         if webhook_id is not None and not hooks:
             control.webhooks.delete(webhook_id)
+        # Where Label Studio may call us but not send webhooks, it answers 403 and keeps the row.
+        before = {id_of(backend) for backend in backends}
+        for made in _our_backends(control, project_id, url, previous):
+            if id_of(made) not in before:
+                control.ml.delete(id_of(made))
         raise _cannot_connect(url, error) from error
     studio.update_project(
         project_id,

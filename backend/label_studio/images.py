@@ -8,10 +8,13 @@ is asked only when ``ALLOWED_IMAGE_HOSTS`` names it, at an address that was chec
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import time
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from urllib.parse import SplitResult, parse_qsl, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -36,6 +39,8 @@ _IMAGE_PATHS = re.compile(
 )
 # The parameters in which /data/local-files/ and /storage-data/ name a file.
 _FILE_PARAMETERS = frozenset({"d", "filepath"})
+# What Label Studio's source storages keep in a task's data.
+_CLOUD = frozenset({"s3", "s3s", "gs", "azure-blob", "azure_spi"})
 NOT_THE_IMAGES_FAULT = frozenset({401, 429, *AWAY})
 # No honest address is encoded oftener.
 MOST_ENCODED = 5
@@ -52,6 +57,8 @@ class ImageFetcher:
             own services is refused unless that address is listed itself.
         max_bytes: a larger image is refused while it is read.
         max_seconds: how long one image may take in all.
+        names: gives other addresses that this Label Studio says it has (``own_name``), as when it
+            stands behind a proxy. What they begin is asked of the address that ``studio`` has.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class ImageFetcher:
         allowed_hosts: tuple[str, ...] = (),
         max_bytes: int = MAX_BYTES,
         max_seconds: float = MAX_SECONDS,
+        names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._studio = studio
         self._origin = _origin(urlsplit(studio.url))
@@ -67,6 +75,7 @@ class ImageFetcher:
         self._allowed = frozenset(spelled_with_port(host) for host in allowed_hosts)
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
+        self._names = names
 
     def fetch(self, url: str) -> bytes:
         """The bytes that ``url`` (as a task's data has it) names; they need not be an image.
@@ -76,6 +85,8 @@ class ImageFetcher:
             StudioUnreachable, StudioRefused: Label Studio itself is away or refuses all that we
                 ask, which says nothing of this image.
         """
+        if url[:5].lower() == "data:":
+            return self._embedded(url)
         deadline = time.monotonic() + self._max_seconds
         target = url
         for _ in range(MAX_REDIRECTS + 1):
@@ -89,6 +100,22 @@ class ImageFetcher:
                     return self._read(answer, url, deadline)
                 target = _redirected(answer, url)
         raise ImageRefused(f"{short_url(url)} redirects more than {MAX_REDIRECTS} times.")
+
+    def _embedded(self, url: str) -> bytes:
+        """The bytes within a ``data:`` address."""
+        head, _, text = url.partition(",")
+        # Base64 takes four characters for three bytes, an encoded byte three characters.
+        if len(text) > 3 * self._max_bytes:
+            raise self._too_large(head, "more")
+        try:
+            content = unquote_to_bytes(text)
+            if head.lower().endswith(";base64"):
+                content = base64.b64decode(content, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ImageRefused(f"{short_url(head)},... is no base64: {error}.") from error
+        if len(content) > self._max_bytes:
+            raise self._too_large(head, f"{len(content) / 2**20:.0f} MiB")
+        return content
 
     def _open(self, target: str, url: str) -> AbstractContextManager[requests.Response]:
         """GET ``target``, which is ``url`` or what it was redirected to; the body unread."""
@@ -106,14 +133,18 @@ class ImageFetcher:
                 f"The image address at {parts.hostname} holds a user name or password: take it "
                 "out, we send none."
             )
-        if _origin(parts) == self._origin:
+        own = {self._origin, *(_origin(urlsplit(name)) for name in self._names())}
+        if _origin(parts) in own:
             return self._open_studio(parts, url)
         return self._open_other(parts, url)
 
     def _open_studio(self, parts: SplitResult, url: str) -> requests.Response:
         path = parts.path
-        if self._prefix and path.startswith(f"{self._prefix}/"):
-            path = path[len(self._prefix) :]
+        prefixes = {self._prefix, *(urlsplit(name).path for name in self._names())}
+        for prefix in sorted(prefixes, key=len, reverse=True):
+            if prefix and path.startswith(f"{prefix}/"):
+                path = path[len(prefix) :]
+                break
         decoded = unquote(path)
         climbs = "\\" in decoded or _climbs(path)
         climbs |= any(_climbs(v) for name, v in parse_qsl(parts.query) if name in _FILE_PARAMETERS)
@@ -144,7 +175,7 @@ class ImageFetcher:
         if not self._allowed.intersection(wanted):
             raise ImageRefused(
                 f"{short_url(url)} needs the host {wanted[-1]}, which is not allowed: add it to "
-                "ALLOWED_IMAGE_HOSTS if you trust it."
+                f"ALLOWED_IMAGE_HOSTS if you trust it.{_maybe_own(parts)}"
             )
         try:
             answer = open_checked(
@@ -161,7 +192,10 @@ class ImageFetcher:
             ) from error
         if answer.status_code >= 400:
             answer.close()
-            raise ImageRefused(f"{wanted[-1]} answered {answer.status_code} for {short_url(url)}.")
+            hint = _maybe_own(parts) if answer.status_code in (401, 403) else ""
+            raise ImageRefused(
+                f"{wanted[-1]} answered {answer.status_code} for {short_url(url)}.{hint}"
+            )
         return answer
 
     def _read(self, answer: requests.Response, url: str, deadline: float) -> bytes:
@@ -193,6 +227,38 @@ class ImageFetcher:
             f"{short_url(url)} is too large: {size}, where {self._max_bytes / 2**20:.0f} MiB are "
             "allowed."
         )
+
+
+def resolved(url: str, task_id: int) -> str:
+    """``url``, or where Label Studio gives what is behind a link of one of its cloud storages.
+
+    Its listings come with such links resolved already, what it sends to /predict does not.
+    """
+    if url.partition("://")[0] not in _CLOUD:
+        return url
+    return f"/tasks/{task_id}/resolve/?fileuri={base64.urlsafe_b64encode(url.encode()).decode()}"
+
+
+def _maybe_own(parts: SplitResult) -> str:
+    """What to do if an address of another host is Label Studio's, as its path may show."""
+    if not _IMAGE_PATHS.search(parts.path):
+        return ""
+    return (
+        " If it is another name of your Label Studio, list it nowhere: start Label Studio with "
+        f"LABEL_STUDIO_HOST={parts.scheme}://{parts.netloc} (and its path), and open Settings > "
+        "Model there once, so that it tells us."
+    )
+
+
+def own_name(hostname: str) -> str | None:
+    """What Label Studio announces as its ``hostname``, if that is an address: without a last /."""
+    try:
+        parts = _split(hostname)
+    except ImageRefused:
+        return None
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or "@" in parts.netloc:
+        return None
+    return hostname.rstrip("/")
 
 
 def _split(url: str) -> SplitResult:
@@ -252,4 +318,6 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 def short_url(url: str) -> str:
     """``url`` for a message: without what may be a signature or a password, and not endless."""
     text = url.split("?")[0]
+    if text[:5].lower() == "data:":
+        text = text.partition(",")[0]
     return short(re.sub(r"//[^/]*@", "//", text), 120)

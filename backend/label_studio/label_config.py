@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from xml.etree.ElementTree import Element, ParseError
 from xml.sax.saxutils import quoteattr
 
@@ -42,8 +42,10 @@ CONTROL_NAME, IMAGE_NAME = "tag", "image"
 # A mask is uint8; 0 is background and 255 unknown.
 MAX_LABELS = 254
 
-# Task data under one key: "$image". "$images[{{idx}}]" and the like name several.
-_DATA_KEY = re.compile(r"\$([\w.\- ]+)")
+# One place of a task's data: "$image", "$data.image", "$images[0]". "$images[{{idx}}]" and the like
+# name several.
+_DATA_KEY = re.compile(r"\$([\w.\- ]+(?:\[\d+\][\w.\- ]*)*)")
+_STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class LabelConfig:
 
     Attributes:
         image_name: name of the Image tag, ``to_name`` of its regions.
-        data_key: where a task's data hold the image's URL.
+        data_key: where a task's data hold the image's URL, as ``value_at`` reads it.
         output: the tag that pre-annotations are written with.
         inputs: every tag whose regions are read, ``output`` among them, in document order.
         labels: all labels in document order, each once, without one called "background": that
@@ -117,6 +119,20 @@ def build_label_config(labels: Iterable[tuple[str, str]], control: str = CONTROL
         f'  <BrushLabels name="{control}" toName="{IMAGE_NAME}">\n{lines}\n  </BrushLabels>\n'
         "</View>\n"
     )
+
+
+def value_at(data: Mapping[str, Any], key: str) -> object:
+    """What a task's data holds under ``LabelConfig.data_key``; None where that is nothing."""
+    if key in data:
+        return data[key]
+    value: object = data
+    for index, name in _STEP.findall(key):
+        if index:
+            there = isinstance(value, list) and int(index) < len(value)
+            value = value[int(index)] if there and isinstance(value, list) else None
+        else:
+            value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def is_background(label: str) -> bool:

@@ -28,6 +28,9 @@ _OF_KEY = select(Project).where(
     *(getattr(Project, name) == bindparam(name) for name in ("server", "studio_id", "created"))
 )
 
+AT_PREDICT = "/predict: "
+"""Begins a project's last error where pre-annotating tasks that were opened met it."""
+
 
 class Projects:
     """The projects that the backend knows, connected or not.
@@ -72,6 +75,11 @@ class Projects:
                 setattr(found, name, value)
             db.flush()
             return found
+
+    def find(self, server: str, studio_id: int, created: int) -> Project | None:
+        """The project of this key, if the ledger knows it."""
+        with self._db.read() as db:
+            return _by_key(db, server, studio_id, created)
 
     def get(self, project_id: int) -> Project:
         """The project of this number.

@@ -6,13 +6,16 @@ import psutil  # type: ignore[import-untyped]  # it publishes no types
 import redis
 import requests
 
+from backend.label_studio.client import session_for
+
 TIMEOUT_S = 2.0
 
 
 def answers_http(url: str) -> bool:
     """Whether ``url`` answers 200."""
     try:
-        return requests.get(url, timeout=TIMEOUT_S).status_code == 200
+        with session_for(url) as session:
+            return session.get(url, timeout=TIMEOUT_S).status_code == 200
     except (requests.ConnectionError, requests.Timeout):
         return False
 

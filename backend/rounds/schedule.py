@@ -19,6 +19,7 @@ from backend.label_studio.bulk import Project as StudioProject
 from backend.label_studio.bulk import Stamp
 from backend.ledger import NO_VERSION, START, Event, Ledger, Project, Publication, Round, Version
 from backend.ledger.events import PREDICT_REST
+from backend.ledger.projects import AT_PREDICT
 from backend.ledger.rounds import LONGEST_WAIT_S
 from backend.ledger.shapes import RoundKind, Stage
 from backend.rounds.queue_check import keep_queue
@@ -214,8 +215,9 @@ def check_project(work: Workplace, project_id: int) -> Round | None:
 
 
 def _standing_error(work: Workplace, project_id: int) -> str | None:
-    """What is still wrong though Label Studio has answered: a damaged version, or that the last
-    round failed. What a check before this one met is over."""
+    """What is still wrong though Label Studio has answered: a damaged version, that the last
+    round failed, or that opened tasks got no prediction. What a check before this one met is over.
+    """
     ledger, row = work.ledger, work.ledger.projects.get(project_id)
     promoted = ledger.versions.promoted(project_id)
     if promoted is not None and (damage := damage_of(work, row, promoted.number)):
@@ -223,7 +225,10 @@ def _standing_error(work: Workplace, project_id: int) -> str | None:
         return describe_damage(promoted.number, damage, instead)
     # While training fails, a start round that succeeded since has mended nothing.
     last = ledger.rounds.last(project_id, state="failed" if row.failures else None)
-    return last.error if last is not None and last.state == "failed" else None
+    if last is not None and last.state == "failed":
+        return last.error
+    # Only the next /predict can tell whether this is over.
+    return row.last_error if (row.last_error or "").startswith(AT_PREDICT) else None
 
 
 def _find_project(work: Workplace, row: Project) -> StudioProject | None:

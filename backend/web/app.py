@@ -23,7 +23,9 @@ import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
+from backend.data_dir import remember_name
 from backend.errors import BadRequest
+from backend.label_studio.images import own_name
 from backend.label_studio.label_config import parse_label_config
 from backend.options import check_labels, parse_options
 from backend.settings import Settings
@@ -102,6 +104,8 @@ def _add_routes(app: Flask, work: Workplace) -> None:
             label_config=sent.label_config,
             extra_params=sent.extra_params,
         )
+        if isinstance(sent.hostname, str) and (name := own_name(sent.hostname)) is not None:
+            remember_name(work.settings.data_dir, work.server, name)
         if not project.connected:
             projects.update(project.id, connected=True, last_error=None)
         return json_response({"model_version": model().setup(project)})

@@ -104,6 +104,7 @@ class Setup(Body):
     extra_params: Annotated[
         dict[str, Any], BeforeValidator(extra_params_object), WithJsonSchema(_OPTIONS_SCHEMA)
     ] = documented({}, "The project's options.", "a JSON object")
+    hostname: Any = documented(None, "The address that Label Studio says it has.", "anything")
 
 
 class Task(BaseModel):

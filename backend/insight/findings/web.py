@@ -9,7 +9,7 @@ from typing import Any
 import requests
 
 from backend.insight.findings.finding import Finding, Installation, error, ok, warning
-from backend.label_studio.client import no_auth
+from backend.label_studio.client import no_auth, session_for
 from backend.settings import Settings
 
 HEALTH_LIMIT_S = 1.0
@@ -51,7 +51,8 @@ def _unreachable(url: str, cause: requests.RequestException, reached: bool) -> F
 
 
 def _get(url: str, auth: Any) -> requests.Response:
-    return requests.get(url, auth=auth, timeout=PROBE_TIMEOUT_S, allow_redirects=False)
+    with session_for(url) as session:
+        return session.get(url, auth=auth, timeout=PROBE_TIMEOUT_S, allow_redirects=False)
 
 
 def _slowest_health(url: str) -> tuple[float, requests.Response]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from backend.errors import StudioRefused
-from backend.label_studio.bulk import StoredPrediction
+from backend.label_studio.bulk import BYTES_PER_POST, StoredPrediction
 from backend.label_studio.queue_order import set_order
 from backend.ledger import NO_VERSION, Outcome, Place, Project, Publication, Round
 from backend.ledger.shapes import NoPayload
@@ -29,6 +29,13 @@ from backend.workplace import Workplace
 from training.compute import bounded_threads
 
 log = logging.getLogger(__name__)
+
+LARGEST_PUBLICATION = 1_000_000_000
+"""Bytes of regions that one publication may store: Label Studio takes some 6 MB a second (SQLite),
+so that this is three minutes, and keeps them for a day after they were superseded."""
+
+MOST_BRUSHES = 100
+"""Brush regions of one task beyond which Label Studio's editor freezes."""
 
 
 def publish(
@@ -51,9 +58,12 @@ def publish(
     # Many small steps, which a second thread would only wait upon.
     with bounded_threads(1):
         ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
+    problems: list[str] = []
+    places = _within_bounds(ranking.places, scored, problems)
+    ranking = replace(ranking, places=places)
+    _warn_of_many_brushes(places, scored, problems)
     head, left_out = ranking.places, len(scored) - len(ranking.places)
     left_out += chosen["unlabelled"] - sum(len(shard["tasks"]) for shard in shards)
-    problems: list[str] = []
     published = 0
     if refused := unread(work.ledger, round_.id):
         problems.append(
@@ -85,6 +95,58 @@ def publish(
         next_payloads=(),
         problems=problems,
     )
+
+
+def _within_bounds(
+    places: Sequence[Ranked], scored: Mapping[int, Scored], problems: list[str]
+) -> Sequence[Ranked]:
+    """The places of the head whose regions one publication may store.
+
+    A single task's regions that no request may hold are left out, and their task with them.
+    """
+    fitting = [p for p in places if len(scored[p.task_id].result) <= BYTES_PER_POST]
+    if huge := len(places) - len(fitting):
+        problems.append(
+            f"{huge} ranked tasks were left out of the queue: each one's pre-annotation is larger "
+            f"than {BYTES_PER_POST / 1e6:.0f} MB, the most that is sent to Label Studio at once. "
+            f"{_FEWER_REGIONS}"
+        )
+    total = 0
+    for count, place in enumerate(fitting):
+        total += len(scored[place.task_id].result)
+        if total > LARGEST_PUBLICATION:
+            problems.append(
+                f"The queue holds {count} instead of {len(fitting)} tasks: the pre-annotations of "
+                f"more are over {LARGEST_PUBLICATION / 1e6:.0f} MB, too much for Label Studio. "
+                f"{_FEWER_REGIONS}"
+            )
+            return fitting[:count]
+    return fitting
+
+
+_FEWER_REGIONS = (
+    'Set the option regions to "class", or min_particle_px higher, or a smaller queue_length.'
+)
+
+
+def _warn_of_many_brushes(
+    places: Sequence[Ranked], scored: Mapping[int, Scored], problems: list[str]
+) -> None:
+    """Say which pre-annotations freeze the editor: only ``regions=particle`` makes as many."""
+    counts = {p.task_id: _brushes(scored[p.task_id].result) for p in places}
+    many = {task_id: count for task_id, count in counts.items() if count > MOST_BRUSHES}
+    if many:
+        worst = max(many, key=lambda task_id: many[task_id])
+        problems.append(
+            f"{len(many)} of {len(places)} pre-annotations have more than {MOST_BRUSHES} brush "
+            f"regions (task {worst} has {many[worst]}), and Label Studio's editor freezes on such: "
+            'set the option regions to "class", or min_particle_px higher.'
+        )
+
+
+def _brushes(result: bytes) -> int:
+    # orjson writes no blanks, and a quote within a label is escaped.
+    return result.count(b'"type":"brushlabels"') + result.count(b'"type":"bitmasklabels"')
 
 
 @dataclass(frozen=True)
@@ -183,7 +245,11 @@ def _store_head(
     scored: Mapping[int, Scored],
     held: Collection[str],
 ) -> tuple[Publication, int]:
-    """Write the publication to the ledger and its predictions to Label Studio, in one POST.
+    """Write the publication to the ledger and its predictions to Label Studio.
+
+    They may take several POSTs. Nobody sees them before ``set_order``; a publication that was
+    interrupted between two stays out of sight under its name, which no other attempt takes, until
+    it is cleaned up.
 
     Returns:
         The publication, and how many predictions Label Studio stored.

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import requests
 
 from backend.errors import StudioRefused, StudioUnreachable
-from backend.label_studio.bulk import Studio
+from backend.label_studio.bulk import StoredPrediction, Studio
 from backend.label_studio.control import control_of
 from tests.served import Served
 
@@ -305,3 +306,62 @@ def test_projects_are_listed_to_the_last_page_and_no_further(server: Server, stu
     )
     assert [project.id for project in control_of(studio).all_projects()] == [1, 2, 3]
     assert len(server.seen) == 2
+
+
+def test_predictions_are_posted_in_parts_of_bounded_size(
+    server: Server, studio: Studio, monkeypatch: pytest.MonkeyPatch
+):
+    bodies: list[bytes] = []
+
+    def call(method: str, path: str, *, content: bytes, timeout_s: float) -> dict[str, int]:
+        bodies.append(content)
+        return {"created": len(json.loads(content))}
+
+    monkeypatch.setattr(studio, "call", call)
+    monkeypatch.setattr("backend.label_studio.bulk.BYTES_PER_POST", 200)
+    rows = [
+        StoredPrediction(task=task, result=[], score=0.5, model_version="committee-v1.1")
+        for task in range(1, 8)
+    ]
+    assert studio.import_predictions(1, iter(rows)) == 7
+    assert [row for body in bodies for row in json.loads(body)] == rows
+    assert len(bodies) == 4
+    assert max(map(len, bodies)) <= 200
+    assert studio.import_predictions(1, []) == 0
+
+
+def test_a_proxy_is_never_used_for_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server.answer = reply({"release": "1.23.2"})
+    with Studio(server.url, LEGACY, timeout_s=5) as studio:
+        assert studio.get("/api/version") == {"release": "1.23.2"}
+    with (
+        Studio("http://studio.test", LEGACY, timeout_s=5) as studio,
+        pytest.raises(StudioUnreachable, match=r"proxy http://127\.0\.0\.1:1 of http_proxy"),
+    ):
+        studio.get("/api/version")
+
+
+def test_a_certificate_that_is_not_trusted_is_named(studio: Studio):
+    error = requests.exceptions.SSLError("self-signed certificate")
+    assert "certificate" in str(studio._unreachable("GET /", 5, error))
+    assert "REQUESTS_CA_BUNDLE" in str(studio._unreachable("GET /", 5, error))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (reply(b"<html><title>413 Request Entity Too Large</title>", 413), "client_max_body_size"),
+        (reply(b"<html><title>404 Not Found</title>", 404), "lack the path"),
+        (reply(b"<html><title> Sign in </title>"), "JSON, 'Sign in'.*login"),
+    ],
+)
+def test_a_proxys_answers_are_told_from_label_studios(
+    server: Server, studio: Studio, answer: Callable[..., None], said: str
+):
+    server.answer = answer
+    with pytest.raises(StudioRefused, match=said):
+        studio.get("/api/projects/1/")

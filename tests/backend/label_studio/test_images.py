@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import threading
 from http.server import BaseHTTPRequestHandler
@@ -11,7 +12,7 @@ import pytest
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Studio
-from backend.label_studio.images import ImageFetcher
+from backend.label_studio.images import ImageFetcher, own_name, resolved
 from tests.backend.host import PIXELS, Host, body, redirect, status
 from tests.backend.workplaces import TOKEN
 
@@ -340,3 +341,71 @@ def test_a_message_holds_no_signature(elsewhere: Host, studio: Studio):
     with pytest.raises(ImageRefused) as refused:
         ImageFetcher(studio).fetch(f"{elsewhere.url}/cell.png?X-Amz-Signature=secret")
     assert "secret" not in str(refused.value)
+
+
+def test_an_image_within_its_address_is_read_unasked(label_studio: Host, studio: Studio):
+    fetcher = ImageFetcher(studio, max_bytes=100)
+    coded = base64.b64encode(PIXELS).decode()
+    assert fetcher.fetch(f"data:image/png;base64,{coded}") == PIXELS
+    assert fetcher.fetch("data:image/svg+xml,%3Csvg%2F%3E") == b"<svg/>"
+    with pytest.raises(ImageRefused, match="no base64"):
+        fetcher.fetch("data:image/png;base64,!!!")
+    for size in (101, 1000):
+        with pytest.raises(ImageRefused, match=r"^data:image/png;base64 is too large"):
+            fetcher.fetch(f"data:image/png;base64,{base64.b64encode(bytes(size)).decode()}")
+    assert label_studio.seen == []
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "azure-blob"])
+def test_a_cloud_link_is_asked_of_label_studio_by_its_task(
+    label_studio: Host, studio: Studio, scheme: str
+):
+    label_studio.pages["/tasks/7/resolve/"] = body()
+    url = f"{scheme}://bucket/cell ü.png"
+    assert ImageFetcher(studio).fetch(resolved(url, 7)) == PIXELS
+    sent = label_studio.seen[0][0].partition("fileuri=")[2]
+    assert base64.urlsafe_b64decode(sent).decode() == url
+    assert resolved("/data/upload/1/cell.png", 7) == "/data/upload/1/cell.png"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://lab.example/ls/data/upload/1/cell.png",
+        "https://LAB.example:443/data/upload/1/cell.png",
+        "/ls/data/upload/1/cell.png",
+    ],
+)
+def test_a_name_that_label_studio_announces_is_its_own(
+    label_studio: Host, studio: Studio, url: str
+):
+    label_studio.pages["/data/upload/1/cell.png"] = body()
+    fetcher = ImageFetcher(studio, names=lambda: ["https://lab.example/ls"])
+    assert fetcher.fetch(url) == PIXELS
+    assert label_studio.authorizations == [f"Token {TOKEN}"]
+    for other in (
+        "http://lab.example/ls/data/upload/1/cell.png",
+        "https://lab.example:8443/ls/data/upload/1/cell.png",
+        "https://other.example/ls/data/upload/1/cell.png",
+        "https://lab.example/ls/api/token",
+    ):
+        with pytest.raises(ImageRefused):
+            fetcher.fetch(other)
+    assert len(label_studio.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["", "lab", "ftp://lab", "http://", "https://u:p@lab", "http://a:x"]
+)
+def test_what_is_no_address_is_no_name(name: str):
+    assert own_name(name) is None
+
+
+def test_advice_for_another_name_of_label_studio_does_not_end_in_401(
+    elsewhere: Host, studio: Studio
+):
+    url = f"{elsewhere.url}/data/upload/1/cell.png"
+    elsewhere.pages["/data/upload/1/cell.png"] = status(401)
+    for hosts in ((), (elsewhere.name,)):
+        with pytest.raises(ImageRefused, match=rf"LABEL_STUDIO_HOST={elsewhere.url} "):
+            ImageFetcher(studio, hosts).fetch(url)

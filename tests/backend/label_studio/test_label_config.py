@@ -11,6 +11,7 @@ from backend.label_studio.label_config import (
     Tag,
     build_label_config,
     parse_label_config,
+    value_at,
 )
 
 IMAGE = '<Image name="image" value="$image"/>'
@@ -182,3 +183,24 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(xml: str, says: str) -> 
 def test_any_text_is_read_or_refused(xml: str) -> None:
     with pytest.raises(BadLabelConfig):
         parse_label_config(xml)
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("image", "a"),
+        ("data.image", "b"),
+        ("images[0]", "c"),
+        ("images[1].url", "d"),
+        ("a.b", "whole"),
+        ("images[2]", None),
+        ("image[0]", None),
+        ("data.image.more", None),
+        ("none", None),
+    ],
+)
+def test_a_data_key_may_be_nested(key: str, found: object):
+    data = {"image": "a", "data": {"image": "b"}, "images": ["c", {"url": "d"}], "a.b": "whole"}
+    assert value_at(data, key) == found
+    config = view(f'<Image name="image" value="${key}"/>', control("BrushLabels", "Cell"))
+    assert parse_label_config(config).data_key == key
