@@ -76,7 +76,7 @@ class LabelConfig:
         inputs: every tag whose regions are read, ``output`` among them, in document order.
         labels: all labels in document order, each once, without one called "background": that
             one paints class 0.
-        names: the names of all tags, in document order.
+        names: the names of all tags that show something, in document order.
         prompts: names of the controls whose boxes ask a smart tool: they are no regions.
         read_only: labels that Label Studio's server does not know (``<Label>Cell</Label>``, which
             its editor shows): it would refuse a prediction with one.
@@ -176,7 +176,9 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
         output,
         inputs,
         labels,
-        names=_once(e.get("name", "").strip() for e in elements if e.get("name")),
+        names=_once(
+            e.get("name", "").strip() for e in elements if e.get("name") and not e.get("toName")
+        ),
         prompts=_once(e.get("name", "").strip() for e in controls if _asks_smart_tool(e)),
         read_only=_once(
             _label_of(child, tag.from_name)

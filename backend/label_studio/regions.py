@@ -33,7 +33,7 @@ from backend.label_studio.label_config import (
 )
 from backend.label_studio.region_counts import READ, Counts
 from backend.label_studio.shapes import MAX_POINTS as MAX_POINTS
-from backend.label_studio.shapes import holds_shape, patch_of, shape_of
+from backend.label_studio.shapes import holds_shape, may_be_drawn, patch_of, shape_of
 from backend.shorten import shorten
 
 ClassMask = npt.NDArray[np.uint8]
@@ -292,20 +292,18 @@ def _regions(
 ) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
     """Regions with an area on the image that is meant: each one's number and its results.
 
-    Results of one id are one region: its shape, its label, answers about it. A second shape with
-    labels, or a second result of one type, is another region that was given the same id.
+    Results of one id are one region: its shape, its labels, answers about it. A second shape of
+    one type or with a label of its own, or a second label of one control, is another region that
+    was given the same id.
     """
     found: list[tuple[int, list[Mapping[str, Any]]]] = []
     latest: dict[str, list[Mapping[str, Any]]] = {}
     for number, part in enumerate(results, start=1):
         if not isinstance(part, Mapping) or not _is_of(part, config):
             continue
-        name, kind = part.get("id"), part.get("type")
+        name = part.get("id")
         former = latest.get(name) if isinstance(name, str) else None
-        if former is not None and not any(
-            other.get("type") == kind or (_has_own_label(other) and _has_own_label(part))
-            for other in former
-        ):
+        if former is not None and not any(_is_another(part, other) for other in former):
             former.append(part)
             continue
         parts = [part]
@@ -313,6 +311,15 @@ def _regions(
         if isinstance(name, str):
             latest[name] = parts
     yield from found
+
+
+def _is_another(part: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two results of one id are of two regions."""
+    kind = part.get("type")
+    if kind == "labels":
+        return other.get("type") == kind and other.get("from_name") == part.get("from_name")
+    drawn = kind in KINDS + SHAPES
+    return drawn and (other.get("type") == kind or (_has_own_label(other) and _has_own_label(part)))
 
 
 def _has_own_label(part: Mapping[str, Any]) -> bool:
@@ -325,7 +332,7 @@ def _is_of(part: Mapping[str, Any], config: LabelConfig) -> bool:
     if to_name != config.image_name and isinstance(to_name, str) and to_name in config.names:
         return False
     # Of an image tag that shows a list, the first.
-    return shape_of(part) is not None and part.get("item_index") in (None, 0)
+    return may_be_drawn(part) and part.get("item_index") in (None, 0)
 
 
 def _kind_of(

@@ -52,17 +52,26 @@ def shape_of(part: Mapping[str, Any]) -> str | None:
     return next((shape for shape, keys in _KEYS.items() if keys <= value.keys()), None)
 
 
+def may_be_drawn(part: Mapping[str, Any]) -> bool:
+    """Whether a result has a shape, or a type that labels shapes of a kind that is not known."""
+    kind = part.get("type")
+    unknown_kind = isinstance(kind, str) and kind != "labels" and kind.endswith("labels")
+    return unknown_kind or shape_of(part) is not None
+
+
 def holds_shape(part: Mapping[str, Any]) -> bool:
     """Whether something was drawn, readable or not; an empty value marks no pixel."""
     value = part.get("value")
-    return isinstance(value, Mapping) and any(keys & value.keys() for keys in _KEYS.values())
+    if not isinstance(value, Mapping):
+        return True
+    return any(not str(key).endswith("labels") and key != "format" for key in value)
 
 
 def patch_of(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:
     """The pixels of the image that the region covers.
 
     Args:
-        region: a result of which ``shape_of`` knows the shape.
+        region: a result that ``may_be_drawn``.
         size: (H, W) of the image in pixels.
 
     Raises:
@@ -72,7 +81,8 @@ def patch_of(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:
         raise BadRegion(f"Its value must be an object, got {type(region.get('value')).__name__}.")
     drawn_on = _size_of(region, size)
     shape = shape_of(region)
-    assert shape is not None  # else it would be no region
+    if shape is None:
+        raise BadRegion("Its value holds no shape that is read here.")
     return _READERS[shape](region["value"], drawn_on, size)
 
 

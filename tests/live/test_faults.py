@@ -178,7 +178,7 @@ SAID = {
     "502": "answered 502 to GET",
     "401": "does not know our token",
     "403": "does not allow our user",
-    "404 to everything": "answered 404 to GET",
+    "404 to everything": "answered 404, and not as Label Studio does",
     "429": "answered 429 to GET",
     "a page instead of JSON": "something other than JSON",
     "JSON of another shape": "The check of Label Studio failed: KeyError",

@@ -149,7 +149,7 @@ def test_shapes_with_labels_teach_a_renamed_label_is_counted_and_smart_tools_are
     files = [(f"field-{seed}.png", png) for seed, (png, _) in enumerate(fields)]
     tasks = studio.upload(created.id, files)
     connected = connect_project(stack.work, created.id, {**TINY, "unknown_label": None})
-    assert connected.warnings == []
+    assert connected.warnings == ()
     project = TinyProject(stack, created.id, connected.project.id, tuple(tasks), {})
     outlines = parse_label_config(config_of("PolygonLabels"))
     for task_id, (_, mask) in zip(tasks, fields, strict=True):

@@ -205,8 +205,8 @@ class _Reader:
         self, page: TiffPage, layout: Layout, channels: Sequence[int] | None
     ) -> tuple[Image8, str, str, str]:
         """Pixels, names, stretch and position of one to three channels."""
-        alpha = _opacity(page, 1)
-        each = page.samplesperpixel - (alpha is not None)
+        alpha = _opacity(page, _colours(page))
+        each = page.samplesperpixel if alpha is None else alpha[0]
         planes, position = layout.planes, layout.position
         if channels is not None and layout.pages and each == 1:
             planes, position = layout.pages, ""
@@ -290,8 +290,22 @@ def _opacity(page: TiffPage, colours: int) -> tuple[int, bool] | None:
     return None
 
 
+def _colours(page: TiffPage) -> int:
+    """Samples of a pixel before the extra ones."""
+    if page.photometric in (COLOURS, YCBCR, CIELAB):
+        return 3
+    return 4 if page.photometric == CMYK else 1
+
+
 def _nodata(page: TiffPage) -> float | None:
-    return page.nodata if NODATA in page.tags else None
+    """The value that stands for none; tifffile gives 0 for one that no pixel can have."""
+    if NODATA not in page.tags:
+        return None
+    try:
+        said = float(page.tags[NODATA].value.strip(" \0"))
+    except (AttributeError, ValueError):
+        return None
+    return page.nodata if np.isnan(said) or said == page.nodata else None
 
 
 def _to_8_bits(page: TiffPage, deep: NDArray[Any]) -> tuple[Image8, str]:

@@ -60,6 +60,44 @@ def test_a_shape_and_its_label_of_one_id_are_one_region(kind: str, labels_first:
     assert (found.problems, dict(found.counts)) == ([], {READ: 1})
 
 
+def test_answers_of_one_kind_belong_to_their_region_and_labels_of_two_controls_are_unclear() -> (
+    None
+):
+    shape = result("polygon", **SHAPES["polygon"])
+    label = result("labels", **SHAPES["polygon"], labels=["Cell"])
+    answers = [
+        {**result("choices", **SHAPES["polygon"], choices=[said]), "from_name": said}
+        for said in ("round", "dark")
+    ]
+    assert dict(read(shape, label, *answers).counts) == {READ: 1}
+
+    other = {**result("labels", **SHAPES["polygon"], labels=["Debris"]), "from_name": "other"}
+    found = read(shape, label, other)
+    np.testing.assert_array_equal(found.mask, np.where(SQUARE, 255, 0))
+    assert dict(found.counts) == {("unclear", ""): 1}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "brushlabels", "value": {"maskDataURL": "?", "brushlabels": ["Cell"]}},
+        {"type": "brushlabels", "value": None},
+        {"type": "cubelabels", "value": {"sequence": [], "cubelabels": ["Cell"]}},
+        {"type": "rectanglelabels", "value": {"y": 1, "rectanglelabels": ["Cell"]}},
+    ],
+)
+def test_what_was_drawn_and_cannot_be_read_leaves_no_background(part: dict[str, Any]) -> None:
+    found = read({"id": "a", "from_name": "tag", "to_name": "image", **part})
+    assert (found.mask == 255).all()
+    assert dict(found.counts) == {("broken", ""): 1}
+
+
+def test_a_region_that_names_a_control_instead_of_the_image_is_unknown() -> None:
+    found = read({**box(25, 25, 40, 50), "to_name": "tag"})
+    assert set(np.unique(found.mask)) == {0, 255}
+    assert dict(found.counts) == {("image", "tag"): 1}
+
+
 def test_an_ellipse_and_its_label_are_one_region_and_its_label_alone_has_the_same_shape() -> None:
     value = {"x": 50, "y": 50, "radiusX": 20, "radiusY": 30, "rotation": 0}
     both = read(result("ellipse", **value), result("labels", **value, labels=["Cell"]))

@@ -434,3 +434,20 @@ def test_channels_may_be_chosen_of_colours_and_of_palettes() -> None:
     close(green.image, RGB8[..., 1], 0)
     assert green.channels == "channel 2 of 3"
     assert FALLING.shape == (H, W)
+
+
+@pytest.mark.parametrize("channels", [(1, 2, 3), (2,), (3, 1)])
+def test_chosen_channels_of_a_picture_with_opacity_are_its_colours(
+    channels: tuple[int, ...],
+) -> None:
+    opaque = np.dstack([RGB8, np.full((H, W), 255, np.uint8)])
+    data = tif(opaque, photometric="rgb", extrasamples=["unassalpha"])
+    expected = read(tif(RGB8, photometric="rgb"), channels=channels).image
+    np.testing.assert_array_equal(read(data, channels=channels).image, expected)
+
+
+@pytest.mark.parametrize("said", ["-9999", "70000", "1.5"])
+def test_a_no_data_value_that_no_pixel_can_have_changes_nothing(said: str) -> None:
+    values = (RISING // 20).astype(np.uint16)
+    marked = tif(values, extratags=[(42113, "s", 0, said, True)])
+    np.testing.assert_array_equal(read(marked).image, read(tif(values)).image)
