@@ -60,8 +60,7 @@ MOST_NAMES = 8
 
 def announced_names(data_dir: Path, server: str) -> list[str]:
     """The addresses that Label Studio at ``server`` said it has, newest first."""
-    file = read_json_object(data_dir / "announced.json", "the names come again with /setup") or {}
-    names = file.get(server, [])
+    names = _announced(data_dir).get(server, [])
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
@@ -69,9 +68,13 @@ def remember_name(data_dir: Path, server: str, name: str) -> None:
     """Keep an address that Label Studio at ``server`` announced."""
     known = announced_names(data_dir, server)
     if name not in known:
-        path = data_dir / "announced.json"
-        file = read_json_object(path, "the names come again with /setup") or {}
-        write_json_object(path, {**file, server: [name, *known][:MOST_NAMES]})
+        names = {**_announced(data_dir), server: [name, *known][:MOST_NAMES]}
+        write_json_object(data_dir / "announced.json", names)
+
+
+def _announced(data_dir: Path) -> dict[str, Any]:
+    path = data_dir / "announced.json"
+    return read_json_object(path, "the names come again with /setup") or {}
 
 
 def load_secrets(data_dir: Path) -> dict[str, str]:

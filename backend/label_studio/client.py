@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from requests.auth import AuthBase
 from requests.utils import get_environ_proxies, select_proxy
 
 from backend.errors import StudioRefused, StudioUnreachable
+from backend.setting_values import is_loopback
 from backend.shorten import short, shorten
 
 CONNECT_TIMEOUT_S = 5.0
@@ -345,7 +345,7 @@ class _Token(AuthBase):
 def session_for(url: str) -> requests.Session:
     """A session for ``url``: by the environment's proxy, but never to this machine itself."""
     session = requests.Session()
-    if is_loopback(url):
+    if _stays_here(url):
         # HTTP_PROXY without NO_PROXY would send our own servers' requests to the proxy.
         session.trust_env = False
         bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
@@ -353,18 +353,15 @@ def session_for(url: str) -> requests.Session:
     return session
 
 
-def is_loopback(url: str) -> bool:
+def _stays_here(url: str) -> bool:
     """Whether ``url`` names this machine by ``localhost`` or a loopback address."""
     host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return is_loopback(host) or host.endswith(".localhost")
 
 
 def _by_proxy(url: str) -> str:
     """Which variable sent us to which proxy; "" where none did."""
-    proxy = None if is_loopback(url) else select_proxy(url, get_environ_proxies(url))
+    proxy = None if _stays_here(url) else select_proxy(url, get_environ_proxies(url))
     if not proxy:
         return ""
     names = [

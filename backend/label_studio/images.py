@@ -70,8 +70,7 @@ class ImageFetcher:
         names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._studio = studio
-        self._origin = _origin(urlsplit(studio.url))
-        self._prefix = urlsplit(studio.url).path
+        self._address = urlsplit(studio.url)
         self._allowed = frozenset(spelled_with_port(host) for host in allowed_hosts)
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
@@ -120,8 +119,9 @@ class ImageFetcher:
     def _open(self, target: str, url: str) -> AbstractContextManager[requests.Response]:
         """GET ``target``, which is ``url`` or what it was redirected to; the body unread."""
         parts = _split(target)
+        own = [self._address, *map(urlsplit, self._names())]
         if not parts.scheme and not parts.netloc:
-            return self._open_studio(parts, url)
+            return self._open_studio(parts, url, own)
         if parts.scheme not in DEFAULT_PORTS:
             raise ImageRefused(
                 f"{short_url(target)} is neither a path of Label Studio nor http(s). Images in "
@@ -133,15 +133,16 @@ class ImageFetcher:
                 f"The image address at {parts.hostname} holds a user name or password: take it "
                 "out, we send none."
             )
-        own = {self._origin, *(_origin(urlsplit(name)) for name in self._names())}
-        if _origin(parts) in own:
-            return self._open_studio(parts, url)
+        if _origin(parts) in map(_origin, own):
+            return self._open_studio(parts, url, own)
         return self._open_other(parts, url)
 
-    def _open_studio(self, parts: SplitResult, url: str) -> requests.Response:
+    def _open_studio(
+        self, parts: SplitResult, url: str, own: Iterable[SplitResult]
+    ) -> requests.Response:
+        """GET a path of Label Studio, without the prefix that one of its ``own`` addresses has."""
         path = parts.path
-        prefixes = {self._prefix, *(urlsplit(name).path for name in self._names())}
-        for prefix in sorted(prefixes, key=len, reverse=True):
+        for prefix in sorted({address.path for address in own}, key=len, reverse=True):
             if prefix and path.startswith(f"{prefix}/"):
                 path = path[len(prefix) :]
                 break
@@ -217,7 +218,7 @@ class ImageFetcher:
             text = (
                 f"{short_url(url)} broke off after {len(content)} bytes ({type(error).__name__})."
             )
-            if _origin(urlsplit(answer.url)) == self._origin:
+            if _origin(urlsplit(answer.url)) == _origin(self._address):
                 raise StudioUnreachable(f"{text} Is Label Studio being restarted?") from error
             raise ImageRefused(text) from error
         return bytes(content)
