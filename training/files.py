@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import BinaryIO
 
 MAX_FILE_BYTES = 4 * 2**30
 """Largest file that is read; a member of ours has some ten million bytes."""
@@ -86,7 +88,18 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def read_plain_file(path: Path) -> bytes:
-    """A file's bytes, read through no link and up to a limit.
+    """A file's bytes.
+
+    Raises:
+        OSError: as ``open_plain_file``.
+    """
+    with open_plain_file(path) as file:
+        return file.read(_most_bytes(path))
+
+
+@contextmanager
+def open_plain_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to read, opened through no link.
 
     Raises:
         OSError: it is missing, a link, no plain file, or larger than ``MAX_FILE_BYTES``
@@ -98,10 +111,14 @@ def read_plain_file(path: Path) -> bytes:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(0, "it is no plain file")
-        most = MAX_JSON_BYTES if path.suffix == ".json" else MAX_FILE_BYTES
+        most = _most_bytes(path)
         if found.st_size > most:
             raise OSError(0, f"it is larger than {most / 2**20:.0f} MiB")
-        return file.read(most)
+        yield file
+
+
+def _most_bytes(path: Path) -> int:
+    return MAX_JSON_BYTES if path.suffix == ".json" else MAX_FILE_BYTES
 
 
 def _sync_folder(folder: Path) -> None:

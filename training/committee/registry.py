@@ -37,7 +37,7 @@ from training.committee.version import save_weights as save_weights
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.examples import Example
-from training.files import read_plain_file, remove_folder, write_atomically
+from training.files import open_plain_file, read_plain_file, remove_folder, write_atomically
 from training.networks.build import Weights
 
 KEEP_LOADED = 2
@@ -224,9 +224,6 @@ class Registry:
         )
         write_atomically(self._example(project, digest), buffer.getvalue())
 
-    def has_example(self, project: str, digest: str) -> bool:
-        return self._example(project, digest).exists()
-
     def get_example(self, project: str, digest: str) -> Example:
         """The example kept under this name.
 
@@ -277,7 +274,11 @@ class Registry:
         """Those of an example's arrays that there are."""
         path = self._example(project, digest)
         try:
-            with np.load(io.BytesIO(read_plain_file(path)), allow_pickle=False) as arrays:
+            # Only what is asked for is read: a note lies beside an image of megabytes.
+            with (
+                open_plain_file(path) as file,
+                np.load(file, allow_pickle=False) as arrays,
+            ):
                 return {name: arrays[name] for name in names if name in arrays}
         except FileNotFoundError as error:
             raise UnknownExample(f"there is no example {path}") from error

@@ -211,7 +211,7 @@ def test_no_name_leads_out_of_the_registry(tmp_path: Path, name: str) -> None:
     for act in (
         lambda: registry.versions(name),
         lambda: registry.put_round("p1", 1, name, b""),
-        lambda: registry.has_example("p1", name),
+        lambda: registry.example_note("p1", name),
     ):
         with pytest.raises(ValueError, match="expected a name"):
             act()

@@ -220,9 +220,10 @@ def test_bytes_that_are_no_weights_are_refused():
 
 def test_an_example_comes_back_as_it_was_put(registry):
     example = disc_example("task 7", 3)
-    assert not registry.has_example("p1", "d7")
+    with pytest.raises(UnknownExample):
+        registry.example_note("p1", "d7")
     registry.put_example("p1", "d7", example)
-    assert registry.has_example("p1", "d7")
+    assert registry.example_note("p1", "d7") == ""
     found = registry.get_example("p1", "d7")
     assert found.key == "task 7"
     np.testing.assert_array_equal(found.image, example.image)
@@ -286,7 +287,7 @@ def test_a_name_cannot_lead_out_of_its_folder(registry, name):
     with pytest.raises(ValueError, match="expected a name"):
         registry.put_round("p1", 1, name, b"")
     with pytest.raises(ValueError, match="expected a name"):
-        registry.has_example(name, "d")
+        registry.example_note(name, "d")
 
 
 def test_threads_are_the_registrys(registry):
