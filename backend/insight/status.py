@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.insight.read_model import Json, to_json
-from backend.label_studio.region_counts import Counts, describe_counts
+from backend.label_studio.region_counts import Counts, describe_counts, from_rows
 from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
 from backend.ledger.shapes import AuditEstimate, Gain, Metrics
 from backend.rounds.audits import advice, describe_audit, training
@@ -182,7 +182,7 @@ def unread_regions(ledger: Ledger, project_id: int) -> list[str]:
         return []
     counts: Counts = Counter()
     for result in ledger.parts.results(last.id, "collect"):
-        counts.update({(kind, name): n for kind, name, n in result.get("regions", ())})
+        counts += from_rows(result.get("regions", ()))
     return describe_counts(counts)
 
 

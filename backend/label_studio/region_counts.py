@@ -6,7 +6,7 @@ Apart from ``regions``, which needs OpenCV: commands that only print must start 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from backend.shorten import shorten
 
@@ -30,6 +30,16 @@ _UNREAD: Mapping[str, str] = {
     "point": "{n} {regions} a point as their shape: it has no area, and counts as unknown. "
     "Delete it if it was a prompt.",
 }
+
+
+def to_rows(counts: Counts) -> list[tuple[str, str, int]]:
+    """As JSON keeps them: kind, name, how many."""
+    return [(kind, name, n) for (kind, name), n in counts.items()]
+
+
+def from_rows(rows: Iterable[tuple[str, str, int]]) -> Counts:
+    """What ``to_rows`` gave."""
+    return Counter({(kind, name): n for kind, name, n in rows})
 
 
 def describe_counts(counts: Counts) -> list[str]:

@@ -32,7 +32,6 @@ from backend.label_studio.label_config import (
     is_background,
 )
 from backend.label_studio.region_counts import READ, Counts
-from backend.label_studio.shapes import MAX_POINTS as MAX_POINTS
 from backend.label_studio.shapes import holds_shape, may_be_drawn, patch_of, shape_of
 from backend.shorten import shorten
 
@@ -196,29 +195,6 @@ class Reading:
     counts: Counts
 
 
-def to_mask(
-    result: object,
-    config: LabelConfig,
-    classes: Sequence[str],
-    size: tuple[int, int],
-    *,
-    unlabelled: int,
-    unknown_label: str | None,
-    aliases: Mapping[str, str] | None = None,
-) -> tuple[ClassMask, list[str]]:
-    """Mask and problems of ``read_annotation``."""
-    reading = read_annotation(
-        result,
-        config,
-        classes,
-        size,
-        unlabelled=unlabelled,
-        unknown_label=unknown_label,
-        aliases=aliases,
-    )
-    return reading.mask, reading.problems
-
-
 def read_annotation(
     result: object,
     config: LabelConfig,
@@ -259,9 +235,11 @@ def read_annotation(
     counts: Counts = Counter()
     for number, parts in _regions(result, config):
         kind, shape = _kind_of(parts, config)
+        value, unclear = UNKNOWN, ""
         try:
             patch = patch_of(shape, size)
-            value, unclear = (UNKNOWN, "") if kind != READ else names.value_of(parts)
+            if kind == READ:
+                value, kind, unclear = names.read(parts)
         except BadRegion as error:
             problems.append(f"Region {_name(shape, number)} was left out: {error}")
             counts["broken", ""] += 1
@@ -274,8 +252,7 @@ def read_annotation(
             drawn.append((patch, value))
         if unclear:
             problems.append(f"Region {_name(shape, number)} is taken as unknown: {unclear}")
-            kind = ("unclear", "")
-        counts[kind if kind != READ else names.kind_of(parts)] += 1
+        counts[kind] += 1
     mask = np.full(size, unlabelled, dtype=np.uint8)
     for patch in beneath:
         patch.paint(mask, UNKNOWN)
@@ -367,31 +344,28 @@ class _Names:
     unknown_label: str | None
     aliases: Mapping[str, str]
 
-    def value_of(self, parts: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
-        """The class index that the region paints, and why it is unclear, or ""."""
+    def read(self, parts: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[str, str], str]:
+        """The class index that the region paints, what it is counted as, and why it is unclear,
+        or ""."""
         labels = self._labels(parts)
         if len(labels) != 1:
             several = shorten(labels, 80) if labels else "none"
-            return UNKNOWN, f"it must have one label, it has {several}."
-        value = self._paints(labels[0])
-        return UNKNOWN if value is None else value, ""
-
-    def kind_of(self, parts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-        """``READ``, or ("label", its name) of a label that the label config lacks."""
-        (label,) = self._labels(parts)
-        known = self._paints(label) is not None or label in self.config.labels
-        return READ if known else ("label", label[:LONGEST_NAME])
+            return UNKNOWN, ("unclear", ""), f"it must have one label, it has {several}."
+        (label,) = labels
+        value = self._paints(label)
+        counted = READ if self._is_known(label) else ("label", label[:LONGEST_NAME])
+        return UNKNOWN if value is None else value, counted, ""
 
     def _labels(self, parts: Sequence[Mapping[str, Any]]) -> list[str]:
         """The region's labels by today's names; those of a Labels tag beside the shape's own count
         where they are classes too."""
-        own = self._read(part for part in parts if part.get("type") != "labels")
-        further = self._read(part for part in parts if part.get("type") == "labels")
+        own = self._listed(part for part in parts if part.get("type") != "labels")
+        further = self._listed(part for part in parts if part.get("type") == "labels")
         if own:
             further = [label for label in further if self._paints(label) is not None]
         return list(dict.fromkeys(own + further))
 
-    def _read(self, parts: Iterable[Mapping[str, Any]]) -> list[str]:
+    def _listed(self, parts: Iterable[Mapping[str, Any]]) -> list[str]:
         found: list[str] = []
         for part in parts:
             value = part["value"] if isinstance(part.get("value"), Mapping) else {}

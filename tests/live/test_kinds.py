@@ -19,7 +19,7 @@ from backend.actions.connect import connect_project
 from backend.label_studio.bulk import Studio
 from backend.label_studio.control import control_of
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.regions import to_mask, to_regions
+from backend.label_studio.regions import read_annotation, to_regions
 from tests.limits import wait_until
 from tests.live.harness.rows import import_tasks
 from tests.live.harness.servers import ROOT, Process, free_port
@@ -125,11 +125,11 @@ def test_images_of_every_form_are_pre_annotated_in_their_own_size(
             assert region["type"] == shape, name
             assert (region["original_width"], region["original_height"]) == (width, height), name
             assert 0 < region["score"] <= 1
-        mask, problems = to_mask(
+        read = read_annotation(
             prediction["result"], config, CLASSES, (height, width), unlabelled=0, unknown_label=None
         )
-        assert problems == []
-        drawn_on += bool(mask.any())
+        assert read.problems == []
+        drawn_on += bool(read.mask.any())
     # A barely trained committee misses some fields, more or fewer by which tasks each member
     # leaves out, and that goes by their numbers.
     assert drawn_on >= 2

@@ -17,7 +17,13 @@ from backend.errors import BadRequest, ImageRefused, NotEnoughLabels
 from backend.fallback import whole_version
 from backend.label_studio.bulk import Stamp
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.region_counts import Counts, describe_counts, not_understood
+from backend.label_studio.region_counts import (
+    Counts,
+    describe_counts,
+    from_rows,
+    not_understood,
+    to_rows,
+)
 from backend.label_studio.regions import Reading, merge_masks, read_annotation
 from backend.ledger import Outcome, Project, Round
 from backend.ledger.shapes import Budget as StoredBudget
@@ -72,7 +78,8 @@ def collect(
         if entry["digest"] is None:
             continue
         try:
-            counts += _counts_of(work.registry.example_note(row.slug, entry["digest"]))
+            note = work.registry.example_note(row.slug, entry["digest"])
+            counts += from_rows(json.loads(note or "[]"))
         except UnknownExample:
             missing[entry["task"]] = entry
     bodies = work.studio.annotations_of(project.id, missing)
@@ -80,11 +87,13 @@ def collect(
         entry["digest"] = None  # until its example is made: the task may be gone by then
     parts: dict[int, str] = {}
     for done, (task_id, bodies_of_task) in enumerate(bodies):
-        said, regions = _make_example(
-            work, row.slug, missing[task_id], bodies_of_task, recipe, parts
+        said, regions, part = _make_example(
+            work, row.slug, missing[task_id], bodies_of_task, recipe
         )
         problems += said
         counts += regions
+        if part and options.channels is None:
+            parts[task_id] = part
         tick((done + 1) / len(missing))
     problems = describe_counts(counts) + problems
     if parts:
@@ -118,7 +127,7 @@ def collect(
             "labelled": len(manifest),
             "judged": len(due.judge),
             "budget": cast(StoredBudget, asdict(budget)),
-            "regions": [(kind, name, n) for (kind, name), n in counts.items()],
+            "regions": to_rows(counts),
         },
         next_payloads=[JudgePayload(tasks=list(shard)) for shard in shards or [[]]],
         manifest=manifest,
@@ -191,14 +200,13 @@ def _make_example(
     entry: ManifestEntry,
     annotations: Sequence[Mapping[str, Any]],
     recipe: Recipe,
-    parts: dict[int, str],
-) -> tuple[list[str], Counts]:
-    """Put a task's example into the registry; says what was wrong with it, and counts its regions.
+) -> tuple[list[str], Counts, str]:
+    """Put a task's example into the registry.
 
     A broken region costs that region, a broken image that task, and neither the round.
 
-    Args:
-        parts: is told what of its file the image is, where it is not all.
+    Returns:
+        What was wrong with it, its regions, and what of its file the image is ("" where all).
     """
     task_id, options = entry["task"], recipe.options
     teaching = [a for a in annotations if not a["was_cancelled"]]
@@ -206,14 +214,12 @@ def _make_example(
     entry["annotations"] = [(a["id"], a["updated_at"]) for a in teaching]
     entry["stamp"] = stamp_digest([Stamp(a["id"], a["updated_at"], False) for a in teaching])
     if not teaching:
-        return [], Counter()
+        return [], Counter(), ""
     assert entry["url"] is not None  # else it would have had no digest to make anew
     try:
         decoded = read_decoded(work.images, entry["url"], options.channel_numbers)
     except ImageRefused as error:
-        return [f"Task {task_id}: {error}"], Counter()
-    if decoded.part and options.channels is None:
-        parts[task_id] = decoded.part
+        return [f"Task {task_id}: {error}"], Counter(), ""
     read = mask_of(teaching, decoded.image, recipe.config, options, recipe.classes)
     problems = list(read.problems)
     if (read.mask == UNKNOWN).all():
@@ -221,17 +227,9 @@ def _make_example(
     else:
         example = make_example(str(task_id), decoded.image, read.mask, options.max_side_px)
         digest = recipe.digest(entry)
-        work.registry.put_example(slug, digest, example, _note_of(read.counts))
+        work.registry.put_example(slug, digest, example, json.dumps(to_rows(read.counts)))
         entry["digest"] = digest
-    return [f"Task {task_id}: {problem}" for problem in problems], read.counts
-
-
-def _note_of(counts: Counts) -> str:
-    return json.dumps([[kind, name, n] for (kind, name), n in counts.items()])
-
-
-def _counts_of(note: str) -> Counts:
-    return Counter({(kind, name): n for kind, name, n in json.loads(note or "[]")})
+    return [f"Task {task_id}: {problem}" for problem in problems], read.counts, decoded.part
 
 
 def mask_of(

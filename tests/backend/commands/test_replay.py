@@ -23,7 +23,7 @@ from backend.commands.replay.strokes import label_config, strokes
 from backend.commands.shared import parse_options_object
 from backend.errors import BadOptions, BadRequest
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.regions import to_mask
+from backend.label_studio.regions import read_annotation
 from backend.ledger import Ledger
 from backend.options import parse_options
 from backend.workplace import Workplace
@@ -99,11 +99,9 @@ class TestStrokes:
     def test_they_come_back_as_the_mask_they_were_drawn_from(self) -> None:
         config = parse_label_config(label_config(CLASSES, UNKNOWN))
         drawn = strokes(small_mask(), CLASSES, UNKNOWN, None)
-        read, problems = to_mask(
-            drawn, config, CLASSES, (6, 9), unlabelled=0, unknown_label=UNKNOWN
-        )
-        assert problems == []
-        np.testing.assert_array_equal(read, small_mask())
+        found = read_annotation(drawn, config, CLASSES, (6, 9), unlabelled=0, unknown_label=UNKNOWN)
+        assert found.problems == []
+        np.testing.assert_array_equal(found.mask, small_mask())
 
     def test_a_field_without_anything_is_an_annotation_without_regions(self) -> None:
         assert strokes(np.zeros((6, 9), dtype=np.uint8), CLASSES, UNKNOWN, None) == []

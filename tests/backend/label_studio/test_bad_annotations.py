@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from backend.errors import BadLabelConfig, BadRegion
 from backend.label_studio import bitmask, brush
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.regions import LISTED, MAX_POINTS, to_mask
+from backend.label_studio.regions import LISTED, read_annotation
+from backend.label_studio.shapes import MAX_POINTS
 from tests.backend.label_studio.test_regions import (
     BRUSH,
     CLASSES,
@@ -228,11 +229,11 @@ def test_a_polygon_of_a_million_corners_is_drawn() -> None:
     "result", [None, "[]", "a\nb" * 9999, 7, {"deep": DEEP}, b"", {"n": 10**5000}]
 )
 def test_nothing_is_known_of_an_image_whose_result_is_no_list(result: Any) -> None:
-    mask, problems = to_mask(result, BRUSH, CLASSES, SIZE, unlabelled=0, unknown_label=None)
-    assert (mask == 255).all()
-    (problem,) = problems
+    found = read_annotation(result, BRUSH, CLASSES, SIZE, unlabelled=0, unknown_label=None)
+    assert (found.mask == 255).all()
+    (problem,) = found.problems
     assert problem.startswith("Its result must be a list of regions, got ")
-    check_said(problems)
+    check_said(found.problems)
 
 
 def test_many_broken_regions_are_counted_and_not_all_listed() -> None:
@@ -311,7 +312,8 @@ def mutated(draw: st.DrawFn) -> Any:
 
 
 def check_read(result: Any) -> None:
-    mask, problems = to_mask(result, BRUSH, CLASSES, SIZE, unlabelled=0, unknown_label="Dirt")
+    found = read_annotation(result, BRUSH, CLASSES, SIZE, unlabelled=0, unknown_label="Dirt")
+    mask, problems = found.mask, found.problems
     assert mask.shape == SIZE
     assert mask.dtype == np.uint8
     assert set(np.unique(mask).tolist()) <= {0, 1, 2, 3, 255}

@@ -19,7 +19,7 @@ from backend.errors import ImageRefused
 from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.regions import to_mask
+from backend.label_studio.regions import read_annotation
 from backend.options import ProjectOptions
 from backend.predict import pre_annotate, read_image
 from backend.rounds.stages import collect
@@ -235,10 +235,10 @@ def test_the_smallest_and_the_longest_images_are_learnt_from_and_looked_at(
         )
         drawn = pre_annotate(prediction, CLASSES, config, ProjectOptions(min_particle_px=1))
         assert all(0 <= region["score"] <= 1 for region in drawn)
-        back, problems = to_mask(drawn, config, CLASSES, size, unlabelled=0, unknown_label=None)
-        assert problems == []
+        back = read_annotation(drawn, config, CLASSES, size, unlabelled=0, unknown_label=None)
+        assert back.problems == []
         if kind != "PolygonLabels":
-            np.testing.assert_array_equal(back, prediction.mask())
+            np.testing.assert_array_equal(back.mask, prediction.mask())
 
 
 # A round

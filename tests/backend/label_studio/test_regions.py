@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from backend.label_studio import bitmask, brush
 from backend.label_studio.label_config import LabelConfig, parse_label_config
-from backend.label_studio.regions import Per, merge_masks, to_mask, to_regions
+from backend.label_studio.regions import Per, merge_masks, read_annotation, to_regions
 
 CLASSES = ("background", "Cell", "Crystal", "Cast")
 SIZE = (40, 60)
@@ -67,9 +67,10 @@ def read(
     unknown_label: str | None = None,
     classes: tuple[str, ...] = CLASSES,
 ) -> tuple[Mask, list[str]]:
-    return to_mask(
+    found = read_annotation(
         list(regions), BRUSH, classes, size, unlabelled=unlabelled, unknown_label=unknown_label
     )
+    return found.mask, found.problems
 
 
 def region(kind: str, label: str | None = "Cell", **value: Any) -> Region:
@@ -339,9 +340,9 @@ def test_results_without_an_area_and_of_other_images_are_passed_over() -> None:
         label_config("BrushLabels").replace("</View>", '<Image name="second" value="$b"/></View>'),
         image="image",
     )
-    mask, problems = to_mask(others, config, CLASSES, SIZE, unlabelled=0, unknown_label=None)
-    assert problems == []
-    assert not mask.any()
+    found = read_annotation(others, config, CLASSES, SIZE, unlabelled=0, unknown_label=None)
+    assert found.problems == []
+    assert not found.mask.any()
 
 
 def test_a_region_partly_outside_is_cut_off() -> None:

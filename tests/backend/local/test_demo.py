@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.regions import to_mask
+from backend.label_studio.regions import read_annotation
 from backend.local.demo.drawn import (
     ANNOTATED,
     FIELDS,
@@ -65,7 +65,7 @@ def test_an_annotation_of_the_demo_is_the_exact_mask() -> None:
     truth = cv2.imdecode(np.frombuffer(drawn.mask_png, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert truth is not None
     regions = regions_of(drawn)
-    mask, problems = to_mask(
+    found = read_annotation(
         regions,
         parse_label_config(label_config()),
         CLASSES,
@@ -73,8 +73,8 @@ def test_an_annotation_of_the_demo_is_the_exact_mask() -> None:
         unlabelled=0,
         unknown_label=None,
     )
-    assert problems == []
-    np.testing.assert_array_equal(mask, truth)
+    assert found.problems == []
+    np.testing.assert_array_equal(found.mask, truth)
     assert all("score" not in region and region["origin"] == "manual" for region in regions)
 
 
