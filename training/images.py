@@ -19,7 +19,9 @@ from PIL import Image, UnidentifiedImageError
 
 from training.channels import channel_names
 from training.pixels import (
+    DECODER_ERRORS,
     MAX_PIXELS,
+    ORIENTATION_TAG,
     TRANSPOSES,
     Decoded,
     Image8,
@@ -41,8 +43,6 @@ KINDS = "PNG, JPEG, TIFF, WebP, BMP, GIF or JPEG 2000"
 PNG_CHUNKS = frozenset((b"IHDR", b"tRNS", b"IDAT", b"IEND"))
 """Those that make deep colour what it is."""
 
-ORIENTATION_TAG = 274
-
 EXIF_SHORT = 3
 
 OTHER_KINDS = (
@@ -59,19 +59,14 @@ OTHER_KINDS = (
 OUR_KINDS = (
     (rb"\x89PNG\r\n\x1a\n", "PNG"),
     (rb"\xff\xd8\xff", "JPEG"),
-    (rb"II[*+]\x00|MM\x00[*+]", "TIFF"),
     (rb"(?s:RIFF....WEBP)", "WebP"),
     (rb"GIF8", "GIF"),
     (rb"BM", "BMP"),
     (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
 )
 
-DAMAGE = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
-    *(AttributeError, AssertionError, MemoryError, RuntimeError, struct.error, zlib.error),
-    cv2.error,
-)
-"""What a decoder may raise for a damaged file: whatever it stumbled over."""
+DAMAGE = (*DECODER_ERRORS, cv2.error)
+"""What a decoder may raise for a damaged file."""
 
 # OpenCV and Pillow report damage twice, and once is enough: what ``UnreadableImage`` says.
 cv2.setLogLevel(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +41,18 @@ TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 """What EXIF's orientations ask for; 1 asks for nothing."""
+
+ORIENTATION_TAG = 274
+"""Of EXIF and TIFF."""
+
+SIDEWAYS = frozenset((5, 6, 7, 8))
+"""Orientations that swap width and height."""
+
+DECODER_ERRORS = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(AttributeError, AssertionError, MemoryError, RuntimeError, struct.error, zlib.error),
+)
+"""What Pillow and tifffile may raise for a damaged or strange file: whatever they stumbled over."""
 
 Image8 = NDArray[np.uint8]
 

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from acquisition.masks import UNKNOWN
 from training.errors import TrainingError
-from training.pixels import UnreadableImage
+from training.pixels import ORIENTATION_TAG, SIDEWAYS, UnreadableImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,9 +56,6 @@ _CONVERSIONS = {
     "I;16B": _DEEP,
     "1": "It is a binary mask of one bit: save mask.astype('uint8') for class 1.",
 }
-
-_EXIF_ORIENTATION = 0x0112
-_TURNED = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 
 
 class BadFolder(TrainingError):
@@ -226,7 +223,7 @@ def _shown_size(path: Path) -> tuple[int, int]:
             return shown_size(file)
     with Image.open(path) as header:
         width, height = header.size
-        turned = header.getexif().get(_EXIF_ORIENTATION) in _TURNED
+        turned = header.getexif().get(ORIENTATION_TAG) in SIDEWAYS
     return (height, width) if turned else (width, height)
 
 

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from training.pixels import UnreadableImage
+from training.pixels import ORIENTATION_TAG, UnreadableImage
 
 MAX_DIRECTORIES = 100_000
 """Pages of a file, at most."""
@@ -35,7 +35,7 @@ REDUCED, MASK = 1, 4
 """Bits of NewSubfileType: a thumbnail or a level of a pyramid; a transparency mask."""
 
 WIDTH, HEIGHT, BITS, SAMPLES, SUB_DIRECTORIES, DESCRIPTION = 256, 257, 258, 277, 330, 270
-NEW_SUBFILE, SUBFILE, ORIENTATION = 254, 255, 274
+NEW_SUBFILE, SUBFILE = 254, 255
 
 # What tifffile unpacks into Python's own numbers as it opens a page: 40 bytes for each.
 _UNPACKED = frozenset((BITS, 273, SAMPLES, 279, 282, 283, 324, 325, 330, 338, 339, 513, 514, 530))
@@ -160,7 +160,7 @@ class Directories:
                 found.get(WIDTH, 0),
                 found.get(HEIGHT, 0),
                 found.get(SAMPLES, 1),
-                found.get(ORIENTATION, 1),
+                found.get(ORIENTATION_TAG, 1),
                 subfile,
                 children,
             ),

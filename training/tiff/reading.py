@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,6 +12,8 @@ from PIL import Image
 
 from training.channels import channel_names
 from training.pixels import (
+    DECODER_ERRORS,
+    SIDEWAYS,
     Decoded,
     Image8,
     UnreadableImage,
@@ -56,12 +56,6 @@ PREMULTIPLIED, OPACITY = 1, 2
 
 JPEG, NODATA = 7, 42113
 
-NOT_READ = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
-    *(AttributeError, AssertionError, MemoryError, RuntimeError, struct.error, zlib.error),
-)
-"""What tifffile may raise for a strange file."""
-
 # A strange file would have it print whatever it stumbles over, which we say in one sentence.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
@@ -78,8 +72,8 @@ def shown_size(file: BinaryIO) -> tuple[int, int]:
         UnreadableImage: they are damaged.
     """
     page = main_page(Directories(file))
-    turned = 5 <= page.orientation <= 8
-    return (page.height, page.width) if turned else (page.width, page.height)
+    size = (page.width, page.height)
+    return size[::-1] if page.orientation in SIDEWAYS else size
 
 
 def read_tiff(file: BinaryIO, max_pixels: int, channels: Sequence[int] | None) -> Decoded:
@@ -104,7 +98,7 @@ def read_tiff(file: BinaryIO, max_pixels: int, channels: Sequence[int] | None) -
         return _Reader(opened, file, directories, max_pixels).read(main, channels)
     except UnreadableImage:
         raise
-    except NOT_READ as error:
+    except DECODER_ERRORS as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise not_read(reason) from error
 
