@@ -20,7 +20,7 @@ from acquisition.uncertainty import MEASURES
 from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
 from training.config import BadConfig, TrainConfig
-from training.datasets.labelled import Labelled, LabelledFolder, by_hash, read_image
+from training.datasets.labelled import Labelled, LabelledFolder, by_hash, check_masks, read_image
 from training.errors import TrainingError
 from training.experiments.loop_config import Groups
 from training.experiments.loop_data import held_back, open_folder
@@ -311,7 +311,8 @@ def run(
     Raises:
         BadVariant: the pool holds fewer images than a cell needs, or ``output`` the results of
             another trial.
-        BadFolder, BadLoop: see ``split``.
+        BadFolder: see ``check_masks`` and ``split``.
+        BadLoop: see ``split``.
     """
     wanted = {_key(asdict(cell)): cell for cell in cells}
     left = len(split(trial).pool.items)
@@ -321,6 +322,9 @@ def run(
             f"{most} images cannot be drawn: {trial.data} leaves {left} when those to test on are "
             "held back"
         )
+    # Not in split, which each cell's process calls: this reads every mask.
+    for root in filter(None, (trial.data, trial.other)):
+        check_masks(open_folder(root))
     there = {_key(result): result for result in read_results(output)}
     for result in there.values():
         # Lines of 0.2.0 and before do not say.

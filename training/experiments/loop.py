@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from acquisition.masks import UNKNOWN
+from training.datasets.labelled import check_masks
 from training.experiments.learners import train_config
 from training.experiments.loop_config import BadLoop, LoopConfig
-from training.experiments.loop_data import Data, find_data
+from training.experiments.loop_data import Data, find_data, open_folder
 from training.experiments.probe import keep_features
 from training.experiments.run_folder import claim, locked
 from training.experiments.runs import lines_file, read_lines
@@ -41,10 +42,14 @@ def run(
         progress: called with what is going on, how much of it is done, and of how much.
 
     Raises:
+        BadFolder: see ``check_masks`` and ``find_data``.
         BadLoop: see ``find_data``; no test image shows a class; a seed's first images leave a
             member nothing; or the folder holds results of another loop, strategy or image.
     """
     data = find_data(config)
+    # Not in find_data, which each path's process calls: this reads every mask.
+    for root in filter(None, (config.data, config.start)):
+        check_masks(open_folder(root))
     if config.learner == "network":
         train_config(data, 0)
     _check_test_shows_a_class(data)

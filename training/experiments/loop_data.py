@@ -13,13 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.labelled import (
-    Labelled,
-    LabelledFolder,
-    by_hash,
-    check_masks,
-    read_labelled_folder,
-)
+from training.datasets.labelled import Labelled, LabelledFolder, by_hash, read_labelled_folder
 from training.examples import Example
 from training.experiments.loop_config import BadLoop, Groups, LoopConfig
 from training.files import write_atomically
@@ -72,10 +66,8 @@ class Data:
 
 @lru_cache(maxsize=4)
 def open_folder(root: Path) -> LabelledFolder:
-    """``read_labelled_folder`` and ``check_masks``, once per process."""
-    folder = read_labelled_folder(root)
-    check_masks(folder)
-    return folder
+    """``read_labelled_folder``, once per process."""
+    return read_labelled_folder(root)
 
 
 @lru_cache(maxsize=4)

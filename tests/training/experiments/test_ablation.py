@@ -10,7 +10,7 @@ from acquisition.uncertainty import MEASURES
 from tests.training.discs import CLASSES, write_discs
 from training.__main__ import cli
 from training.committee.prediction import Prediction
-from training.datasets.labelled import by_hash, read_labelled_folder
+from training.datasets.labelled import BadFolder, by_hash, read_labelled_folder
 from training.experiments import ablation
 from training.experiments.ablation import (
     BASE,
@@ -186,6 +186,14 @@ def test_classes_of_few_particles_count_in_one_mean_alone(tmp_path, by_grey, mon
     for arm in ("test", "other"):
         assert enough[arm]["mean_iou"] == 0.5
         assert enough[arm]["mean_iou_supported"] == 1
+
+
+def test_masks_of_other_tools_are_refused_before_anything_is_trained(tmp_path, by_grey):
+    folder = write_discs(tmp_path / "a", 4)
+    Image.fromarray(np.full((72, 88), 9, np.uint8)).save(folder / "masks" / "0.png")
+    with pytest.raises(BadFolder, match="masks hold 9"):
+        next(ablation.run(Trial(folder, test=1), [Cell(BASE, {}, 2, 0)], tmp_path / "runs", 1))
+    assert by_grey.sizes == set()
 
 
 def test_more_images_than_the_pool_holds_are_refused(tmp_path):

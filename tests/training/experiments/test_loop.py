@@ -88,6 +88,16 @@ def test_ctrl_c_ends_all_at_once(tmp_path):
     assert not (tmp_path / "3").exists()
 
 
+def test_masks_of_other_tools_are_refused_before_anything_is_written(tmp_path):
+    masks = write_discs(tmp_path / "discs", 14) / "masks"
+    path = next(masks.iterdir())
+    path.write_bytes(encode_png(np.full_like(read_indices(path), 9)))
+    result = loop(write_config(tmp_path), tmp_path / "loop")
+    assert result.exit_code == 1
+    assert "masks hold 9" in result.output
+    assert not (tmp_path / "loop").exists()
+
+
 def test_a_test_that_shows_no_class_is_refused(tmp_path):
     write_discs(tmp_path / "discs", 14)
     config = write_config(tmp_path)
