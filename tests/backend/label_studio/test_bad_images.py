@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +35,7 @@ from tests.backend.odd_images import (
 )
 from tests.backend.small_studio import CREATED, CREATED_S, SmallStudio
 from tests.backend.workplaces import make_settings
+from tests.decoding import decode_apart
 from tests.training.discs import CLASSES, disc_example
 from training.augment import CropSource
 from training.committee.committee import Committee
@@ -159,39 +157,11 @@ def test_exif_data_is_read_in_either_order_of_bytes_and_when_it_is_cut() -> None
     np.testing.assert_array_equal(decoded(file_of(CORNERS, "PNG", exif=cut)), UPRIGHT[6])
 
 
-# What is printed: how far the peak of memory rose, in MiB.
-DECODE_BOMB = """
-import pathlib, resource, sys
-from training.images import decode_image
-from training.pixels import UnreadableImage
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for path in sys.argv[1:]:
-    data = pathlib.Path(path).read_bytes()
-    before = peak()
-    try:
-        decode_image(data)
-    except UnreadableImage as error:
-        print((peak() - before) // 1024, error)
-"""
-
-
 def test_a_bomb_is_refused_before_room_is_made_for_it(tmp_path: Path) -> None:
-    paths = []
-    for number, data in enumerate(BOMBS.values()):
-        paths.append(tmp_path / str(number))
-        paths[-1].write_bytes(data)
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", DECODE_BOMB, *map(str, paths)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert ended.stderr == ""
-    rises = [int(line.split()[0]) for line in ended.stdout.splitlines()]
-    assert len(rises) == len(BOMBS)
-    assert max(rises) < 32, ended.stdout
+    told = decode_apart(tmp_path, BOMBS.values())
+    assert len(told) == len(BOMBS)
+    assert all(found.refused for found in told)
+    assert max(found.rise_mib for found in told) < 32, told
 
 
 # The smallest and the longest, all the way

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.decoding import decode_apart
 from tests.training.tiff.files import GREY8, RGB8, RISING, STACK, H, W, pages, patched, read, tif
 from training.images import decode_image
 from training.pixels import UnreadableImage
@@ -175,45 +173,20 @@ HARMLESS = {
 }
 """What is read, and costs no more than it should."""
 
-# What is printed: how far the peak of memory rose, in MiB, and what was said.
-DECODE = """
-import pathlib, resource, sys
-from training.images import UnreadableImage, decode_image
+# Loading a codec is no file's cost.
+CODECS = """
 import tifffile, imagecodecs
 imagecodecs.jpeg2k_decode, imagecodecs.jpeg_decode, imagecodecs.zstd_decode
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for path in sys.argv[1:]:
-    data = pathlib.Path(path).read_bytes()
-    before = peak()
-    try:
-        said = str(decode_image(data).shape)
-    except UnreadableImage as error:
-        said = str(error)
-    print((peak() - before) // 1024, said, sep="\\t")
 """
 
 
 def test_what_claims_much_costs_little_and_says_why(tmp_path: Path) -> None:
     files = {**{name: data for name, (data, _) in HOSTILE.items()}, **HARMLESS}
-    paths = []
-    for number, data in enumerate(files.values()):
-        paths.append(tmp_path / str(number))
-        paths[-1].write_bytes(data)
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", DECODE, *map(str, paths)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert ended.stderr == ""
-    rows = [line.split("\t") for line in ended.stdout.splitlines()]
-    told = dict(zip(files, rows, strict=True))
-    costly = {name: row for name, row in told.items() if int(row[0]) > 64}
+    told = dict(zip(files, decode_apart(tmp_path, files.values(), CODECS), strict=True))
+    costly = {name: found for name, found in told.items() if found.rise_mib > 64}
     assert costly == {}
     for name in HARMLESS:
-        assert told[name][1].startswith("("), (name, told[name])
+        assert told[name].said.startswith("("), (name, told[name])
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
