@@ -125,14 +125,17 @@ def rgb(channels: Sequence[Image8]) -> Image8:
     return np.stack([channels[0], channels[1], blue], axis=2)
 
 
-def stretch(deep: NDArray[Any], nodata: float | None = None) -> tuple[Image8, str]:
+def stretch(
+    deep: NDArray[Any], nodata: float | None = None, *, inverted: bool = False
+) -> tuple[Image8, str]:
     """8 bits of any numbers: ``STRETCH_PERCENTILES`` of all values become 0 and 255.
 
     What is no number, is infinite, beyond ``NO_VALUE`` or equals ``nodata`` counts in no
-    percentile. Infinity becomes 255, the others 0.
+    percentile. Infinity is taken for the largest value, the others become 0.
 
     Args:
         deep: integers or floating-point numbers of any shape.
+        inverted: the percentiles become 255 and 0.
 
     Returns:
         (uint8 of the same shape, the two values as text).
@@ -156,9 +159,12 @@ def stretch(deep: NDArray[Any], nodata: float | None = None) -> tuple[Image8, st
         # In double precision, because large numbers may differ by little.
         values = deep[rows].astype(np.float64)
         if valid is not None:
-            values = np.where(valid[rows] | (values == np.inf), values, low)
+            black = high if inverted else low
+            values = np.where(valid[rows] | (values == np.inf), values, black)
         values = np.minimum(values, max(high, low))
         stretched[rows] = np.clip((values - low) * scale + 0.5, 0, 255)
+    if inverted:
+        np.subtract(255, stretched, out=stretched)
     return stretched, f"{low:.6g} to {high:.6g}"
 
 

@@ -57,6 +57,8 @@ _CONVERSIONS = {
     "1": "It is a binary mask of one bit: save mask.astype('uint8') for class 1.",
 }
 
+_SPREAD = {"L;2": 255 // 3, "L;4": 255 // 15}
+
 
 class BadFolder(TrainingError):
     """A labelled folder is not what it should be; every fault is a line."""
@@ -324,6 +326,7 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as mask:
             mode = mask.mode
+            packed = mask.tile[0].args if mask.tile else None
             indices = np.asarray(mask)
     except (OSError, UnidentifiedImageError) as error:
         raise BadFolder(f"{path} cannot be read as an image ({error}).") from error
@@ -333,7 +336,8 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
             f"{path} must be an 8-bit PNG of class indices, got one of mode {mode}. "
             + _CONVERSIONS.get(mode, "Write each pixel's class index as an 8-bit grey PNG.")
         )
-    return indices
+    # Pillow spreads the values of fewer bits over 0 to 255.
+    return indices // _SPREAD[packed] if packed in _SPREAD else indices
 
 
 def _hash(name: str) -> str:

@@ -34,6 +34,9 @@ MAX_DESCRIPTION = 16 << 20
 REDUCED, MASK = 1, 4
 """Bits of NewSubfileType: a thumbnail or a level of a pyramid; a transparency mask."""
 
+PREVIEW_ROUNDING_PX = 1
+"""Sides of a preview may differ by so much from those of the image, shrunk."""
+
 WIDTH, HEIGHT, BITS, SAMPLES, SUB_DIRECTORIES, DESCRIPTION = 256, 257, 258, 277, 330, 270
 NEW_SUBFILE, SUBFILE = 254, 255
 
@@ -74,6 +77,15 @@ class Directory:
         """Of the same size and samples, as the pages of a stack are."""
         ours = (self.width, self.height, self.samples)
         return ours == (other.width, other.height, other.samples)
+
+    def is_preview_of(self, other: Directory) -> bool:
+        """Of the other's shape, but for rounding, and at most half as wide and high."""
+        skew = abs(self.width * other.height - self.height * other.width)
+        return (
+            2 * max(self.width, 1) <= other.width
+            and 2 * max(self.height, 1) <= other.height
+            and skew <= PREVIEW_ROUNDING_PX * max(other.width, other.height)
+        )
 
 
 class Directories:

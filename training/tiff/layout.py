@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.pixels import UnreadableImage
 from training.tiff.directories import MAX_DESCRIPTION, Directories, Directory
 
 MOST_CHANNELS = 9999
@@ -18,6 +19,9 @@ MOST_AXES = 32
 
 MOST_NAMED = 4
 """OME-XML may name each page so many times: some programs repeat themselves."""
+
+MOST_SWAPPED = 16
+"""Narrower pages, many and long, are the rows of an image whose last axis is its channels."""
 
 NAMES = {"Z": "z", "T": "time", "C": "channel", "S": "sample", "I": "page", "Q": "page"}
 
@@ -50,10 +54,15 @@ class Layout:
 
 
 def main_page(directories: Directories) -> Directory:
-    """The first page that is neither a thumbnail nor a mask; it may be below a thumbnail."""
-    for page in directories.chain:
-        if page.is_whole:
-            return page
+    """The first page that is neither a thumbnail nor a mask; it may be below a thumbnail.
+
+    Some cameras write a preview as first page and do not mark it: where the largest page is of
+    the first one's shape and at least twice as wide and high, that is the image.
+    """
+    whole = [page for page in directories.chain if page.is_whole]
+    if whole:
+        largest = max(whole, key=lambda page: page.width * page.height)
+        return largest if whole[0].is_preview_of(largest) else whole[0]
     for page in directories.chain[:16]:
         for at in page.children[:16]:
             child = directories.child(at)
@@ -85,8 +94,9 @@ def layout_of(
             return layout
     pages = tuple(Plane(page) for page in stack[:MOST_CHANNELS])
     # Pages of another size count: they may be what somebody looks for.
-    whole = max(1, sum(page.is_whole for page in directories.chain))
-    position = f"page 1 of {whole}" if whole > 1 else ""
+    whole = [page for page in directories.chain if page.is_whole] or [main]
+    number = whole.index(main) + 1 if main in whole else 1
+    position = f"page {number} of {len(whole)}" if len(whole) > 1 else ""
     return Layout(pages[:1], position, pages if len(pages) > 1 else ())
 
 
@@ -176,6 +186,15 @@ def _shaped_axes(description: str, page_values: int) -> list[tuple[str, int]] | 
         return None
     if not isinstance(axes, str) or len(axes) != len(shape):
         axes = "Q" * len(shape)
+    *_, height, width, channels = 0, 0, *shape
+    if "axes" not in told and channels <= MOST_SWAPPED and min(height, width) >= 4 * channels:
+        if channels > 1 and page_values == width * channels:
+            raise UnreadableImage(
+                f"the TIFF holds {height} pages of {channels} x {width} pixels, as an array of "
+                f"{height} x {width} pixels with {channels} channels becomes that was saved "
+                "without saying so: save it by tifffile with photometric='minisblack' and "
+                "planarconfig='contig'"
+            )
     within = 1
     for first in range(len(shape) - 1, -1, -1):
         within *= shape[first]

@@ -62,12 +62,17 @@ def check_parts(page: TiffPage, size: int, max_pixels: int) -> None:
     """
     width, height = page.imagewidth, page.imagelength
     part_width, part_height = _part_size(page)
-    if part_width < 1 or part_height < 1 or page.tiledepth != 1 or page.imagedepth < 1:
-        raise not_read(f"its strips or tiles are {part_width} x {part_height}")
-    if part_width * part_height > max_pixels:
+    part_depth, depth = page.tiledepth, page.imagedepth
+    if min(part_width, part_height, part_depth, depth) < 1:
+        raise not_read(
+            f"its strips or tiles are {part_width} x {part_height} x {part_depth}, of a depth of "
+            f"{depth}"
+        )
+    if part_width * part_height * part_depth > max_pixels:
+        deep = f" x {part_depth}" if part_depth > 1 else ""
         raise UnreadableImage(
             f"a tile may have at most {max_pixels} pixels, this image's have "
-            f"{part_width} x {part_height}"
+            f"{part_width} x {part_height}{deep}"
         )
     together = page.samplesperpixel if page.planarconfig == 1 else 1
     assert page.dtype is not None
@@ -75,13 +80,13 @@ def check_parts(page: TiffPage, size: int, max_pixels: int) -> None:
     each = max(page.dtype.itemsize, 8 if page.dtype.kind == "f" else 1)
     room, most = width * height * together * each, BYTES_PER_PIXEL * max_pixels
     needed = -(-width // part_width) * -(-height // part_height)
-    if room > most or needed * part_width * part_height > MOST_PADDED * max_pixels:
+    if room > most or needed * part_width * part_height * part_depth > MOST_PADDED * max_pixels:
         raise UnreadableImage(
             f"an image may take at most {most >> 20} MiB decoded, this one takes {room >> 20} "
             f"({width} x {height} pixels of {together} samples, in {needed} parts of "
             f"{part_width} x {part_height})"
         )
-    planes = page.imagedepth * (1 if page.planarconfig == 1 else page.samplesperpixel)
+    planes = -(-depth // part_depth) * (1 if page.planarconfig == 1 else page.samplesperpixel)
     ends = page.dataoffsets[0] + page.nbytes if _lies_plain(page) else size + 1
     if len(page.dataoffsets) < needed * planes and ends > size:
         raise UnreadableImage(
@@ -161,10 +166,11 @@ def _decode(
     height, width, _ = shape
     part_width, part_height = _part_size(page)
     parts = -(-width // part_width) * -(-height // part_height)
+    slabs = -(-page.imagedepth // page.tiledepth)
     whole = np.full(shape, page.nodata, page.dtype)
     extra: dict[str, Any] = {"jpegtables": page.jpegtables} if page.compression in JPEG else {}
     for part in range(parts):
-        index = plane * parts * page.imagedepth + part
+        index = plane * parts * slabs + part
         data = _part(file, page, index)
         if data is None:
             continue  # GDAL leaves out what holds no data
@@ -186,7 +192,7 @@ def _decode(
 
 
 def _decode_part(data: bytes, page: TiffPage, index: int, extra: dict[str, Any]) -> Any:
-    """What tifffile's decoder gives: (values [1, h, w, samples], where they lie, their shape)."""
+    """What tifffile's decoder gives: (values [z, h, w, samples], where they lie, their shape)."""
     try:
         return page.decode(data, index, **extra)
     except DECODING:

@@ -304,11 +304,15 @@ def _nodata(page: TiffPage) -> float | None:
 
 def _to_8_bits(page: TiffPage, deep: NDArray[Any]) -> tuple[Image8, str]:
     """8 bits, and what they were stretched from; black is 0 whatever the file says."""
-    if deep.dtype.kind in "ub" and deep.dtype.itemsize == 1:
-        grey, stretched = _eight_bits(page, deep), ""
-    else:
-        grey, stretched = stretch(deep, _nodata(page))
-    return (255 - grey if page.photometric == MIN_IS_WHITE else grey), stretched
+    inverted, nodata = page.photometric == MIN_IS_WHITE, _nodata(page)
+    if deep.dtype.kind not in "ub" or deep.dtype.itemsize > 1:
+        return stretch(deep, nodata, inverted=inverted)
+    grey = _eight_bits(page, deep)
+    if inverted:
+        grey = 255 - grey
+        if nodata is not None:
+            grey[deep == nodata] = 0
+    return grey, ""
 
 
 def _eight_bits(page: TiffPage, values: NDArray[Any]) -> Image8:

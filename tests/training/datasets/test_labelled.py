@@ -1,5 +1,6 @@
 """A labelled folder: what is read, how it is split, and what is refused in which words."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.backend.odd_images import chunk, png
 from training.datasets.labelled import (
     BadFolder,
     check_masks,
@@ -101,6 +103,19 @@ class TestMasks:
         mask = np.array([[0, 1, 255], [7, 2, 7]], np.uint8)
         assert indices_beyond(mask, 2) == [2, 7]
         assert indices_beyond(mask, 8) == []
+
+    @pytest.mark.parametrize("bits", [2, 4])
+    def test_a_grey_mask_of_fewer_bits_holds_its_indices(self, tmp_path: Path, bits: int) -> None:
+        root = make_folder(tmp_path / "f", classes="background\na\nb\nc\n")
+        mask = np.zeros((5, 7), np.uint8)
+        mask[1, :4] = 0, 1, 2, 3
+        places = np.pad(mask, ((0, 0), (0, 1))).reshape(5, -1, 8 // bits).astype(int)
+        packed = sum(places[..., i] << (8 - bits * (i + 1)) for i in range(8 // bits))
+        lines = np.pad(packed, ((0, 0), (1, 0))).astype(np.uint8)  # each begins with its filter
+        pixels = chunk(b"IDAT", zlib.compress(lines.tobytes()))
+        (root / "masks" / "field-0.png").write_bytes(png(7, 5, pixels, bits=bits))
+        folder = read_labelled_folder(root)
+        np.testing.assert_array_equal(folder.read_mask(folder.items[0]), mask)
 
     def test_a_mask_in_colours_is_refused(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path / "f")

@@ -224,6 +224,17 @@ def test_what_gdal_marks_as_no_data_stretches_nothing(dtype: Any, nodata: float)
     np.testing.assert_allclose(seen.image[8:, :, 0].astype(int), GREY8[8:], atol=TIGHT)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_no_data_is_black_too_where_the_least_is_white(dtype: Any) -> None:
+    values = (GREY8 // 2 + 100).astype(dtype)
+    values[:8] = 7
+    tag = [(42113, "s", 0, "7", True)]
+    seen = read(tif(values, photometric="miniswhite", extratags=tag))
+    assert (seen.image[:8] == 0).all()
+    inverted = 255 - (values[8:] if dtype == np.uint8 else GREY8[8:]).astype(int)
+    np.testing.assert_allclose(seen.image[8:, :, 0].astype(int), inverted, atol=TIGHT)
+
+
 def test_the_largest_number_means_no_data_where_nobody_says_so() -> None:
     values = (1000 + X * 10 + 0 * Y).astype(np.float32)
     values[:8] = np.finfo(np.float32).min
@@ -248,6 +259,15 @@ def test_tiles_that_gdal_left_out_are_black() -> None:
     image = read(bytes(sparse)).image
     assert (image[:16, :16] == 0).all()
     assert (image[:16, 16:] > 0).all()
+
+
+@pytest.mark.parametrize("depth", [4, 5])
+def test_of_tiles_with_a_depth_the_first_slice_is_read(depth: int) -> None:
+    volume = np.stack([RISING, FALLING, DOWN, RISING, DOWN][:depth])
+    data = tif(volume, tile=(2, 16, 32), volumetric=True, photometric="minisblack")
+    seen = read(data)
+    close(seen.image, GREY8)
+    assert seen.part == f"z 1 of {depth}"
 
 
 # Colours
@@ -412,6 +432,23 @@ def test_a_thumbnail_is_passed_over_wherever_it_stands(first: bool) -> None:
     seen = read(pages(*((small, whole) if first else (whole, small))))
     np.testing.assert_array_equal(seen.image, RGB8)
     assert seen.part == ""
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_preview_that_nothing_marks_is_passed_over(step: int) -> None:
+    data = pages(
+        (RGB8[::step, ::step], {"photometric": "rgb", "metadata": None}),
+        (RGB8, {"photometric": "rgb", "metadata": None}),
+    )
+    seen = read(data)
+    np.testing.assert_array_equal(seen.image, RGB8)
+    assert seen.part == "page 2 of 2"
+
+
+@pytest.mark.parametrize("small", [RGB8[::2, ::4], RGB8[:40, :60]])
+def test_a_first_page_of_another_shape_or_hardly_smaller_is_no_preview(small: Any) -> None:
+    data = pages(*((values, {"photometric": "rgb", "metadata": None}) for values in (small, RGB8)))
+    np.testing.assert_array_equal(read(data).image, small)
 
 
 def test_the_whole_image_may_lie_below_its_thumbnail() -> None:
