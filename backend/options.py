@@ -76,7 +76,8 @@ class ProjectOptions(BaseModel):
     regions: Literal["class", "particle"] | None = documented(
         None,
         "Pre-annotate with one region per class or one per connected particle; "
-        "polygons are always one per particle.",
+        "polygons are always one per particle. Of brush regions more than some 100 in an image "
+        "freeze Label Studio's editor.",
         '"class" or "particle"',
         "class; particle for polygons",
     )

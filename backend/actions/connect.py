@@ -11,6 +11,7 @@ from typing import Any
 from backend.errors import BadRequest, ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.connection import Connection, connect, disconnect
 from backend.label_studio.label_config import LabelConfig, parse_label_config, unread_controls
+from backend.label_studio.regions import MOST_BRUSHES
 from backend.ledger import Project
 from backend.options import ProjectOptions, check_labels, parse_options
 from backend.predict import image_url, read_image
@@ -28,8 +29,9 @@ class Connected:
     Attributes:
         labelled: tasks that carry a label now.
         round_asked: a round was asked for, because some of them taught nothing yet.
-        warnings: a sentence for each control of which nothing, or not all, is learnt, and for each
-            of the first ``TRIED_IMAGES`` tasks whose image cannot be read.
+        warnings: a sentence for each control of which nothing, or not all, is learnt, for each of
+            the first ``TRIED_IMAGES`` tasks whose image cannot be read, and for regions that may
+            become too many for Label Studio's editor.
     """
 
     project: Project
@@ -86,6 +88,7 @@ def connect_project(
     warnings = (
         *unread_controls(project.label_config, config),
         *_unread_images(work, studio_id, config, parsed),
+        *_many_regions(config, parsed),
     )
     return Connected(ledger.projects.get(row.id), len(states), bool(changed and states), warnings)
 
@@ -101,6 +104,17 @@ def _unread_images(
         except (BadRequest, ImageRefused, StudioRefused, StudioUnreachable) as error:
             warnings.append(f"The image of task {task.id} cannot be read: {error}")
     return warnings
+
+
+def _many_regions(config: LabelConfig, options: ProjectOptions) -> list[str]:
+    """A sentence where each particle becomes a mask of its own, of the size of the image."""
+    if options.regions != "particle" or config.output.kind == "polygonlabels":
+        return []
+    return [
+        f"With regions=particle each particle is a region of {config.output.kind}, and Label "
+        f"Studio's editor freezes on a task of more than some {MOST_BRUSHES} of them: for crowded "
+        'images set the option regions to "class", or min_particle_px higher.'
+    ]
 
 
 def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Project:

@@ -11,7 +11,9 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import orjson
 from rq import get_current_job
 
 from backend.errors import (
@@ -25,7 +27,7 @@ from backend.errors import (
 from backend.jobs.cleaning import clean_project
 from backend.jobs.parts import do_part
 from backend.jobs.queue import deliver_parts, open_queue
-from backend.label_studio.bulk import StoredPrediction
+from backend.label_studio.bulk import LARGEST_RESULT, StoredPrediction
 from backend.ledger import Project
 from backend.ledger.events import PREDICT_REST
 from backend.rounds.schedule import check_project
@@ -113,14 +115,24 @@ def _store_rest(work: Workplace, project: Project, task_ids: Sequence[int]) -> N
         StoredPrediction(task=task.id, **prediction)
         for task, predictions in zip(tasks, answers, strict=True)
         for prediction in predictions
+        if _is_small_enough(task.id, prediction["result"])
         # Somebody may have opened it meanwhile, or an earlier delivery was not recorded.
-        if not any(
+        and not any(
             stored["model_version"] == publication.name
             for stored in work.studio.predictions(task.id)
         )
     ]
     if rows:
         work.studio.import_predictions(project.studio_id, rows)
+
+
+def _is_small_enough(task_id: int, result: list[dict[str, Any]]) -> bool:
+    """Whether one request can carry it: one that cannot would be tried for a day, and hold up the
+    others."""
+    size = len(orjson.dumps(result))
+    if size > LARGEST_RESULT:
+        log.warning("task %d gets no prediction: its regions are %.0f MB", task_id, size / 1e6)
+    return size <= LARGEST_RESULT
 
 
 def _our_project(work: Workplace, project_id: int) -> Project | None:

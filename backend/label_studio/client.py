@@ -267,8 +267,8 @@ class StudioHttp:
         elif status == 413:
             text = (
                 f"Label Studio at {self.url} or a proxy before it answered 413 to {method} {path}: "
-                f"{detail}. It refuses so large a request: let the proxy take 100 MB, in nginx by "
-                "`client_max_body_size 100m;`."
+                f"{detail}. It refuses so large a request: let the proxy take 200 MB, in nginx by "
+                "`client_max_body_size 200m;`."
             )
         elif status == 404 and path.startswith("/api/") and answer.content[:1] != b"{":
             text = (

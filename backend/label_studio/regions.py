@@ -40,6 +40,9 @@ Region = dict[str, Any]
 Per = Literal["class", "particle"]
 
 
+# Of one task; beyond them Label Studio's editor freezes, which draws each on a canvas of its own.
+MOST_BRUSHES = 100
+
 # Sentences about one annotation that are written out; the rest is counted.
 LISTED = 10
 

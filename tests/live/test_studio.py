@@ -254,6 +254,19 @@ def test_import_predictions_counts_only_what_was_stored(project: MakeProject, st
     assert studio.predictions(second) == []
 
 
+def test_predictions_sent_in_several_requests_are_one_version(
+    project: MakeProject, studio: Studio, monkeypatch: pytest.MonkeyPatch
+):
+    made = project(tasks=3)
+    rows = [
+        {"task": task.id, "result": [brush_region(HALF)], "score": 0.5, "model_version": "v1"}
+        for task in studio.tasks(made.id)
+    ]
+    monkeypatch.setattr("backend.label_studio.bulk.BYTES_PER_POST", 1)
+    assert studio.import_predictions(made.id, rows) == 3
+    assert studio.model_versions(made.id) == {"v1": 3}
+
+
 def test_model_versions_are_counted_and_deleted_by_name(project: MakeProject, studio: Studio):
     made = project(tasks=2)
     rows = [

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import orjson
 
 from backend.errors import StudioRefused
-from backend.label_studio.bulk import BYTES_PER_POST, StoredPrediction
+from backend.label_studio.bulk import LARGEST_RESULT, StoredPrediction
 from backend.label_studio.queue_order import set_order
+from backend.label_studio.regions import MOST_BRUSHES
 from backend.ledger import NO_VERSION, Outcome, Place, Project, Publication, Round
 from backend.ledger.shapes import NoPayload
 from backend.rounds.evidence import trust_of
@@ -34,9 +35,6 @@ LARGEST_PUBLICATION = 1_000_000_000
 """Bytes of regions that one publication may store: Label Studio takes some 6 MB a second (SQLite),
 so that this is three minutes, and keeps them for a day after they were superseded."""
 
-MOST_BRUSHES = 100
-"""Brush regions of one task beyond which Label Studio's editor freezes."""
-
 
 def publish(
     work: Workplace, round_: Round, payload: NoPayload, tick: Callable[[float], None]
@@ -55,13 +53,13 @@ def publish(
     (chosen,) = work.ledger.parts.results(round_.id, "choose")
     shards = work.ledger.parts.to_score(round_.id)
     version = shards[0]["version"]
+    problems: list[str] = []
+    scored, too_large = _that_can_be_sent(scored)
     # Many small steps, which a second thread would only wait upon.
     with bounded_threads(1):
         ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
-    problems: list[str] = []
-    places = _within_bounds(ranking.places, scored, problems)
-    ranking = replace(ranking, places=places)
-    _warn_of_many_brushes(places, scored, problems)
+    ranking = replace(ranking, places=_within_bounds(ranking.places, scored, problems))
+    _warn_of_many_brushes(ranking.places, scored, problems)
     head, left_out = ranking.places, len(scored) - len(ranking.places)
     left_out += chosen["unlabelled"] - sum(len(shard["tasks"]) for shard in shards)
     published = 0
@@ -93,40 +91,47 @@ def publish(
     return Outcome(
         result={"published": published, "left_out": left_out},
         next_payloads=(),
-        problems=problems,
+        problems=problems + too_large,
     )
+
+
+def _that_can_be_sent(scored: Mapping[int, Scored]) -> tuple[dict[int, Scored], list[str]]:
+    """What was scored, without the tasks whose regions no request can carry: a sentence for each.
+
+    They are left out before the ranking: others take their places, and what can never be published
+    must not count among what a next round could put in the queue.
+    """
+    fitting: dict[int, Scored] = {}
+    problems: list[str] = []
+    for task_id, found in scored.items():
+        if len(found.result) <= LARGEST_RESULT:
+            fitting[task_id] = found
+            continue
+        problems.append(
+            f"Task {task_id}: its pre-annotation is {len(found.result) / 1e6:.0f} MB, over the "
+            f"{LARGEST_RESULT / 1e6:.0f} MB that Label Studio is sent at once. {_FEWER_REGIONS}"
+        )
+    return fitting, problems
 
 
 def _within_bounds(
     places: Sequence[Ranked], scored: Mapping[int, Scored], problems: list[str]
 ) -> Sequence[Ranked]:
-    """The places of the head whose regions one publication may store.
-
-    A single task's regions that no request may hold are left out, and their task with them.
-    """
-    fitting = [p for p in places if len(scored[p.task_id].result) <= BYTES_PER_POST]
-    if huge := len(places) - len(fitting):
-        problems.append(
-            f"{huge} ranked tasks were left out of the queue: each one's pre-annotation is larger "
-            f"than {BYTES_PER_POST / 1e6:.0f} MB, the most that is sent to Label Studio at once. "
-            f"{_FEWER_REGIONS}"
-        )
+    """The head of the places, as far as its regions are no more than a publication may store."""
     total = 0
-    for count, place in enumerate(fitting):
+    for count, place in enumerate(places):
         total += len(scored[place.task_id].result)
         if total > LARGEST_PUBLICATION:
             problems.append(
-                f"The queue holds {count} instead of {len(fitting)} tasks: the pre-annotations of "
+                f"The queue holds {count} instead of {len(places)} tasks: the pre-annotations of "
                 f"more are over {LARGEST_PUBLICATION / 1e6:.0f} MB, too much for Label Studio. "
                 f"{_FEWER_REGIONS}"
             )
-            return fitting[:count]
-    return fitting
+            return places[:count]
+    return places
 
 
-_FEWER_REGIONS = (
-    'Set the option regions to "class", or min_particle_px higher, or a smaller queue_length.'
-)
+_FEWER_REGIONS = 'Set the option regions to "class", or min_particle_px higher.'
 
 
 def _warn_of_many_brushes(

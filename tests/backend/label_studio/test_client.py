@@ -330,6 +330,29 @@ def test_predictions_are_posted_in_parts_of_bounded_size(
     assert studio.import_predictions(1, []) == 0
 
 
+def test_predictions_that_a_proxy_finds_too_large_are_posted_in_halves(
+    server: Server, studio: Studio
+):
+    stored: list[int] = []
+
+    def small_bodies_only(request: BaseHTTPRequestHandler) -> None:
+        if int(request.headers["Content-Length"]) > 200:
+            reply(b"<html>413 Request Entity Too Large</html>", 413)(request)
+            return
+        stored.append(int(request.headers["Content-Length"]))
+        reply({"created": 1}, 201)(request)
+
+    server.answer = small_bodies_only
+    rows = [
+        StoredPrediction(task=task, result=[], score=0.5, model_version="committee-v1.1")
+        for task in range(1, 5)
+    ]
+    assert studio.import_predictions(1, rows) == len(stored) == 2
+    large = StoredPrediction(task=9, result=[{"id": "1" * 200}], score=0.5, model_version="v")
+    with pytest.raises(StudioRefused):
+        studio.import_predictions(1, [large])
+
+
 def test_a_proxy_is_never_used_for_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

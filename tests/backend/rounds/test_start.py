@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,6 +19,7 @@ from PIL import Image
 
 from acquisition.adaptive import ARMS
 from acquisition.uncertainty import MEASURES
+from backend.errors import StudioUnreachable
 from backend.insight.status import status
 from backend.insight.status_text import describe_status
 from backend.jobs import jobs
@@ -262,6 +264,23 @@ class TestAStartRound:
         place.work.images = cast(Any, None)
         tasks = [(1, {"image": "/data/1.png"}), (2, {})]
         assert predict_tasks(place.work, row, place.serving(), tasks) == [[], []]
+
+    def test_what_predict_left_is_stored_without_what_no_request_can_carry(
+        self, make: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = make()
+        place.start()
+        row, serving = place.work.ledger.projects.get(place.id), place.serving()
+
+        def predicted(*_: Any) -> list[list[Json]]:
+            rest = {"score": 0.5, "model_version": serving.name}
+            return [[{"result": [{"id": "1" * size}], **rest}] for size in (1, 60)]
+
+        monkeypatch.setattr("backend.predict.predict_tasks", predicted)
+        monkeypatch.setattr(jobs, "LARGEST_RESULT", 50)
+        monkeypatch.setattr(place.studio, "predictions", lambda _task: [], raising=False)
+        jobs._store_rest(place.work, row, [1, 2])
+        assert [sent["task"] for sent in place.studio.sent[serving.name]] == [1]
 
     def test_status_says_how_the_images_are_ordered(self, make: Any) -> None:
         place = make()
@@ -719,3 +738,52 @@ class TestPublish:
         serving, _ = publish(place, SHARDS)
         assert serving.length == 20
         assert place.work.ledger.projects.get(place.id).left_out == 40
+
+    def test_tasks_too_large_to_be_sent_give_their_places_to_others(
+        self, make: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("backend.rounds.stages.publish.LARGEST_RESULT", 50)
+        place = make()
+        place.options(queue_length=20, audit_fraction=0)
+        promote(place)
+        large = {7, 40}
+        shards = [
+            {
+                t: replace(each, result=b"[%51d]" % 1) if t in large else each
+                for t, each in s.items()
+            }
+            for s in SHARDS
+        ]
+        serving, ranking = publish(place, shards)
+        assert serving.length == 20
+        assert not large & {row.task_id for row in ranking}
+        problems = place.work.ledger.rounds.get(serving.round_id).problems
+        assert [said.split(":")[0] for said in problems] == ["Task 7", "Task 40"]
+        # They will not fit the next time either: they must not keep rounds going.
+        assert place.work.ledger.projects.get(place.id).left_out == 38
+
+    def test_what_was_interrupted_between_two_requests_never_serves(
+        self, make: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = make()
+        promote(place)
+
+        def broken_off(_project_id: int, rows: Sequence[Json]) -> int:
+            MemoryStudio.import_predictions(place.studio, 7, rows[:30])
+            raise StudioUnreachable("killed")
+
+        monkeypatch.setattr(place.studio, "import_predictions", broken_off)
+        with pytest.raises(StudioUnreachable):
+            publish(place, SHARDS)
+        ledger = place.work.ledger
+        assert len(place.studio.sent["committee-v1.1"]) == 30
+        assert place.studio.settings == {}
+        assert ledger.publications.serving(place.id) is None
+        monkeypatch.undo()
+        RUN["publish"](place.work, ledger.rounds.active(place.id), {}, lambda _share: None)
+        assert place.serving().name == place.studio.settings["model_version"] == "committee-v1.2"
+        sent = sorted(place.studio.sent["committee-v1.2"], key=lambda row: row["score"])
+        assert [row["task"] for row in sent] == [row.task_id for row in place.ranking()]
+        assert len({row["task"] for row in sent}) == len(sent) == 60
+        states = {each.name: each.state for each in ledger.publications.all(place.id)}
+        assert states == {"committee-v1.1": "failed", "committee-v1.2": "serving"}

@@ -6,7 +6,12 @@ import pytest
 
 from backend.rounds.ranking import Ranked
 from backend.rounds.stages import publish
-from backend.rounds.stages.publish import _warn_of_many_brushes, _within_bounds, place_score
+from backend.rounds.stages.publish import (
+    _that_can_be_sent,
+    _warn_of_many_brushes,
+    _within_bounds,
+    place_score,
+)
 from backend.rounds.stages.shards import Scored
 
 PLACES = [Ranked(task_id, 0.5, "uncertainty") for task_id in (4, 2, 3, 1)]
@@ -38,11 +43,10 @@ def test_a_queue_that_is_too_much_is_cut_at_its_end_and_says_so(
 
 
 def test_a_task_too_large_for_a_request_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "BYTES_PER_POST", 50)
-    problems: list[str] = []
-    left = _within_bounds(PLACES, of_sizes(10, 51, 50, 1), problems)
-    assert [place.task_id for place in left] == [4, 3, 1]
-    assert "1 ranked tasks were left out of the queue" in problems[0]
+    monkeypatch.setattr(publish, "LARGEST_RESULT", 50)
+    left, problems = _that_can_be_sent(of_sizes(10, 51, 50, 1))
+    assert list(left) == [4, 3, 1]
+    assert [said.split(" is ")[0] for said in problems] == ["Task 2: its pre-annotation"]
 
 
 def test_many_brushes_of_one_task_are_warned_of() -> None:
