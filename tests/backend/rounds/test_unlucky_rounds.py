@@ -1,7 +1,7 @@
 """Rounds that cannot succeed: each ends with its reason, and what serves goes on serving.
 
-A part runs as a worker's horse runs it: in a process of its own, by the job's own function, on a
-real ledger, registry and Valkey.
+A part is done by the job's own function, on a real ledger, registry and Valkey; where its process
+dies of it or has little memory, in one of its own, as a worker's horse.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from redis import Redis
 from backend.errors import NotEnoughLabels, describe_error
 from backend.insight.status import Status, project_status
 from backend.insight.status_text import describe_status
+from backend.jobs.jobs import run_part
 from backend.jobs.parts import DEADLY_ATTEMPTS, UNEXPECTED_ATTEMPTS
 from backend.ledger import Outcome, Part, Round
 from backend.rounds.schedule import AFTER_FAILURE_S, RECONCILE_S, check_is_due
@@ -35,17 +36,7 @@ from training.config import TrainConfig
 
 CONFIG = TrainConfig(CLASSES, members=2, network="unet", crop_px=64, batch=4, steps=30)
 NETWORKS = "tests.backend.unlucky_networks"
-RUN = """
-import sys
-from backend.jobs.jobs import run_part
-from backend.settings import load_settings
-from backend.workplace import Workplace
-
-ledger = Workplace(load_settings()).ledger
-for _ in range(int(sys.argv[2])):
-    parts = ledger.parts.of_round(int(sys.argv[1]))
-    run_part([part for part in parts if part.state == "waiting"][-1].id)
-"""
+RUN = "import sys; from backend.jobs.jobs import run_part; run_part(int(sys.argv[1]))"
 
 
 @dataclass
@@ -53,7 +44,7 @@ class OneProject:
     """A project with labels and a publication that serves, and a round that is about to fit."""
 
     work: Workplace
-    environment: dict[str, str]
+    settings: dict[str, str]
     project_id: int
     serving: str
 
@@ -80,12 +71,33 @@ class OneProject:
             next_stage=next_stage,
         )
 
-    def run(self, round_: Round, network: str, times: int = 1) -> int:
-        """Do what waits, so many times, as a horse does; its exit status."""
+    def environment(self, network: str) -> dict[str, str]:
+        settings = {**self.settings, "network": f"{NETWORKS}:{network}"}
+        return {name.upper(): value for name, value in settings.items()}
+
+    def waiting(self, round_: Round) -> Part:
+        parts = self.work.ledger.parts.of_round(round_.id)
+        return [part for part in parts if part.state == "waiting"][-1]
+
+    def have_tried(self, round_: Round, attempts: int) -> None:
+        """As if what waits had been taken so often already, in vain."""
+        with self.work.ledger.database.write() as db:
+            db.get_one(Part, self.waiting(round_).id).attempts = attempts
+
+    def run(self, round_: Round, network: str, times: int = 1) -> None:
+        """Do what waits, so many times, in this process."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment(network).items():
+                patch.setenv(name, value)
+            for _ in range(times):
+                run_part(self.waiting(round_).id)
+
+    def run_as_horse(self, round_: Round, network: str) -> int:
+        """Do what waits, in a process of its own; its exit status."""
         done = subprocess.run(
-            [sys.executable, "-c", RUN, str(round_.id), str(times)],
+            [sys.executable, "-c", RUN, str(self.waiting(round_).id)],
             cwd=ROOT,
-            env={**self.environment, "NETWORK": f"{NETWORKS}:{network}"},
+            env={**os.environ, **self.environment(network)},
             capture_output=True,
             text=True,
             timeout=120,
@@ -114,11 +126,10 @@ def place(tmp_path: Path, redis: Redis, valkey: ValkeyServer) -> Iterator[OnePro
     given = {**GIVEN, "data_dir": str(tmp_path / "data"), "redis_url": valkey.url}
     given["label_studio_url"] = "http://127.0.0.1:1"
     work = Workplace(make_settings(**given))
-    environment = {**os.environ, **{name.upper(): value for name, value in given.items()}}
     row = work.ledger.projects.ensure(work.server, 7, 1795468845, title="Urine")
     for example in disc_examples(6):
         work.registry.put_example(row.slug, example.key, example)
-    yield OneProject(work, environment, row.id, _serve(work, row.id))
+    yield OneProject(work, given, row.id, _serve(work, row.id))
     work.close()
     work.redis.close()
 
@@ -170,7 +181,8 @@ def test_a_network_that_cannot_be_made_fails_the_round_at_once(place: OneProject
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's memory so")
 def test_want_of_memory_is_told_as_such(place: OneProject) -> None:
     round_ = place.start("hungry")
-    place.run(round_, "hungry", times=UNEXPECTED_ATTEMPTS)
+    place.have_tried(round_, UNEXPECTED_ATTEMPTS - 1)
+    place.run_as_horse(round_, "hungry")
     reason = place.failed(round_)
     assert reason.startswith("fit, 3 times: There was not enough memory for a worker (")
     assert "max_side_px" in reason
@@ -178,13 +190,11 @@ def test_want_of_memory_is_told_as_such(place: OneProject) -> None:
 
 def test_a_worker_that_is_killed_again_and_again_ends_the_round(place: OneProject) -> None:
     round_ = place.start("deadly")
-    part = place.work.ledger.parts.of_round(round_.id)[-1]
-    with place.work.ledger.database.write() as db:  # as if it had been killed so often already
-        db.get_one(Part, part.id).attempts = DEADLY_ATTEMPTS - 1
-    assert place.run(round_, "deadly") == -signal.SIGKILL
+    place.have_tried(round_, DEADLY_ATTEMPTS - 1)
+    assert place.run_as_horse(round_, "deadly") == -signal.SIGKILL
     (held,) = [p for p in place.work.ledger.parts.of_round(round_.id, "fit") if p.state == "leased"]
     place.work.ledger.parts.release({held.holder}, died=True)
-    assert place.run(round_, "deadly") == 0
+    place.run(round_, "deadly")
     assert "is there enough memory for a worker?" in place.failed(round_)
 
 
