@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from backend.label_studio.label_config import build_label_config
@@ -29,8 +31,23 @@ GIVEN: dict[str, Any] = {
 def make_settings(data_dir: Path, **fields: Any) -> Settings:
     """Settings with a ledger of this release."""
     settings = load_settings(_env_file=None, **{**GIVEN, "data_dir": data_dir, **fields})
-    upgrade(settings.ledger_url)
+    make_ledger(settings.ledger_url)
     return settings
+
+
+def make_ledger(url: str) -> None:
+    """A ledger of this release, if none is there: a copy, since hundreds of tests want one."""
+    file = Path(url.removeprefix("sqlite:///"))
+    if not file.exists():
+        file.write_bytes(_migrated_ledger())
+
+
+@cache
+def _migrated_ledger() -> bytes:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "ledger.sqlite3"
+        upgrade(f"sqlite:///{file}")
+        return file.read_bytes()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from backend.ledger.parts import LEASE_S, LONGEST_DELAY_S
 from backend.ledger.rounds import LONGEST_WAIT_S
 from tests.backend.ledger.old_ledger import make_old_ledger
 from tests.backend.rows import evidence, place
+from tests.backend.workplaces import make_ledger
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def ledger(url: str) -> Iterator[Ledger]:
-    upgrade(url)
+    make_ledger(url)
     opened = Ledger(url, busy_s=0.2)
     yield opened
     opened.close()

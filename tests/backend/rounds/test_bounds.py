@@ -45,6 +45,7 @@ from backend.settings import load_settings
 from backend.workplace import Workplace
 from tests.backend.rows import place
 from tests.backend.small_studio import CREATED_S, small_studio
+from tests.backend.workplaces import make_ledger
 from tests.limits import wait_until
 from training.committee.registry import STALE_S, Registry
 from training.config import TrainConfig
@@ -63,7 +64,7 @@ PREDICTIONS = int(os.environ.get("PREDICTIONS", "1000"))
 def work(tmp_path: Path) -> Iterator[Workplace]:
     """A ledger and a registry, and one connected project; nobody else."""
     url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
-    upgrade(url)
+    make_ledger(url)
     ledger = Ledger(url)
     ledger.projects.ensure(SERVER, STUDIO_ID, 1795468845, title="Urine")
     yield cast(

@@ -26,7 +26,7 @@ from backend.jobs import jobs
 from backend.jobs.clock import Clock
 from backend.label_studio.bulk import Project, Stamp, Task
 from backend.label_studio.client import Json
-from backend.ledger import Outcome, Place, Publication, Round, upgrade
+from backend.ledger import Outcome, Place, Publication, Round
 from backend.predict import predict_tasks
 from backend.rounds import schedule as rounds
 from backend.rounds.schedule import STAGES, check_project, next_stage
@@ -36,7 +36,7 @@ from backend.rounds.stages.shards import Scored, halved, write_shard
 from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.backend.rows import evidence
-from tests.backend.workplaces import brush_config
+from tests.backend.workplaces import brush_config, make_ledger
 from training.networks.encoder import DamagedWeights
 
 SERVER = "http://studio.invalid"
@@ -105,7 +105,7 @@ class OneProject:
             retrain_every=4,
             _env_file=None,
         )
-        upgrade(settings.ledger_url)
+        make_ledger(settings.ledger_url)
         self.work = Workplace(settings)
         self.studio = MemoryStudio(count)
         self.broken: set[str] = set()

@@ -15,7 +15,7 @@ from backend.ledger import Ledger, upgrade
 from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.workplace import Workplace
-from tests.backend.workplaces import brush_config, make_settings
+from tests.backend.workplaces import brush_config, make_ledger, make_settings
 from tests.captures import captured
 
 SERVER = "http://studio.test"
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[FlaskClient]:
-    upgrade(settings.ledger_url)
+    make_ledger(settings.ledger_url)
     app = build_app(settings)
     with app.test_client() as opened:
         yield opened

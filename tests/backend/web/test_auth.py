@@ -14,12 +14,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from werkzeug.datastructures import Authorization
 
-from backend.ledger import upgrade
 from backend.settings import load_settings
 from backend.web import auth as login
 from backend.web.app import build_app
 from backend.web.auth import ADDRESSES, GUESS_EVERY_S, GUESSES, Login, WrongLogins
 from backend.workplace import Workplace
+from tests.backend.workplaces import make_ledger
 
 USER, PASSWORD = "lab", "correct-horse"
 
@@ -34,7 +34,7 @@ def client(tmp_path: Path) -> Iterator[FlaskClient]:
         basic_auth_user=USER,
         basic_auth_pass=PASSWORD,
     )
-    upgrade(settings.ledger_url)
+    make_ledger(settings.ledger_url)
     app = build_app(settings)
     with app.test_client() as opened:
         yield opened

@@ -19,11 +19,11 @@ from schemathesis.generation import GenerationMode
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from backend.ledger import upgrade
 from backend.settings import load_settings
 from backend.web.app import build_app
 from backend.web.openapi import openapi
 from backend.workplace import Workplace
+from tests.backend.workplaces import make_ledger
 from tests.captures import captured
 
 USER, PASSWORD = "lab", "correct-horse"
@@ -41,7 +41,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
         basic_auth_user=USER,
         basic_auth_pass=PASSWORD,
     )
-    upgrade(loaded.ledger_url)
+    make_ledger(loaded.ledger_url)
     built = build_app(loaded)
     built.wsgi_app = _from_everywhere(built.wsgi_app)  # type: ignore[method-assign]
     yield built

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from backend.ledger import upgrade
 from backend.settings import Settings, load_settings
 from tests.backend.insight.findings.fake_web import API_KEY, PASSWORD, USER, MakeSettings, Web
+from tests.backend.workplaces import make_ledger
 from tests.live.harness.servers import free_port
 
 
@@ -34,7 +34,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Settings:
     made = make_settings()
-    upgrade(made.ledger_url)
+    make_ledger(made.ledger_url)
     return made
 
 
