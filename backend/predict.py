@@ -117,7 +117,7 @@ def pre_annotate(
         prediction.confidence(),
         config,
         classes,
-        per=options.regions or ("particle" if config.output.kind == "polygonlabels" else "class"),
+        per=options.regions or ("particle" if config.output.shape == "polygon" else "class"),
         min_particle_px=options.min_particle_px,
     )
 

@@ -108,10 +108,10 @@ def _unread_images(
 
 def _many_regions(config: LabelConfig, options: ProjectOptions) -> list[str]:
     """A sentence where each particle becomes a mask of its own, of the size of the image."""
-    if options.regions != "particle" or config.output.kind == "polygonlabels":
+    if options.regions != "particle" or config.output.shape == "polygon":
         return []
     return [
-        f"With regions=particle each particle is a region of {config.output.kind}, and Label "
+        f"With regions=particle each particle is a {config.output.shape} region, and Label "
         f"Studio's editor freezes on a task of more than some {MOST_BRUSHES} of them: for crowded "
         'images set the option regions to "class", or min_particle_px higher.'
     ]

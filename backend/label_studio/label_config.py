@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from xml.etree.ElementTree import Element, ParseError
@@ -33,7 +33,11 @@ SHAPES = ("brush", "bitmask", "polygon", "rectangle", "ellipse", "vector", "magi
 _PROMPT_KINDS = ("rectangle", "rectanglelabels", "ellipse", "ellipselabels")
 
 # Pre-annotations are masks: these can carry one, and the first present is written.
-OUTPUT_KINDS: tuple[Kind, ...] = ("brushlabels", "bitmasklabels", "polygonlabels")
+OUTPUT_KINDS: tuple[Kind, ...] = ("brushlabels", "bitmasklabels", "polygonlabels", "labels")
+
+# What "labels" can write them with, the best first. Label Studio's server takes no predictions of
+# a MagicWand with Labels.
+_OUTPUT_SHAPES = ("brush", "bitmask", "polygon")
 
 # Of the configurations that we build: the control's name, and the image's, which is also the key
 # of the image's address in a task's data.
@@ -57,12 +61,20 @@ class Tag:
         to_name: name of the Image tag.
         kind: the tag in lower case, ``type`` of its regions and the key of their labels.
         labels: as region values hold them (``alias`` where there is one), in document order.
+        drawn_by: of "labels", the name and the type of the tag that draws pre-annotations with
+            them; None where no tag can.
     """
 
     from_name: str
     to_name: str
     kind: Kind
     labels: tuple[str, ...]
+    drawn_by: tuple[str, str] | None = None
+
+    @property
+    def shape(self) -> str:
+        """What its regions are drawn as: "brush", "polygon" ...; "" where it draws none."""
+        return self.drawn_by[1] if self.drawn_by else self.kind.removesuffix("labels")
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,12 @@ class LabelConfig:
     def tag_for(self, label: str) -> Tag | None:
         """The tag to pre-annotate a label with: ``output`` if it has it, else the next best.
 
-        None where only rectangles or ellipses have it, nothing does, or the server refuses it.
+        None where no tag that can hold a mask has it, or the server refuses it.
         """
         if label in self.read_only:
             return None
-        ranked = (tag for kind in OUTPUT_KINDS for tag in self.inputs if tag.kind == kind)
-        return next((tag for tag in (self.output, *ranked) if label in tag.labels), None)
+        ranked = (self.output, *_outputs(self.inputs))
+        return next((tag for tag in ranked if label in tag.labels), None)
 
 
 def build_label_config(labels: Iterable[tuple[str, str]], control: str = CONTROL_NAME) -> str:
@@ -154,9 +166,11 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     image_tag = _choose_image([e for e in elements if _tag(e) == "image"], image)
     image_name, data_key = _attribute(image_tag, "name"), _data_key(image_tag)
     controls = [e for e in elements if image_name in _names(e.get("toName", ""))]
-    draws = any(_tag(element) in SHAPES for element in controls)
+    # A tag without a name can be no from_name.
+    draws = {_tag(e): e.get("name", "").strip() for e in controls if _tag(e) in SHAPES}
+    drawn_by = next(((draws[s], s) for s in _OUTPUT_SHAPES if draws.get(s)), None)
     inputs = tuple(
-        _read_tag(element, kind, image_name)
+        _read_tag(element, kind, image_name, drawn_by if kind == "labels" else None)
         for element in controls
         for kind in KINDS
         # Without a tag that draws, Labels only add to regions that have a label already.
@@ -167,7 +181,13 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
         raise BadLabelConfig(
             f"The label config may have at most {MAX_LABELS} labels, got {len(labels)}."
         )
-    output = _choose_output(inputs, image_name)
+    output = next(_outputs(inputs), None)
+    if output is None:
+        raise BadLabelConfig(
+            f"The Image tag '{short(image_name, 40)}' must have BrushLabels, BitmaskLabels or "
+            "PolygonLabels (or Labels with Brush, Bitmask or Polygon) to write masks with: no "
+            f"other tag can hold one, got {_listed(e.tag for e in controls) or 'none of them'}."
+        )
     if not labels:
         raise BadLabelConfig('The labels must be more than "Background", got only that one.')
     return LabelConfig(
@@ -217,7 +237,7 @@ def unread_controls(xml: str, config: LabelConfig) -> list[str]:
             said.append(f"{shown} is not learnt from: points have no area and count as unknown.")
         elif name not in read and kind not in SHAPES:
             said.append(f"{shown} is not read: only labelled regions are learnt from.")
-    if config.output.kind == "polygonlabels":
+    if config.output.shape == "polygon":
         said.append(
             "Pre-annotations are polygons, which have no holes: a hole is filled. "
             "Add BrushLabels with the same labels to keep holes."
@@ -311,7 +331,9 @@ def _data_key(image: Element) -> str:
     return match[1].strip()
 
 
-def _read_tag(element: Element, kind: Kind, image_name: str) -> Tag:
+def _read_tag(
+    element: Element, kind: Kind, image_name: str, drawn_by: tuple[str, str] | None
+) -> Tag:
     name = _attribute(element, "name")
     if element.get("value", "").strip().startswith("$") or element.get("apiUrl"):
         raise BadLabelConfig(
@@ -323,7 +345,7 @@ def _read_tag(element: Element, kind: Kind, image_name: str) -> Tag:
         raise BadLabelConfig(
             f"The {element.tag} tag '{short(name, 40)}' must hold a Label, it holds none."
         )
-    return Tag(name, image_name, kind, labels)
+    return Tag(name, image_name, kind, labels, drawn_by)
 
 
 def _label_of(element: Element, parent: str) -> str:
@@ -343,13 +365,6 @@ def _label_of(element: Element, parent: str) -> str:
     return label
 
 
-def _choose_output(inputs: tuple[Tag, ...], image_name: str) -> Tag:
-    for kind in OUTPUT_KINDS:
-        for tag in inputs:
-            if tag.kind == kind:
-                return tag
-    raise BadLabelConfig(
-        f"The Image tag '{short(image_name, 40)}' must have BrushLabels, BitmaskLabels or "
-        f"PolygonLabels to write masks with, "
-        f"got {_listed([tag.kind for tag in inputs]) or 'none of them'}."
-    )
+def _outputs(inputs: Iterable[Tag]) -> Iterator[Tag]:
+    """The tags that pre-annotations can be written with, the best first."""
+    return (tag for kind in OUTPUT_KINDS for tag in inputs if tag.kind == kind and tag.shape)

@@ -81,32 +81,32 @@ def to_regions(
     Args:
         mask: [H, W] uint8 class indices; 255 is left out.
         confidence: probability of the winning class, [H, W] or a smaller grid over the image.
-        config: where to write; a class that no brush, bitmask or polygon tag has is withheld.
+        config: where to write; a class that no tag can write is withheld.
         classes: names by index; ``classes[0]`` is the background.
         per: one region for each class or for each particle.
         min_particle_px: particles of fewer pixels are left out.
 
     Returns:
-        Regions as Label Studio stores them; ``score`` is the mean confidence over the region's
+        Results as Label Studio stores them; ``score`` is the mean confidence over the region's
         pixels, between 0 and 1. The same arguments give the same ids.
 
     Raises:
         ValueError: a shape is wrong, or the mask holds an index that is no class.
     """
     _check(mask, confidence, classes)
-    drawn: list[tuple[int, Region]] = []
+    drawn: list[tuple[int, list[Region]]] = []
     for index in np.unique(mask).tolist():
         tag = None if index in (BACKGROUND, UNKNOWN) else config.tag_for(classes[index])
         if tag is None:
             continue
-        as_particles = per == "particle" or tag.kind == "polygonlabels"
+        as_particles = per == "particle" or tag.shape == "polygon"
         pieces = _particles(mask == index, min_particle_px, merged=not as_particles)
         for n, piece in enumerate(pieces):
-            region = _region(piece.patch, tag, classes[index], n, mask.shape)
-            region["score"] = _mean(confidence, piece.patch, mask.shape)
-            drawn.append((piece.area if tag.kind == "polygonlabels" else 0, region))
+            score = _mean(confidence, piece.patch, mask.shape)
+            results = _results(piece.patch, tag, classes[index], n, score, mask.shape)
+            drawn.append((piece.area if tag.shape == "polygon" else 0, results))
     drawn.sort(key=lambda one: -one[0])
-    return [region for _, region in drawn]
+    return [result for _, results in drawn for result in results]
 
 
 def _check(mask: ClassMask, confidence: npt.NDArray[np.floating], classes: Sequence[str]) -> None:
@@ -151,26 +151,38 @@ def _mean(confidence: npt.NDArray[np.floating], patch: Patch, size: tuple[int, .
     return round(min(1.0, max(0.0, mean)), 4)
 
 
-def _region(patch: Patch, tag: Tag, label: str, n: int, size: tuple[int, ...]) -> Region:
+def _results(
+    patch: Patch, tag: Tag, label: str, n: int, score: float, size: tuple[int, ...]
+) -> list[Region]:
+    """A region: one result, or two of one id where one tag draws it and ``Labels`` names it."""
     height, width = size
     name = f"{tag.from_name}/{label}/{n}".encode()
-    return {
-        "id": blake2s(name, digest_size=8).hexdigest(),
-        "from_name": tag.from_name,
-        "to_name": tag.to_name,
-        "type": tag.kind,
-        "original_width": width,
-        "original_height": height,
-        "image_rotation": 0,
-        "value": {**_geometry(patch, tag, (height, width)), tag.kind: [label]},
-    }
+    shape = _geometry(patch, tag.shape, (height, width))
+    parts = [(tag.from_name, tag.kind, {**shape, tag.kind: [label]})]
+    if tag.drawn_by is not None:
+        # As the editor keeps it; the server refuses labels without the shape beside them.
+        parts.insert(0, (*tag.drawn_by, shape))
+    return [
+        {
+            "id": blake2s(name, digest_size=8).hexdigest(),
+            "from_name": from_name,
+            "to_name": tag.to_name,
+            "type": kind,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "value": value,
+            "score": score,
+        }
+        for from_name, kind, value in parts
+    ]
 
 
-def _geometry(patch: Patch, tag: Tag, size: tuple[int, int]) -> Region:
-    if tag.kind == "brushlabels":
+def _geometry(patch: Patch, shape: str, size: tuple[int, int]) -> Region:
+    if shape == "brush":
         rle = brush.encode(patch.mask, at=(patch.top, patch.left), size=size)
         return {"format": "rle", "rle": rle}
-    if tag.kind == "bitmasklabels":
+    if shape == "bitmask":
         whole = np.zeros(size, dtype=np.uint8)
         patch.paint(whole, 1)
         return {"imageDataURL": bitmask.encode(whole.view(np.bool_))}

@@ -16,11 +16,13 @@ import requests
 from PIL import Image
 
 from backend.actions.connect import connect_project
-from backend.label_studio.bulk import Studio
+from backend.errors import BadLabelConfig
+from backend.label_studio.bulk import StoredPrediction, Studio
 from backend.label_studio.control import control_of
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.regions import read_annotation, to_regions
 from tests.limits import wait_until
+from tests.live.conftest import MakeProject
 from tests.live.harness.rows import import_tasks
 from tests.live.harness.servers import ROOT, Process, free_port
 from tests.live.harness.stack import CLASSES, TINY, Stack, TinyProject, draw_field
@@ -133,6 +135,38 @@ def test_images_of_every_form_are_pre_annotated_in_their_own_size(
     # A barely trained committee misses some fields, more or fewer by which tasks each member
     # leaves out, and that goes by their numbers.
     assert drawn_on >= 2
+
+
+@pytest.mark.parametrize("kind", ["Brush", "Bitmask", "Polygon", "MagicWand"])
+def test_pre_annotations_of_a_shape_with_labels_are_stored_and_read_back(
+    project: MakeProject, studio: Studio, kind: str
+) -> None:
+    text = config_of("Labels").replace("</View>", f'<{kind} name="shape" toName="image"/></View>')
+    written = text.replace("MagicWand", "Brush")
+    made = project(tasks=1, label_config=text)
+    [task] = studio.tasks(made.id)
+    _, mask = draw_field(0)
+    config = parse_label_config(written)
+    result = to_regions(mask, np.ones(mask.shape), config, CLASSES, per="class", min_particle_px=1)
+    if kind == "MagicWand":  # why its projects are refused
+        result = [{**one, "type": one["type"].replace("brush", "magicwand")} for one in result]
+    row = StoredPrediction(task=task.id, result=result, score=0.5, model_version="committee-v1.1")
+    assert studio.import_predictions(made.id, [row]) == (kind != "MagicWand")
+    if kind == "MagicWand":
+        with pytest.raises(
+            BadLabelConfig, match="no other tag can hold one, got Labels, MagicWand"
+        ):
+            parse_label_config(text)
+        return
+    [stored] = studio.predictions(task.id)
+    # Submitted untouched, as an annotator does.
+    studio.annotate(task.id, stored["result"], parent_prediction=stored["id"])
+    [annotation] = studio.annotations(task.id)
+    found = read_annotation(
+        annotation["result"], config, CLASSES, mask.shape, unlabelled=0, unknown_label=None
+    )
+    assert found.problems == []
+    assert np.mean(found.mask != mask) < (0.02 if kind == "Polygon" else 1e-9)
 
 
 def test_shapes_with_labels_teach_a_renamed_label_is_counted_and_smart_tools_are_answered(

@@ -151,7 +151,10 @@ def _warn_of_many_brushes(
 
 def _brushes(result: bytes) -> int:
     # orjson writes no blanks, and a quote within a label is escaped.
-    return result.count(b'"type":"brushlabels"') + result.count(b'"type":"bitmasklabels"')
+    return sum(result.count(b'"type":"%b"' % kind) for kind in _BRUSHES)
+
+
+_BRUSHES = (b"brushlabels", b"bitmasklabels", b"brush", b"bitmask")
 
 
 @dataclass(frozen=True)

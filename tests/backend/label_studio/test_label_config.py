@@ -61,6 +61,30 @@ def test_pre_annotations_are_written_as_brush_then_bitmask_then_polygon(
     assert [tag.from_name for tag in config.inputs] == kinds
 
 
+@pytest.mark.parametrize(
+    ("kinds", "shape"),
+    [
+        (["Polygon"], ("Polygon", "polygon")),
+        (["Polygon", "Bitmask"], ("Bitmask", "bitmask")),
+        (["Rectangle", "Bitmask", "MagicWand", "Brush"], ("Brush", "brush")),
+    ],
+)
+def test_labels_are_written_with_a_tag_that_draws_masks(
+    kinds: list[str], shape: tuple[str, str]
+) -> None:
+    shapes = [f'<{kind} name="{kind}" toName="image"/>' for kind in kinds]
+    config = parse_label_config(view(IMAGE, *shapes, control("Labels", "Cell")))
+    assert config.output == Tag("tag", "image", "labels", ("Cell",), shape)
+    assert config.output.shape == shape[1]
+    assert config.labels == ("Cell",)
+    # A tag with labels of its own goes before, for the labels that it has.
+    config = parse_label_config(
+        view(IMAGE, *shapes, control("Labels", "Cell"), control("PolygonLabels", "Cast", name="p"))
+    )
+    assert config.output.kind == "polygonlabels"
+    assert config.tag_for("Cell") == Tag("tag", "image", "labels", ("Cell",), shape)
+
+
 def test_labels_of_all_tags_are_joined_by_name_in_document_order() -> None:
     config = parse_label_config(
         view(
@@ -142,8 +166,14 @@ def dynamic(attribute: str) -> str:
         ('<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>', "without entities"),
         (view(control("BrushLabels", "Cell")), "must have an Image tag"),
         (view(IMAGE), "BrushLabels, BitmaskLabels or PolygonLabels .* got none of them"),
-        (view(IMAGE, control("RectangleLabels", "Cell")), "got rectanglelabels"),
-        (view(IMAGE, control("EllipseLabels", "Cell")), "got ellipselabels"),
+        (view(IMAGE, control("RectangleLabels", "Cell")), "can hold one, got RectangleLabels"),
+        (view(IMAGE, control("EllipseLabels", "Cell")), "got EllipseLabels"),
+        (view(IMAGE, '<Brush name="b" toName="image"/>'), "Labels with Brush.* got Brush"),
+        (view(IMAGE, control("Labels", "Cell")), "Labels with Brush.* got Labels"),
+        *(
+            (view(IMAGE, control("Labels", "Cell"), f'<{shape} name="s" toName="image"/>'), "got")
+            for shape in ("Rectangle", "Ellipse", "Vector", "MagicWand", "KeyPoint")
+        ),
         (view(IMAGE, control("BrushLabels")), "'tag' must hold a Label"),
         (view(IMAGE, control("BrushLabels", "Background")), 'more than "Background"'),
         (view(IMAGE, control("BrushLabels", "Cell", name="")), "BrushLabels tag must have a name"),

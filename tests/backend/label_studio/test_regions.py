@@ -114,6 +114,23 @@ def test_a_mask_comes_back_exactly_from_brush_and_bitmask(kind: str, per: Per, m
     np.testing.assert_array_equal(back, mask)
 
 
+@pytest.mark.parametrize("kind", ["Brush", "Bitmask", "Polygon"])
+def test_shapes_with_labels_are_written_as_two_results_of_one_id(kind: str) -> None:
+    xml = label_config("Labels").replace("</View>", f'<{kind} name="s" toName="image"/></View>')
+    config = parse_label_config(xml)
+    mask = discs((10, 10, 6, 1), (25, 40, 8, 2))
+    results = regions_of(mask, config)
+    assert [(part["from_name"], part["type"]) for part in results] == [
+        ("s", kind.lower()),
+        ("Labels", "labels"),
+    ] * 2
+    assert len({part["id"] for part in results}) == 2
+    assert LabelInterface(xml).validate_prediction({"result": results}, return_errors=True) == []
+    found = read_annotation(results, config, CLASSES, SIZE, unlabelled=0, unknown_label=None)
+    assert found.problems == []
+    assert np.count_nonzero(found.mask != mask) <= (12 if kind == "Polygon" else 0)
+
+
 def particles(seed: int, side: int) -> Mask:
     """Rough-edged particles of three classes, none of them under 12 px."""
     rng = np.random.default_rng(seed)
