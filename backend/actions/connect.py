@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from backend.errors import BadRequest, ImageRefused, StudioRefused, StudioUnreachable
+from backend.errors import (
+    BackendError,
+    BadRequest,
+    ImageRefused,
+    StudioRefused,
+    StudioUnreachable,
+)
 from backend.label_studio.connection import Connection, connect, disconnect
 from backend.label_studio.label_config import LabelConfig, parse_label_config, unread_controls
 from backend.label_studio.regions import MOST_BRUSHES
@@ -50,7 +57,8 @@ def connect_project(
 
     Raises:
         BadLabelConfig, BadOptions: nothing was changed.
-        StudioRefused, StudioUnreachable: as the client met them.
+        CannotConnect, StudioRefused, StudioUnreachable: as ``connect``; what a project that was
+            not connected before has got is taken back.
     """
     settings, ledger, studio = work.settings, work.ledger, work.studio
     project = studio.project(studio_id)
@@ -62,26 +70,34 @@ def connect_project(
     check_labels(parsed, config.labels)
     previous = None if known is None else known.connection
     serving = None if known is None else ledger.publications.serving(known.id)
-    connection = connect(
-        studio,
-        studio_id,
-        backend_url=settings.backend_url,
-        user=settings.basic_auth_user,
-        password=settings.basic_auth_pass.get_secret_value(),
-        options=wanted,
-        model_version=None if serving is None else serving.name,
-        previous=None if previous is None else Connection.from_json(previous),
-    )
-    row = ledger.projects.ensure(
-        work.server,
-        studio_id,
-        project.created,
-        title=project.title,
-        label_config=project.label_config,
-        extra_params=wanted,
-    )
-    ledger.projects.update(row.id, connection=connection.to_json(), connected=True, last_error=None)
-    states = label_states(studio.stamps(studio_id))
+    try:
+        connection = connect(
+            studio,
+            studio_id,
+            backend_url=settings.backend_url,
+            user=settings.basic_auth_user,
+            password=settings.basic_auth_pass.get_secret_value(),
+            options=wanted,
+            model_version=None if serving is None else serving.name,
+            previous=None if previous is None else Connection.from_json(previous),
+        )
+        row = ledger.projects.ensure(
+            work.server,
+            studio_id,
+            project.created,
+            title=project.title,
+            label_config=project.label_config,
+            extra_params=wanted,
+        )
+        ledger.projects.update(
+            row.id, connection=connection.to_json(), connected=True, last_error=None
+        )
+        states = label_states(studio.stamps(studio_id))
+    except BackendError:
+        if previous is None and not (known and known.connected):
+            with suppress(BackendError):
+                _take_back(work, studio_id, project.created, is_new=known is None)
+        raise
     changed = count_changes(states, ledger.rounds.last_manifest(row.id))
     if changed and states:
         ledger.events.add(row.id, CONNECTED)
@@ -93,12 +109,24 @@ def connect_project(
     return Connected(ledger.projects.get(row.id), len(states), bool(changed and states), warnings)
 
 
+def _take_back(work: Workplace, studio_id: int, created: int, *, is_new: bool) -> None:
+    """Undo what connecting has done: of a new project the ledger forgets what /setup wrote."""
+    if work.ledger.projects.find(work.server, studio_id, created) is not None:
+        row = disconnect_project(work, studio_id)
+        if is_new:
+            work.ledger.projects.forget(row.id)
+
+
 def _unread_images(
     work: Workplace, studio_id: int, config: LabelConfig, options: ProjectOptions
 ) -> list[str]:
     """What keeps the first tasks' images from being read: a sentence for each such task."""
     warnings = []
-    for task in islice(work.studio.tasks(studio_id), TRIED_IMAGES):
+    try:
+        tasks = list(islice(work.studio.tasks(studio_id), TRIED_IMAGES))
+    except (StudioRefused, StudioUnreachable) as error:
+        return [f"No image was tried: {error}"]
+    for task in tasks:
         try:
             read_image(work.images, image_url(task.data, config), options.channel_numbers)
         except (BadRequest, ImageRefused, StudioRefused, StudioUnreachable) as error:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 
-from backend.errors import BackendError, BadRequest, StudioRefused
+from backend.errors import BackendError, BadRequest, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Project, Studio
 from backend.label_studio.client import Json
 from backend.label_studio.control import Control, control_of, id_of
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 # Label Studio's own default: what a project had before us if nobody remembers.
 DEFAULT_SAMPLING = "Sequential sampling"
+
+# No view of Label Studio's: its numbers begin with 1.
+NO_VIEW = 0
 
 # Begins the backend's description: for a person who reads it, and for us to know our own.
 _REMARK = "Made by Committee; do not edit. The project's former settings: "
@@ -131,7 +135,8 @@ def connect(
 
     Raises:
         CannotConnect: Label Studio does not reach us, or is set not to.
-        StudioUnreachable, StudioRefused: Label Studio's own answer.
+        StudioUnreachable, StudioRefused: Label Studio's own answer. Of a connection that is new
+            all is taken back.
     """
     control = control_of(studio)
     url = backend_url.rstrip("/")
@@ -157,15 +162,22 @@ def connect(
             if id_of(made) not in before:
                 control.ml.delete(id_of(made))
         raise _cannot_connect(url, error) from error
-    studio.update_project(
-        project_id,
-        show_collab_predictions=True,
-        # Otherwise each listing of tasks, our own included, would wait for predictions of a page.
-        evaluate_predictions_automatically=False,
-        min_annotations_to_start_training=0,
-    )
-    view_id = set_order(studio, project_id, model_version or _serving(studio, project))
-    return Connection(project_id, project.key, url, backend_id, webhook_id, view_id, former)
+    made = Connection(project_id, project.key, url, backend_id, webhook_id, NO_VIEW, former)
+    try:
+        studio.update_project(
+            project_id,
+            show_collab_predictions=True,
+            # Otherwise each listing of tasks, ours too, would wait for predictions of a page.
+            evaluate_predictions_automatically=False,
+            min_annotations_to_start_training=0,
+        )
+        view_id = set_order(studio, project_id, model_version or _serving(studio, project))
+    except (StudioRefused, StudioUnreachable):
+        if not backends:  # else it was connected before, and stays so
+            with suppress(StudioRefused, StudioUnreachable):
+                disconnect(studio, made)
+        raise
+    return replace(made, view_id=view_id)
 
 
 def disconnect(studio: Studio, connection: Connection) -> None:

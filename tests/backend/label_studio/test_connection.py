@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from typing import Any, ClassVar
 
 import orjson
@@ -40,7 +41,8 @@ class MemoryStudio(Studio):
     """One project in memory, behind both the slim client and the SDK.
 
     What Label Studio adds by itself is left out. ``rows`` holds backends, webhooks and views by
-    id; ``refuse`` is the status that making a backend is refused with.
+    id; ``refuse`` is the status that making a backend is refused with; the change after
+    ``changes_left`` further ones is refused with 500.
     """
 
     ROUTES: ClassVar = {"/api/ml": "ml", "/api/webhooks": "hooks", "/api/dm/views": "views"}
@@ -58,11 +60,16 @@ class MemoryStudio(Studio):
         self.rows: dict[str, dict[int, Json]] = {"ml": {}, "hooks": {}, "views": {}}
         self.versions: dict[str, int] = {}
         self.refuse: int | None = None
+        self.changes_left = sys.maxsize
         self._next_id = 0
 
     def call(self, method: str, path: str, *, content: bytes | None = None, **_: object) -> Any:
         body = orjson.loads(content) if content else {}
         path = path.partition("?")[0].rstrip("/")
+        if method != "GET":
+            self.changes_left -= 1
+            if self.changes_left == -1:
+                raise StudioRefused("refused by the test", 500)
         if path == "/api/projects/3/model-versions":
             return self.versions
         if path == "/api/projects/3":
@@ -149,6 +156,29 @@ def test_other_refusals_keep_their_own_words():
     studio.refuse = 500
     with pytest.raises(StudioRefused, match="refused by the test"):
         join(studio)
+
+
+@pytest.mark.parametrize("changes", range(5))  # webhook, backend, settings, order, view
+def test_a_connect_that_is_refused_at_any_step_leaves_nothing_behind(changes: int):
+    studio = MemoryStudio(min_annotations_to_start_training=7, show_collab_predictions=False)
+    before = dict(studio.settings)
+    studio.changes_left = changes
+    with pytest.raises(StudioRefused, match="refused by the test"):
+        join(studio)
+    assert studio.changes_left < 0
+    assert studio.rows == {"ml": {}, "hooks": {}, "views": {}}
+    assert studio.settings == before
+    join(studio)
+    assert [len(rows) for rows in studio.rows.values()] == [1, 1, 1]
+
+
+def test_a_connection_that_cannot_be_mended_stays():
+    studio = MemoryStudio()
+    join(studio)
+    studio.changes_left = 3
+    with pytest.raises(StudioRefused, match="refused by the test"):
+        join(studio)
+    assert [len(rows) for rows in studio.rows.values()] == [1, 1, 1]
 
 
 def test_the_address_is_kept_without_its_last_slash():
