@@ -470,6 +470,63 @@ def test_a_new_publication_takes_over_and_an_open_task_can_still_be_submitted(
     assert served(studio, made.id, len(rest)) == rest
 
 
+def test_a_publication_broken_off_between_two_posts_is_not_seen_and_the_next_one_serves(
+    project: MakeProject, studio: Studio, backend: Backend, monkeypatch: pytest.MonkeyPatch
+):
+    made = project(tasks=4)
+    join(studio, made.id, backend)
+    first = shuffled(studio, made.id, seed=9)
+    publish(studio, made.id, "committee-v1.1", first)
+    call, posts = studio.call, 0
+
+    def killed(method: str, path: str, **more: Any) -> Any:
+        nonlocal posts
+        posts += path.endswith("/import/predictions")
+        if posts == 3:
+            raise KeyboardInterrupt
+        return call(method, path, **more)
+
+    with monkeypatch.context() as during:
+        during.setattr("backend.label_studio.bulk.BYTES_PER_POST", 1)  # each row goes alone
+        during.setattr(studio, "call", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(studio, made.id, "committee-v1.2", first[::-1])
+    assert studio.model_versions(made.id) == {"committee-v1.1": 4, "committee-v1.2": 2}
+    assert studio.project(made.id).model_version == "committee-v1.1"
+    assert served(studio, made.id, 1) == first[:1]
+
+    rest = first[:0:-1]
+    publish(studio, made.id, "committee-v1.3", rest)
+    studio.delete_model_version(made.id, "committee-v1.2")  # as `clean` does
+    assert studio.project(made.id).model_version == "committee-v1.3"
+    assert served(studio, made.id, 3) == rest
+
+
+@pytest.mark.parametrize("step", ["update_project", "create_view"])
+def test_a_connect_that_is_refused_at_its_end_leaves_nothing(
+    project: MakeProject,
+    studio: Studio,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+):
+    made = project(tasks=1, show_collab_predictions=False, min_annotations_to_start_training=7)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        monkeypatch.undo()
+        raise StudioRefused("refused by the test", 500)
+
+    monkeypatch.setattr(studio, step, refuse)
+    with pytest.raises(StudioRefused, match="refused by the test"):
+        join(studio, made.id, backend)
+    assert (backends_of(studio, made.id), webhooks_of(studio, made.id)) == ([], [])
+    assert [view for view in studio.views(made.id) if view["data"]["title"] == VIEW_TITLE] == []
+    after = studio.project(made.id)
+    ours = ("sampling", "model_version", "show_collab_predictions")
+    for name in (*ours, "evaluate_predictions_automatically", "min_annotations_to_start_training"):
+        assert after.settings[name] == made.settings[name], name
+
+
 def test_the_data_manager_view_lists_the_same_order_unranked_last(
     project: MakeProject, studio: Studio, backend: Backend
 ):

@@ -23,6 +23,7 @@ from backend.errors import StudioUnreachable
 from backend.insight.status import status
 from backend.insight.status_text import describe_status
 from backend.jobs import jobs
+from backend.jobs.cleaning import LOCK_TTL_S, clean_project
 from backend.jobs.clock import Clock
 from backend.label_studio.bulk import Project, Stamp, Task
 from backend.label_studio.client import Json
@@ -787,3 +788,16 @@ class TestPublish:
         assert len({row["task"] for row in sent}) == len(sent) == 60
         states = {each.name: each.state for each in ledger.publications.all(place.id)}
         assert states == {"committee-v1.1": "failed", "committee-v1.2": "serving"}
+        ledger.rounds.fail(ledger.rounds.active(place.id).id, "over")
+        # In a day nobody can have one of its predictions open.
+        deleted: list[str] = []
+        later = time.time() + 2 * LOCK_TTL_S
+        monkeypatch.setattr(time, "time", lambda: later)
+        monkeypatch.setattr(
+            place.studio,
+            "delete_model_version",
+            lambda _id, name: deleted.append(name),
+            raising=False,
+        )
+        clean_project(place.work, ledger.projects.get(place.id))
+        assert deleted == ["committee-v1.1"]
