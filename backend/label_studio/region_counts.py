@@ -24,6 +24,8 @@ _UNREAD: Mapping[str, str] = {
     "rename it back, or map it with the option `aliases`.",
     "image": "{n} {regions} the to_name {name}, which no tag of the labeling configuration has: "
     "rename the Image tag back.",
+    "item": "{n} {regions} the item_index {name}, drawn on another image of a list: they count as "
+    "unknown, since the labeling configuration shows one image.",
     "type": "{n} {regions} the type {name}, which is not read: they count as unknown.",
     "prompt": "{n} {regions} a smart tool's box as their shape: prompts are not learnt from and "
     'count as unknown. Delete them, or take smart="true" out of a control that people label with.',

@@ -200,12 +200,15 @@ class Reading:
 
     Attributes:
         mask: [H, W] uint8 class indices; 255 where nothing is known.
+        unread: [H, W] bool, where that is so because a region was not understood; None where all
+            were. The background of other annotators does not stand there (``merge_masks``).
         problems: a sentence for each region that was left out or whose class is unclear; of more
             than ``LISTED`` the rest in one.
         counts: regions by kind. ``region_counts`` says what was not understood.
     """
 
     mask: ClassMask
+    unread: Mask | None
     problems: list[str]
     counts: Counts
 
@@ -242,15 +245,17 @@ def read_annotation(
     if not isinstance(result, list | tuple):
         said = f"Its result must be a list of regions, got {shorten(result)}."
         unknown = np.full(size, UNKNOWN, dtype=np.uint8)
-        return Reading(unknown, [said], Counter({("broken", ""): 1}))
+        return Reading(unknown, unknown == UNKNOWN, [said], Counter({("broken", ""): 1}))
     names = _Names(config, classes, unknown_label, aliases or {})
     beneath: list[Patch] = []
-    drawn: list[tuple[Patch, int]] = []
+    drawn: list[tuple[Patch, int | None]] = []
+    lost = False
     problems: list[str] = []
     counts: Counts = Counter()
     for number, parts in _regions(result, config):
         kind, shape = _kind_of(parts, config)
-        value, unclear = UNKNOWN, ""
+        value: int | None = None
+        unclear = ""
         try:
             patch = patch_of(shape, size)
             if kind == READ:
@@ -258,8 +263,7 @@ def read_annotation(
         except BadRegion as error:
             problems.append(f"Region {_name(shape, number)} was left out: {error}")
             counts["broken", ""] += 1
-            if holds_shape(shape):
-                unlabelled = UNKNOWN
+            lost |= holds_shape(shape)
             continue
         if kind[0] in ("prompt", "point"):
             beneath.append(patch)
@@ -268,15 +272,20 @@ def read_annotation(
         if unclear:
             problems.append(f"Region {_name(shape, number)} is taken as unknown: {unclear}")
         counts[kind] += 1
-    mask = np.full(size, unlabelled, dtype=np.uint8)
+    mask = np.full(size, UNKNOWN if lost else unlabelled, dtype=np.uint8)
     for patch in beneath:
         patch.paint(mask, UNKNOWN)
     for patch, value in drawn:
-        patch.paint(mask, value)
+        patch.paint(mask, UNKNOWN if value is None else value)
+    unread = None
+    if lost or any(value is None for _, value in drawn):
+        unread = np.full(size, lost, dtype=np.uint8)
+        for patch, value in drawn:
+            patch.paint(unread, value is None)
     if len(problems) > LISTED:
         more = len(problems) - LISTED
         problems[LISTED:] = [f"And {more} more regions were left out or are taken as unknown."]
-    return Reading(mask, problems, counts)
+    return Reading(mask, None if unread is None else unread.view(np.bool_), problems, counts)
 
 
 def _regions(
@@ -323,8 +332,7 @@ def _is_of(part: Mapping[str, Any], config: LabelConfig) -> bool:
     to_name = part.get("to_name")
     if to_name != config.image_name and isinstance(to_name, str) and to_name in config.names:
         return False
-    # Of an image tag that shows a list, the first.
-    return may_be_drawn(part) and part.get("item_index") in (None, 0)
+    return may_be_drawn(part)
 
 
 def _kind_of(
@@ -336,6 +344,9 @@ def _kind_of(
     shape = (shapes or list(parts))[0]
     if shape.get("to_name") != config.image_name:
         return ("image", str(shorten(shape.get("to_name"), 60)).strip(QUOTES)), shape
+    # Of an image tag that showed a list, the first.
+    if (item := shape.get("item_index")) not in (None, 0):
+        return ("item", str(shorten(item, 60)).strip(QUOTES)), shape
     if shape_of(shape) == "keypoint":
         return ("point", ""), shape
     if any(part.get("from_name") in config.prompts for part in parts):
@@ -359,17 +370,17 @@ class _Names:
     unknown_label: str | None
     aliases: Mapping[str, str]
 
-    def read(self, parts: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[str, str], str]:
-        """The class index that the region paints, what it is counted as, and why it is unclear,
-        or ""."""
+    def read(self, parts: Sequence[Mapping[str, Any]]) -> tuple[int | None, tuple[str, str], str]:
+        """The class index that the region paints, None if it is not understood; what it is counted
+        as; and why it is unclear, or ""."""
         labels = self._labels(parts)
         if len(labels) != 1:
             several = shorten(labels, 80) if labels else "none"
-            return UNKNOWN, ("unclear", ""), f"it must have one label, it has {several}."
+            return None, ("unclear", ""), f"it must have one label, it has {several}."
         (label,) = labels
         value = self._paints(label)
         counted = READ if self._is_known(label) else ("label", label[:LONGEST_NAME])
-        return UNKNOWN if value is None else value, counted, ""
+        return value, counted, ""
 
     def _labels(self, parts: Sequence[Mapping[str, Any]]) -> list[str]:
         """The region's labels by today's names; those of a Labels tag beside the shape's own count
@@ -408,13 +419,15 @@ class _Names:
 # ---- several annotators ------------------------------------------------------------------------
 
 
-def merge_masks(masks: Sequence[ClassMask]) -> ClassMask:
+def merge_masks(masks: Sequence[ClassMask], unread: Iterable[Mask] = ()) -> ClassMask:
     """What most annotators say of each pixel; 255 where they tie or all say 255.
 
-    255 is no vote: one annotator who knows outweighs any who do not.
+    255 is no vote: one annotator who knows outweighs any who do not. But what one has labelled and
+    nobody understands never becomes background, because others have left it unlabelled.
 
     Args:
         masks: at least one, each [H, W] uint8.
+        unread: where regions were not understood, each [H, W] bool.
 
     Raises:
         ValueError: there is no mask, or their sizes differ.
@@ -435,4 +448,6 @@ def merge_masks(masks: Sequence[ClassMask]) -> ClassMask:
         merged[(votes == most) & (votes > 0)] = UNKNOWN
         merged[votes > most] = index
         np.maximum(most, votes, out=most)
+    for pixels in unread:
+        merged[pixels & (merged == BACKGROUND)] = UNKNOWN
     return merged

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READING = 2
+READING = 3
 """Raised when annotations or images come to be read otherwise: examples are then made anew."""
 
 SAID_PROBLEMS = 3
@@ -249,7 +249,7 @@ def mask_of(
     """
     height, width = image.shape[:2]
     deciding = [a for a in annotations if a.get("ground_truth")] or annotations
-    masks, problems, counts = [], [], Counts()
+    masks, unread, problems, counts = [], [], [], Counts()
     for annotation in deciding:
         read = read_annotation(
             annotation["result"],
@@ -261,9 +261,11 @@ def mask_of(
             aliases=options.aliases,
         )
         masks.append(read.mask)
+        if read.unread is not None:
+            unread.append(read.unread)
         problems += [f"annotation {annotation['id']}: {problem}" for problem in read.problems]
         counts += read.counts
-    return Reading(merge_masks(masks), problems, counts)
+    return Reading(merge_masks(masks, unread), None, problems, counts)
 
 
 def check_understood(counts: Counts, problems: Sequence[str]) -> None:

@@ -191,7 +191,6 @@ def test_a_region_without_an_area_paints_nothing(one: Region) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {**box(0, 0, 100, 100), "item_index": 3},
         DEEP,
         {"type": 10**5000},
         {"type": "textarea", "to_name": "image", "value": {"text": ["a"]}},
@@ -208,6 +207,8 @@ def test_what_is_no_region_of_this_image_is_passed_over(other: Any) -> None:
     [
         {**box(0, 0, 100, 100), "to_name": "elsewhere"},
         {**box(0, 0, 100, 100), "to_name": ["image"]},
+        {**box(0, 0, 100, 100), "item_index": 3},
+        {**box(0, 0, 100, 100), "item_index": "first"},
         {**box(0, 0, 100, 100), "type": "videorectangle"},
         {**box(0, 0, 100, 100), "type": {"a": 1}},
     ],

@@ -165,6 +165,7 @@ def test_a_label_that_a_version_does_not_know_yet_is_not_called_gone() -> None:
         ({**box(0, 0, 50, 100), "to_name": "picture"}, "1 region carries the to_name 'picture'"),
         ({**box(0, 0, 50, 100), "type": "videorectangle"}, "the type 'videorectangle'"),
         ({**box(0, 0, 50, 100), "from_name": "ask"}, "a smart tool's box as their shape"),
+        ({**box(0, 0, 50, 100), "item_index": 1}, "1 region carries the item_index '1'"),
     ],
 )
 def test_what_is_not_understood_is_unknown_and_counted(other: Region, says: str) -> None:
@@ -269,6 +270,25 @@ def test_a_round_whose_labels_are_mostly_not_understood_fails_and_says_so() -> N
 
 
 def test_aliases_must_lead_to_a_label() -> None:
+def test_what_one_annotator_drew_and_nobody_understands_is_not_anothers_background() -> None:
+    image, options = np.zeros((*SIZE, 3), np.uint8), parse_options({"unknown_label": "Unsure"})
+    former = {"id": 1, "result": [box(0, 0, 50, 100, "Former")]}
+    empty = {"id": 2, "result": []}
+    labelled = {"id": 3, "result": [box(25, 0, 50, 100)]}
+    broken = {"id": 4, "result": [region("brushlabels", format="rle", rle=[1])]}
+    unsure = {"id": 5, "result": [box(0, 0, 50, 100, "Unsure")]}
+
+    def merged(*annotations: dict[str, Any]) -> list[int]:
+        row: list[int] = mask_of(annotations, image, CONFIG, options, CLASSES).mask[0].tolist()
+        return row[::15]  # at 0, 25, 50 and 75 %
+
+    assert merged(former, empty) == [255, 255, 0, 0]
+    assert merged(former, empty, empty) == [255, 255, 0, 0]
+    assert merged(former, labelled) == [255, 1, 255, 0]
+    assert merged(broken, labelled) == [255, 1, 1, 255]
+    assert merged(unsure, empty) == [0, 0, 0, 0]  # one who knows outweighs one who does not
+
+
     check_labels(parse_options({"aliases": {"Zelle": "Cell", "Rest": "Background"}}), CONFIG.labels)
     with pytest.raises(Exception, match=r'aliases maps "Zelle" to "Cel", and the labels are Cell'):
         check_labels(parse_options({"aliases": {"Zelle": "Cel"}}), CONFIG.labels)

@@ -348,7 +348,6 @@ def test_results_without_an_area_and_of_other_images_are_passed_over() -> None:
         region("choices", choices=["Good"]),
         {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"},
         {**box(0, 0, 100, 100), "to_name": "second"},
-        {**box(0, 0, 100, 100), "item_index": 1},
         None,
         "region",
         {},
@@ -524,6 +523,13 @@ def test_merging_is_counting_pixel_by_pixel_in_any_order(stack: Mask, count: int
             counts = {value: votes.count(value) for value in set(votes) - {255}}
             best = [v for v, n in counts.items() if n == max(counts.values())]
             assert merged[row, column] == (best[0] if len(best) == 1 else 255)
+
+
+def test_background_does_not_stand_where_an_annotator_drew_what_is_not_understood() -> None:
+    drawn = np.array([[255, 255, 255, 0]], np.uint8)
+    unread = np.array([[True, True, False, False]])
+    others = [np.array([[0, 1, 0, 0]], np.uint8)] * 2
+    assert merge_masks([drawn, *others], [unread]).tolist() == [[255, 1, 0, 0]]
 
 
 def test_one_annotators_mask_is_copied() -> None:
