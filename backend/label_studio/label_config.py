@@ -212,16 +212,22 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
 
 
 def unread_controls(xml: str, config: LabelConfig) -> list[str]:
-    """A sentence for each control on the image of which nothing, or not all, is learnt."""
+    """A sentence for each control of which nothing, or not all, is learnt."""
     said: list[str] = []
     read = {tag.from_name for tag in config.inputs}
     labelled = any(tag.kind == "labels" for tag in config.inputs)
     for element in _read(xml).iter():
         name, kind = element.get("name", "").strip(), _tag(element)
-        if config.image_name not in _names(element.get("toName", "")):
+        shown_by = _names(element.get("toName", ""))
+        if not shown_by:
             continue
         shown = f"{element.tag} '{short(name, 40)}'"
-        if name in config.prompts:
+        if config.image_name not in shown_by:
+            said.append(
+                f"{shown} is not read: it belongs to '{_listed(shown_by)}', and only the Image tag "
+                f"'{short(config.image_name, 40)}' is worked on."
+            )
+        elif name in config.prompts:
             said.append(
                 f"{shown} is a smart tool's: its regions are taken as prompts and not learnt from. "
                 'If people label with it, take out smart="true".'

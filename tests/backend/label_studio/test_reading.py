@@ -247,8 +247,46 @@ def test_connect_warns_of_controls_that_are_not_read() -> None:
     assert any("a hole is filled" in sentence for sentence in said)
 
 
+FAMILIES = [
+    *("Choices", "Taxonomy", "Rating", "Number", "DateTime", "TextArea", "Ranker", "Pairwise"),
+    *("KeyPointLabels", "KeyPoint", "VideoRectangle", "VideoVector", "OcrLabels", "Labels"),
+    *("TimelineLabels", "ParagraphLabels", "HyperTextLabels", "TimeSeriesLabels", "NewTag"),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("of", ["image", "note", "image, note"])
+def test_connect_warns_of_each_control_that_is_not_read(family: str, of: str) -> None:
+    xml = (
+        '<View><Image name="image" value="$image"/><Text name="note" value="$note"/>'
+        '<BrushLabels name="tag" toName="image"><Label value="Cell"/></BrushLabels>'
+        f'<{family} name="other" toName="{of}"><Label value="Cell"/></{family}></View>'
+    )
+    (said,) = unread_controls(xml, parse_label_config(xml))
+    assert said.startswith(f"{family} 'other' is not ")
+
+
 def annotation(number: int, label: str, *, truth: bool = False) -> dict[str, Any]:
     return {"id": number, "ground_truth": truth, "result": [box(0, 0, 100, 100, label)]}
+
+
+def test_what_one_annotator_drew_and_nobody_understands_is_not_anothers_background() -> None:
+    image, options = np.zeros((*SIZE, 3), np.uint8), parse_options({"unknown_label": "Unsure"})
+    former = {"id": 1, "result": [box(0, 0, 50, 100, "Former")]}
+    empty = {"id": 2, "result": []}
+    labelled = {"id": 3, "result": [box(25, 0, 50, 100)]}
+    broken = {"id": 4, "result": [region("brushlabels", format="rle", rle=[1])]}
+    unsure = {"id": 5, "result": [box(0, 0, 50, 100, "Unsure")]}
+
+    def merged(*annotations: dict[str, Any]) -> list[int]:
+        row: list[int] = mask_of(annotations, image, CONFIG, options, CLASSES).mask[0].tolist()
+        return row[::15]  # at 0, 25, 50 and 75 %
+
+    assert merged(former, empty) == [255, 255, 0, 0]
+    assert merged(former, empty, empty) == [255, 255, 0, 0]
+    assert merged(former, labelled) == [255, 1, 255, 0]
+    assert merged(broken, labelled) == [255, 1, 1, 255]
+    assert merged(unsure, empty) == [0, 0, 0, 0]  # one who knows outweighs one who does not
 
 
 def test_an_annotation_marked_ground_truth_decides_alone() -> None:
@@ -270,25 +308,6 @@ def test_a_round_whose_labels_are_mostly_not_understood_fails_and_says_so() -> N
 
 
 def test_aliases_must_lead_to_a_label() -> None:
-def test_what_one_annotator_drew_and_nobody_understands_is_not_anothers_background() -> None:
-    image, options = np.zeros((*SIZE, 3), np.uint8), parse_options({"unknown_label": "Unsure"})
-    former = {"id": 1, "result": [box(0, 0, 50, 100, "Former")]}
-    empty = {"id": 2, "result": []}
-    labelled = {"id": 3, "result": [box(25, 0, 50, 100)]}
-    broken = {"id": 4, "result": [region("brushlabels", format="rle", rle=[1])]}
-    unsure = {"id": 5, "result": [box(0, 0, 50, 100, "Unsure")]}
-
-    def merged(*annotations: dict[str, Any]) -> list[int]:
-        row: list[int] = mask_of(annotations, image, CONFIG, options, CLASSES).mask[0].tolist()
-        return row[::15]  # at 0, 25, 50 and 75 %
-
-    assert merged(former, empty) == [255, 255, 0, 0]
-    assert merged(former, empty, empty) == [255, 255, 0, 0]
-    assert merged(former, labelled) == [255, 1, 255, 0]
-    assert merged(broken, labelled) == [255, 1, 1, 255]
-    assert merged(unsure, empty) == [0, 0, 0, 0]  # one who knows outweighs one who does not
-
-
     check_labels(parse_options({"aliases": {"Zelle": "Cell", "Rest": "Background"}}), CONFIG.labels)
     with pytest.raises(Exception, match=r'aliases maps "Zelle" to "Cel", and the labels are Cell'):
         check_labels(parse_options({"aliases": {"Zelle": "Cel"}}), CONFIG.labels)
