@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import orjson
 import requests
@@ -157,21 +157,18 @@ class StudioHttp:
             if answer.status_code >= 400:
                 raise self._refusal(method, path, answer)
             if 300 <= answer.status_code < 400:
-                raise StudioRefused(
-                    f"{self.url} redirects {_bare(path)} to {answer.headers.get('Location')}: set "
-                    "LABEL_STUDIO_URL to the address that Label Studio itself has.",
-                    answer.status_code,
-                )
+                to = answer.headers.get("Location", "")
+                raise StudioRefused(_redirected(self.url, _bare(path), to), answer.status_code)
             if answer.status_code == 204 or not answer.content:
                 return None
             try:
                 return orjson.loads(answer.content)
             except orjson.JSONDecodeError as error:
                 raise StudioRefused(
-                    f"{self.url}{_bare(path)} answered {answer.status_code} with "
-                    f"{_not_json(answer)}{_by_proxy(self.url)}: is LABEL_STUDIO_URL really Label "
-                    "Studio's address, with its path where it lives under one (as "
-                    "https://host/label-studio), and without a proxy's login before it?",
+                    f"{self.url}{_bare(path)} answered {answer.status_code}{by_proxy(self.url)} "
+                    f"with {_not_json(answer)}: is LABEL_STUDIO_URL really Label Studio's address, "
+                    "with its path where it lives under one (as https://host/label-studio), and "
+                    "without a proxy's login before it?",
                     answer.status_code,
                 ) from error
 
@@ -207,9 +204,10 @@ class StudioHttp:
             try:
                 answer = send()
             except NO_ANSWER as error:
-                # A server that takes its time is not helped by being asked again.
-                slow = isinstance(error, requests.ReadTimeout)
-                wait = None if slow else next(waits, None)
+                # A server that takes its time is not helped by being asked again, and its
+                # certificate stays what it is.
+                final = isinstance(error, requests.ReadTimeout | requests.exceptions.SSLError)
+                wait = None if final else next(waits, None)
                 if wait is None:
                     raise self._unreachable(f"{method} {path}", timeout_s, error) from error
                 time.sleep(wait)
@@ -236,15 +234,23 @@ class StudioHttp:
         return cast(requests.Session, self._local.session)
 
     def _unreachable(self, what: str, timeout_s: float, error: Exception) -> StudioUnreachable:
-        if isinstance(error, requests.exceptions.SSLError):
+        # requests and urllib3 wrap the cause, and quote it.
+        untrusted = re.search(r"certificate verify failed: ([^(]+)", str(error))
+        if untrusted is not None:
             return StudioUnreachable(
                 f"The certificate of Label Studio at {self.url} is not trusted here "
-                f"({short(str(error), 200)}): set REQUESTS_CA_BUNDLE to the file of the authority "
-                "(or of the self-signed certificate itself) that made it, and start us again."
+                f"({short(untrusted[1].strip(), 200)}): set REQUESTS_CA_BUNDLE to the file of the "
+                "authority (or of the self-signed certificate itself) that made it, and start us "
+                "again."
+            )
+        if isinstance(error, requests.exceptions.SSLError):
+            return StudioUnreachable(
+                f"No TLS connection to Label Studio at {self.url}: does it speak https there, and "
+                f"is LABEL_STUDIO_URL right? ({short(str(error)[-200:], 200)})"
             )
         return StudioUnreachable(
             f"Label Studio at {self.url} did not answer {_bare(what)} within {timeout_s:g} s "
-            f"({type(error).__name__}{_by_proxy(self.url)}): is it running, and is "
+            f"({type(error).__name__}{by_proxy(self.url)}): is it running, and is "
             "LABEL_STUDIO_URL right?"
         )
 
@@ -253,7 +259,21 @@ class StudioHttp:
         detail = self._token.hide(_detail(answer))
         status = answer.status_code
         path = _bare(path)
-        if status == 401 and "legacy token authentication has been disabled" in detail:
+        # The API answers JSON, its errors too.
+        strange = path.startswith("/api/") and not _is_json(answer)
+        if status == 407:
+            text = (
+                f"The proxy wants a user and a password (407){by_proxy(self.url)}: write them into "
+                "that variable, as http://user:password@host:port."
+            )
+        elif status in (401, 403) and strange:
+            text = (
+                f"{self.url}{path} answered {status} with {_not_json(answer)}, not as Label Studio "
+                "does: a proxy before it wants a login of its own. Let requests with a token to "
+                "/api/ and /data/ pass it, or set LABEL_STUDIO_URL to Label Studio's address "
+                "behind it."
+            )
+        elif status == 401 and "legacy token authentication has been disabled" in detail:
             text = (
                 "Label Studio takes no legacy tokens any more: make a personal access token "
                 "under Account & Settings and set LABEL_STUDIO_API_KEY to it (or an owner turns "
@@ -270,7 +290,7 @@ class StudioHttp:
                 f"{detail}. It refuses so large a request: let the proxy take 200 MB, in nginx by "
                 "`client_max_body_size 200m;`."
             )
-        elif status == 404 and path.startswith("/api/") and answer.content[:1] != b"{":
+        elif status == 404 and strange:
             text = (
                 f"{self.url}{path} answered 404, and not as Label Studio does: does "
                 "LABEL_STUDIO_URL lack the path that Label Studio lives under (as https://host/label-studio)?"
@@ -331,7 +351,7 @@ class _Token(AuthBase):
                 )
         except NO_ANSWER as error:
             raise studio._unreachable(f"POST {path}", studio.timeout_s, error) from error
-        if answer.status_code in (400, 401):
+        if answer.status_code in (400, 401) and _is_json(answer):
             raise StudioRefused(
                 "Label Studio does not take our personal access token "
                 f"({self.hide(_detail(answer))}): it "
@@ -359,9 +379,14 @@ def _stays_here(url: str) -> bool:
     return is_loopback(host) or host.endswith(".localhost")
 
 
-def _by_proxy(url: str) -> str:
-    """Which variable sent us to which proxy; "" where none did."""
-    proxy = None if _stays_here(url) else select_proxy(url, get_environ_proxies(url))
+def proxy_for(url: str) -> str | None:
+    """The proxy of the environment by which ``url`` is asked; None where none is."""
+    return None if _stays_here(url) else select_proxy(url, get_environ_proxies(url))
+
+
+def by_proxy(url: str) -> str:
+    """Which variable sends what we ask of ``url`` to which proxy; "" where none does."""
+    proxy = proxy_for(url)
     if not proxy:
         return ""
     names = [
@@ -372,7 +397,24 @@ def _by_proxy(url: str) -> str:
     ]
     shown = re.sub(r"//[^/]*@", "//", proxy)
     named = f" of {names[0]}" if names else ""
-    return f", by the proxy {shown}{named}; NO_PROXY={urlsplit(url).hostname} goes without it"
+    return f" by the proxy {shown}{named}; NO_PROXY={urlsplit(url).hostname} goes without it"
+
+
+def _redirected(url: str, path: str, location: str) -> str:
+    """What to do where a proxy redirects Label Studio's API, which never does so itself."""
+    # The query of a login page may hold a secret.
+    to = re.sub(r"//[^/]*@", "//", urljoin(url + path, location).partition("?")[0])
+    if to.endswith(path):
+        return f"{url} redirects {path} to {to}: set LABEL_STUDIO_URL to {to.removesuffix(path)}."
+    return (
+        f"{url} redirects {path} to {to}: set LABEL_STUDIO_URL to the address that Label Studio "
+        "itself has. If this is the login page of a proxy, let requests with a token to /api/ and "
+        "/data/ pass it."
+    )
+
+
+def _is_json(answer: requests.Response) -> bool:
+    return answer.content.lstrip()[:1] in (b"{", b"[", b'"')
 
 
 def _not_json(answer: requests.Response) -> str:

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies, select_proxy
+from requests.utils import select_proxy
 from urllib3.connectionpool import ConnectionPool
 
 from backend.errors import ImageRefused
-from backend.label_studio.client import no_auth
+from backend.label_studio.client import no_auth, proxy_for, session_for
 
 # Where an answer's headers are broken it logs the whole address, a signature in it too.
 logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
@@ -131,7 +131,7 @@ def open_checked(
         requests.RequestException: no answer from any of the addresses.
     """
     host = name if port == DEFAULT_PORTS[urlsplit(url).scheme] else f"{name}:{port}"
-    if select_proxy(url, get_environ_proxies(url)):
+    if proxy_for(url):
         return _get(url, host, HTTPAdapter(), timeout_s)
     *others, last = look_up(name, port, allowed)
     for address in others:
@@ -145,7 +145,7 @@ def open_checked(
 def _get(
     url: str, host: str, adapter: HTTPAdapter, timeout_s: tuple[float, float]
 ) -> requests.Response:
-    with requests.Session() as session:
+    with session_for(url) as session:
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         return session.get(

@@ -117,4 +117,13 @@ def label_studio_environment(
         "TASK_LOCK_TTL": str(TASK_LOCK_TTL_S),
         # Its user-wide configuration belongs to the person at this machine.
         "XDG_CONFIG_HOME": str(folder / "config"),
+        **_no_proxy_here(ours),
     }
+
+
+def _no_proxy_here(ours: Mapping[str, str]) -> dict[str, str]:
+    """NO_PROXY with this machine added: Label Studio calls our web on it."""
+    # requests prefers the lower case.
+    given = ours.get("no_proxy") or ours.get("NO_PROXY") or ""
+    listed = given if given == "*" else f"{given},localhost,127.0.0.1,::1".lstrip(",")
+    return {"no_proxy": listed, "NO_PROXY": listed}

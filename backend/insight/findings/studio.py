@@ -9,11 +9,12 @@ from email.utils import parsedate_to_datetime
 from backend.errors import BadSettings, StudioRefused, StudioUnreachable
 from backend.insight.findings.finding import Finding, error, ok, warning
 from backend.label_studio.bulk import Studio
+from backend.label_studio.client import by_proxy
 from backend.label_studio.control import control_of
 from backend.workplace import Workplace
 
-KNOWN_VERSION = (1, 23)
-"""The Label Studio that every test here runs against."""
+TESTED = "1.23.2"
+"""The Label Studio that every test here runs against; no other was tried."""
 
 CLOCK_SKEW_S = 60.0
 """Past this, access tokens (300 s) and the times of events against annotations mislead."""
@@ -23,6 +24,8 @@ def check_label_studio(work: Workplace) -> Iterator[Finding]:
     """Whether Label Studio answers, and accepts our token."""
     try:
         studio = work.studio
+        if proxy := by_proxy(studio.url):
+            yield ok("proxy", f"Label Studio at {studio.url} is asked{proxy}.")
         token = _token(work, studio)
         if token.severity == "ok":  # every other request needs it
             yield from _version_and_clock(studio)
@@ -55,25 +58,41 @@ def _version_and_clock(studio: Studio) -> Iterator[Finding]:
 
 def release_finding(release: str, url: str) -> Finding:
     """Whether this was tried with that release of Label Studio."""
-    known = ".".join(map(str, KNOWN_VERSION))
+    known = _minor(TESTED)
     try:
-        major, minor = (int(part) for part in release.split(".")[:2])
+        minor = _minor(release)
     except ValueError:
-        what = f"Label Studio calls its version {release[:40]!r}, which is no release."
-        return warning("studio-version-unknown", what, f"Use a release {known}.x if you can.")
-    if (major, minor) == KNOWN_VERSION:
-        return ok("studio", f"Label Studio {release} answers at {url}.")
-    if (major, minor) < KNOWN_VERSION:
+        return warning(
+            "studio-version-unknown",
+            f"Label Studio calls its version {release[:40]!r}, which is no release; the one that "
+            f"was tested is {TESTED}.",
+            f"Use Label Studio {TESTED} if you can.",
+        )
+    if minor == known:
+        tested = (
+            "all tests ran with it"
+            if release == TESTED
+            else f"the tests ran with {TESTED}, and no difference between the two is known"
+        )
+        return ok("studio", f"Label Studio {release} answers at {url}; {tested}.")
+    if minor < known:
         return warning(
             "studio-version-old",
-            f"Label Studio {release} is older than {known}, the release that this is made for.",
-            f"Upgrade Label Studio to {known}.",
+            f"Label Studio {release} is older than {TESTED}, the only one that was tested: nothing "
+            "is known of it.",
+            f"Upgrade Label Studio to {TESTED}.",
         )
     return warning(
         "studio-version-unknown",
-        f"Label Studio {release} is newer than {known}, the release that this was tried with.",
+        f"Label Studio {release} is newer than {TESTED}, the only one that was tested: nothing is "
+        "known of it.",
         "Check that pre-annotations and the queue's order appear as they should.",
     )
+
+
+def _minor(release: str) -> tuple[int, int]:
+    major, minor = (int(part) for part in release.split(".")[:2])
+    return major, minor
 
 
 def clock_findings(date: str, ours: float) -> Iterator[Finding]:

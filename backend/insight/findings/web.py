@@ -9,7 +9,7 @@ from typing import Any
 import requests
 
 from backend.insight.findings.finding import Finding, Installation, error, ok, warning
-from backend.label_studio.client import no_auth, session_for
+from backend.label_studio.client import by_proxy, no_auth, session_for
 from backend.settings import Settings
 
 HEALTH_LIMIT_S = 1.0
@@ -42,7 +42,7 @@ def check_web(installation: Installation) -> Iterator[Finding]:
 
 
 def _unreachable(url: str, cause: requests.RequestException, reached: bool) -> Finding:
-    what = f"No web answers at {url} from here ({type(cause).__name__})."
+    what = f"No web answers at {url} from here ({type(cause).__name__}{by_proxy(url)})."
     if reached:
         fix = "Label Studio reaches it, so this matters only if it should answer here too."
         return warning("web-unreachable", what, fix)

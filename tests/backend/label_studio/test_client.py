@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-import requests
+import trustme
 
 from backend.errors import StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import StoredPrediction, Studio
@@ -65,6 +66,10 @@ def reply(body: object, status: int = 200, **headers: str) -> Callable[..., None
         request.wfile.write(content)
 
     return answer
+
+
+def redirect(location: str) -> Callable[..., None]:
+    return reply(b"", 302, Location=location)
 
 
 def drop(request: BaseHTTPRequestHandler) -> None:
@@ -368,10 +373,29 @@ def test_a_proxy_is_never_used_for_this_machine(server: Server, monkeypatch: pyt
         studio.get("/api/version")
 
 
-def test_a_certificate_that_is_not_trusted_is_named(studio: Studio):
-    error = requests.exceptions.SSLError("self-signed certificate")
-    assert "certificate" in str(studio._unreachable("GET /", 5, error))
-    assert "REQUESTS_CA_BUNDLE" in str(studio._unreachable("GET /", 5, error))
+def test_a_certificate_that_is_not_trusted_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    authority, file = trustme.CA(), tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server._server.socket = context.wrap_socket(server._server.socket, server_side=True)
+    url = server.url.replace("http:", "https:")
+    said = r"not trusted here \(unable to get local issuer certificate\).*REQUESTS_CA_BUNDLE"
+    with Studio(url, LEGACY, timeout_s=5) as studio, pytest.raises(StudioUnreachable, match=said):
+        studio.get("/api/version")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+    with Studio(url, LEGACY, timeout_s=5) as studio:
+        assert studio.get("/api/version") == {"release": "1.23.2"}
+
+
+def test_https_to_a_server_that_speaks_http_is_said(server: Server):
+    with (
+        Studio(server.url.replace("http:", "https:"), LEGACY, timeout_s=5) as studio,
+        pytest.raises(StudioUnreachable, match="does it speak https there"),
+    ):
+        studio.get("/api/version")
 
 
 @pytest.mark.parametrize(
@@ -380,6 +404,14 @@ def test_a_certificate_that_is_not_trusted_is_named(studio: Studio):
         (reply(b"<html><title>413 Request Entity Too Large</title>", 413), "client_max_body_size"),
         (reply(b"<html><title>404 Not Found</title>", 404), "lack the path"),
         (reply(b"<html><title> Sign in </title>"), "JSON, 'Sign in'.*login"),
+        (reply(b"<html><title>Sign in</title>", 401), "'Sign in', not as Label.*login of its own"),
+        (reply(b"<html><title>Sign in</title>", 403), "'Sign in', not as Label.*login of its own"),
+        (reply(b"", 407), "wants a user and a password"),
+        (redirect("https://sso.test/login?to=secret"), "to https://sso.test/login: .*login page"),
+        (
+            redirect("https://lab.test/ls/api/projects/1/"),
+            r"set LABEL_STUDIO_URL to https://lab\.test/ls\.$",
+        ),
     ],
 )
 def test_a_proxys_answers_are_told_from_label_studios(

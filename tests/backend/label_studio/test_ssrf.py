@@ -253,6 +253,9 @@ def test_a_proxy_that_the_operator_set_is_asked_by_name(
         assert proxy.authorizations == [None]
         with pytest.raises(ImageRefused, match="not allowed"):
             fetcher.fetch("http://169.254.169.254/latest/meta-data/")
+        elsewhere.pages["/cell.png"] = body()  # on this machine, which no proxy reaches
+        url = f"{elsewhere.url}/cell.png"
+        assert ImageFetcher(studio, (elsewhere.name,)).fetch(url) == PIXELS
         assert len(proxy.seen) == 1
     finally:
         proxy.close()

@@ -294,6 +294,23 @@ def test_images_do_not_go_with_another_label_studio(tmp_path: Path) -> None:
         elsewhere.start(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "lab.test"}, "lab.test,localhost,127.0.0.1,::1"),
+        ({"no_proxy": "*", "NO_PROXY": "lab.test"}, "*"),
+    ],
+)
+def test_the_local_label_studio_calls_our_web_without_a_proxy(
+    tmp_path: Path, given: dict[str, str], expected: str
+) -> None:
+    ours = {"HTTP_PROXY": "http://proxy.test:3128", **given}
+    environment = label_studio_environment(ours, tmp_path, load_secrets(tmp_path))
+    assert environment["no_proxy"] == environment["NO_PROXY"] == expected
+    assert environment["HTTP_PROXY"] == "http://proxy.test:3128"
+
+
 def test_label_studio_gets_none_of_our_names_and_no_password_on_its_command_line(
     tmp_path: Path,
 ) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 
-from backend.insight.findings.studio import check_label_studio, clock_findings, release_finding
+from backend.insight.findings.studio import (
+    TESTED,
+    check_label_studio,
+    clock_findings,
+    release_finding,
+)
 from backend.workplace import Workplace
 from tests.backend.insight.findings.fake_web import MakeSettings
 
@@ -26,6 +32,28 @@ from tests.backend.insight.findings.fake_web import MakeSettings
 )
 def test_each_release_is_known_old_or_unknown(release: str, code: str):
     assert release_finding(release, "http://studio.test").code == code
+
+
+@pytest.mark.parametrize("release", ["1.23.2", "1.23.0", "1.22.9", "1.24.0", "develop"])
+def test_doctor_says_which_label_studio_was_tested(release: str):
+    assert f"label-studio=={TESTED}" in Path("requirements-label-studio.txt").read_text()
+    said = release_finding(release, "http://studio.test").what
+    assert ("all tests ran with it" if release == TESTED else f" {TESTED}") in said
+    assert release in said
+
+
+def test_doctor_says_by_which_proxy_label_studio_is_asked(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("backend.label_studio.client.RETRY_AFTER_S", ())
+    for name in ("http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:1")
+    settings = make_settings(label_studio_url="http://studio.test", label_studio_api_key="a" * 40)
+    found = list(check_label_studio(Workplace(settings)))
+    assert [finding.code for finding in found] == ["proxy", "studio-unreachable"]
+    for finding in found:
+        assert "by the proxy http://127.0.0.1:1 of HTTP_PROXY; NO_PROXY=studio" in finding.what
 
 
 @pytest.mark.parametrize(
