@@ -13,9 +13,23 @@ CLASS_COLOURS = (
     "#E69F00",
     "#56B4E9",
     "#999999",
+    "#450DA2",
+    "#6A1F0D",
+    "#0DFFEC",
+    "#FFB4A2",
+    "#7D3257",
+    "#8F6AFF",
+    "#7D571F",
+    "#0D4532",
+    "#A2B46A",
+    "#457D7D",
+    "#A2FF8F",
+    "#C70DA2",
 )
-"""Of the classes but background, in turn. Far apart in hue and lightness, also to most colour-blind
-eyes (Okabe and Ito 2008)."""
+"""Of the classes but background, in turn. The first eight are far apart in hue and lightness, to
+most colour-blind eyes too (Okabe and Ito 2008). Each further one is as far as can be (CIEDE2000)
+from those before it, black, white, the unknown's and the red of wrong pixels; to colour-blind eyes
+(Machado et al. 2009) distances count double."""
 
 UNKNOWN_COLOUR = "#5A5A5A"
 

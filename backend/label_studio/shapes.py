@@ -83,7 +83,24 @@ def patch_of(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:
     shape = shape_of(region)
     if shape is None:
         raise BadRegion("Its value holds no shape that is read here.")
-    return _READERS[shape](region["value"], drawn_on, size)
+    patch = _READERS[shape](region["value"], drawn_on, size)
+    if shape in _OUTLINES and not patch.mask.any():
+        _check_inside(region["value"])
+    return patch
+
+
+def _check_inside(value: Mapping[str, Any]) -> None:
+    """Refuse a shape that covers no pixel because it lies elsewhere, not because it is too small.
+
+    Raises:
+        BadRegion: it begins outside the image.
+    """
+    begins = (value.get("points") or value.get("vertices") or [value])[0]
+    x, y = begins if isinstance(begins, list | tuple) else _point(begins)
+    if not (0 <= x <= 100 and 0 <= y <= 100):
+        raise BadRegion(
+            f"It lies outside the image: x and y are percentages of it, got {x:g} and {y:g}."
+        )
 
 
 def _size_of(region: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
@@ -262,6 +279,8 @@ _READERS: dict[str, Callable[[Mapping[str, Any], tuple[int, int], tuple[int, int
     "vector": _read_vector,
     "keypoint": _read_keypoint,
 }
+
+_OUTLINES = ("polygon", "rectangle", "ellipse", "vector")
 
 # What the value of a result holds that has the shape of another type.
 _KEYS: Mapping[str, frozenset[str]] = {

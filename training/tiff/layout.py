@@ -187,14 +187,14 @@ def _shaped_axes(description: str, page_values: int) -> list[tuple[str, int]] | 
     if not isinstance(axes, str) or len(axes) != len(shape):
         axes = "Q" * len(shape)
     *_, height, width, channels = 0, 0, *shape
-    if "axes" not in told and channels <= MOST_SWAPPED and min(height, width) >= 4 * channels:
-        if channels > 1 and page_values == width * channels:
-            raise UnreadableImage(
-                f"the TIFF holds {height} pages of {channels} x {width} pixels, as an array of "
-                f"{height} x {width} pixels with {channels} channels becomes that was saved "
-                "without saying so: save it by tifffile with photometric='minisblack' and "
-                "planarconfig='contig'"
-            )
+    narrow = 1 < channels <= MOST_SWAPPED and min(height, width) >= 4 * channels
+    if narrow and "axes" not in told and page_values == width * channels:
+        raise UnreadableImage(
+            f"the TIFF holds {height} pages of {channels} x {width} pixels, as an array of "
+            f"{height} x {width} pixels with {channels} channels becomes that was saved "
+            "without saying so: save it by tifffile with photometric='minisblack' and "
+            "planarconfig='contig'"
+        )
     within = 1
     for first in range(len(shape) - 1, -1, -1):
         within *= shape[first]

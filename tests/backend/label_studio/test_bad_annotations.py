@@ -175,7 +175,6 @@ def test_what_only_looks_odd_is_drawn() -> None:
     "one",
     [
         box(10, 10, 0, 50),
-        box(400, 400, 10, 10),
         polygon([[10, 10]] * 3),
         polygon([[10, 10], [50, 50], [10, 10]]),
         region("ellipselabels", x=50, y=50, radiusX=0, radiusY=20),
@@ -216,6 +215,23 @@ def test_what_is_no_region_of_this_image_is_passed_over(other: Any) -> None:
 def test_a_region_that_is_not_understood_is_unknown_and_never_background(other: Any) -> None:
     mask, _ = read({**other, "id": "other"}, box(0, 0, 50, 100))
     assert mask[0].tolist() == [1] * 30 + [255] * 30
+
+
+@pytest.mark.parametrize(
+    "far",
+    [
+        box(2561, 6128, 517, 893),
+        region("ellipselabels", x=-900, y=50, radiusX=20, radiusY=20),
+        polygon([[1000, 2000], [3000, 2000], [3000, 4000]]),
+    ],
+)
+def test_a_region_outside_the_image_is_damaged_and_leaves_no_background(far: Region) -> None:
+    # Percentages come multiplied by 100 from an editor that had not loaded the image
+    # (https://github.com/HumanSignal/label-studio/issues/2702).
+    mask, problems = read({**far, "id": "far"}, box(0, 0, 50, 100))
+    assert mask[0].tolist() == [1] * 30 + [255] * 30
+    (problem,) = problems
+    assert "lies outside the image" in problem
 
 
 def test_a_polygon_of_a_million_corners_is_drawn() -> None:
