@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from acquisition.masks import UNKNOWN
 from training.committee.committee import Committee
 from training.examples import Example
+from training.figures.fonts import Fonts
 from training.figures.overlay import as_rgb, colour_of, overlay
 from training.images import encode_png
 from training.pixels import Image8
@@ -26,6 +28,8 @@ GAP_PX = 8
 TEXT_PX = 15
 
 LINE_PX = 22
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 COLUMNS = ("image", "truth", "predicted out of fold", "uncertainty: entropy, nats")
 
@@ -93,20 +97,20 @@ def contact_sheet(tasks: Sequence[OutOfFold], classes: Sequence[str], title: str
     Returns:
         A PNG.
     """
-    font = ImageFont.load_default(TEXT_PX)
+    text = _Text([title, *classes, *(each.caption for each in tasks)])
     rows = [_row(each, len(classes)) for each in tasks]
     width = len(COLUMNS) * (PANEL_PX + GAP_PX) + GAP_PX
-    legend = _legend(classes, width, font)
+    legend = _legend(classes, width, text)
     heads = LINE_PX * 2 + GAP_PX
     height = heads + sum(len(row) + LINE_PX + GAP_PX for row in rows) + legend.height
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP_PX, 4), title, "black", font)
+    text.draw(pen, (GAP_PX, 4), title)
     for column, name in enumerate(COLUMNS):
-        pen.text((GAP_PX + column * (PANEL_PX + GAP_PX), LINE_PX + 4), name, "black", font)
+        text.draw(pen, (GAP_PX + column * (PANEL_PX + GAP_PX), LINE_PX + 4), name)
     top = heads
     for each, row in zip(tasks, rows, strict=True):
-        pen.text((GAP_PX, top), each.caption, "black", font)
+        text.draw(pen, (GAP_PX, top), each.caption)
         sheet.paste(Image.fromarray(row), (GAP_PX, top + LINE_PX))
         top += LINE_PX + len(row) + GAP_PX
     sheet.paste(legend, (0, top))
@@ -141,31 +145,77 @@ def _row(task: OutOfFold, classes: int) -> Image8:
     return row
 
 
-def _legend(
-    classes: Sequence[str], width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> Image.Image:
+class _Text:
+    """Draws texts in fonts that have their letters.
+
+    Args:
+        texts: all that will be drawn and is not plain ASCII.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        # Pillow's own font has little more than ASCII.
+        self.fonts = None if all(map(str.isascii, texts)) else Fonts.of(texts)
+        self._plain = ImageFont.load_default(TEXT_PX)
+        self._opened: dict[Path, _Font] = {}
+
+    def names(self, classes: Sequence[str]) -> Sequence[str]:
+        """The classes as they can be drawn."""
+        return classes if self.fonts is None else self.fonts.class_names(classes)
+
+    def note(self, classes: Sequence[str]) -> str:
+        """Which letters cannot be drawn, and what to do; empty if all can."""
+        return "" if self.fonts is None else self.fonts.note(classes)
+
+    def width(self, text: str) -> float:
+        return sum(font.getlength(part) for part, font in self._parts(text))
+
+    def draw(self, pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> None:
+        """From the upper left corner on, on one line whatever the fonts."""
+        left, top = at
+        if self.fonts is None:
+            pen.text(at, text, "black", self._plain)
+            return
+        for part, font in self._parts(text):
+            pen.text((left, top + TEXT_PX), part, "black", font, anchor="ls")
+            left += font.getlength(part)
+
+    def _parts(self, text: str) -> Iterator[tuple[str, _Font]]:
+        if self.fonts is None:
+            yield text, self._plain
+            return
+        for part, file in self.fonts.runs(self.fonts.readable(text)):
+            if file not in self._opened:
+                self._opened[file] = ImageFont.truetype(file, TEXT_PX)
+            yield part, self._opened[file]
+
+
+def _legend(classes: Sequence[str], width: int, text: _Text) -> Image.Image:
     """Class names in their colours, and the scale of the entropy."""
-    entries = [(name, colour_of(index)) for index, name in enumerate(classes) if index]
+    names = text.names(classes)
+    entries = [(name, colour_of(index)) for index, name in enumerate(names) if index]
     entries.append(("unknown", colour_of(UNKNOWN)))
     places, left, line = [], GAP_PX, 0
     for name, colour in entries:
-        taken = 24 + round(font.getlength(name)) + 2 * GAP_PX
+        taken = 24 + round(text.width(name)) + 2 * GAP_PX
         if left + taken > width and left > GAP_PX:
             left, line = GAP_PX, line + 1
         places.append((left, line, name, colour))
         left += taken
-    legend = Image.new("RGB", (width, (line + 2) * LINE_PX + GAP_PX), "white")
+    note = text.note(classes)
+    lines = line + (3 if note else 2)
+    legend = Image.new("RGB", (width, lines * LINE_PX + GAP_PX), "white")
     pen = ImageDraw.Draw(legend)
     for left, line, name, colour in places:
         top = line * LINE_PX
         pen.rectangle((left, top + 3, left + 16, top + 17), fill=colour)
-        pen.text((left + 22, top), name, "black", font)
+        text.draw(pen, (left + 22, top), name)
     top = (places[-1][1] + 1) * LINE_PX
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None], 14, axis=0)
     bar = Image.fromarray(cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[..., ::-1].copy())
-    pen.text((GAP_PX, top), "entropy  0", "black", font)
-    beside = GAP_PX + round(font.getlength("entropy  0")) + 8
+    text.draw(pen, (GAP_PX, top), "entropy  0")
+    beside = GAP_PX + round(text.width("entropy  0")) + 8
     legend.paste(bar, (beside, top + 3))
     most = f"{math.log(len(classes)):.2f} = log {len(classes)}"
-    pen.text((beside + 264, top), most, "black", font)
+    text.draw(pen, (beside + 264, top), most)
+    text.draw(pen, (GAP_PX, top + LINE_PX), note)
     return legend

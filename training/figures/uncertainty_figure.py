@@ -20,6 +20,7 @@ from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import MEASURES
 from training.committee.prediction import Prediction
 from training.examples import make_example
+from training.figures.fonts import Fonts
 from training.figures.overlay import as_rgb, colour_of, overlay
 from training.figures.scales import UNITS, Scale, most_possible, scale_of
 from training.images import shrink
@@ -90,9 +91,14 @@ def uncertainty_figure(
         # Ignore a matplotlibrc; and a dollar in a class's name is a dollar.
         matplotlib.rcdefaults()
         matplotlib.rcParams["text.parse_math"] = False
-        # A name in a script that matplotlib's typeface lacks is drawn as boxes.
+        fonts = Fonts.of([title, *classes])
+        matplotlib.rcParams["font.family"] = fonts.families
+        # Of invisible characters, which need no glyph.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        return _Sheet(prediction, as_rgb(picture), classes, known).draw(title)
+        sheet = _Sheet(
+            prediction, as_rgb(picture), fonts.class_names(classes), known, fonts.note(classes)
+        )
+        return sheet.draw(fonts.readable(title))
 
 
 def at_prediction_size(
@@ -130,13 +136,10 @@ class _Sheet:
         picture: Image8,
         classes: Sequence[str],
         truth: NDArray[np.uint8] | None,
+        note: str,
     ) -> None:
-        self.prediction, self.picture, self.classes, self.truth = (
-            prediction,
-            picture,
-            classes,
-            truth,
-        )
+        self.prediction, self.picture, self.truth = prediction, picture, truth
+        self.classes, self.note = classes, note
         h, w = prediction.predicted.shape
         self.panel_in = PANEL_IN * min(max(h / w, FLATTEST), TALLEST)
         self.names = self._legend_entries()
@@ -146,6 +149,7 @@ class _Sheet:
         # The panel with axes may need more room below it than the legend beside it.
         self.second_in = self.first_in + self.panel_in + max(legend_in, AXIS_IN) + HEAD_IN
         self.height_in = self.second_in + self.panel_in + BELOW_BAR_IN + BAR_IN
+        self.height_in += LEGEND_LINE_IN if note else 0
         self.width_in = 2 * MARGIN_IN + COLUMNS * PANEL_IN + (COLUMNS - 1) * GAP_IN
         # Not pyplot's: it would keep the figure, and ask for a display.
         self.figure = Figure(figsize=(self.width_in, self.height_in), dpi=DPI, facecolor="white")
@@ -170,6 +174,8 @@ class _Sheet:
         self._legend()
         for place, measure in enumerate(MEASURES):
             self._map(place, measure)
+        left = MARGIN_IN / self.width_in
+        self.figure.text(left, 0.1 / self.height_in, self.note, fontsize=FONT, va="bottom")
         buffer = io.BytesIO()
         # Matplotlib would write its release into the file.
         self.figure.savefig(buffer, format="png", metadata={"Software": None})
