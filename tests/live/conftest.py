@@ -61,6 +61,20 @@ def label_studio(
 
 
 @pytest.fixture(scope="session")
+def unusual_label_studio(
+    label_studio_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LabelStudio]:
+    """One set up as few are: webhooks to private addresses refused, seven tasks a page."""
+    server = start_label_studio(
+        tmp_path_factory.mktemp("unusual-label-studio"),
+        template=label_studio_template,
+        environment={"SSRF_PROTECTION_ENABLED": "true", "TASK_API_PAGE_SIZE_MAX": "7"},
+    )
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def access_token(label_studio: LabelStudio) -> str:
     """The second user's personal access token; Label Studio grants one at a time."""
     return personal_access_token(label_studio.url, label_studio.second)

@@ -32,7 +32,7 @@ from backend.label_studio.queue_order import (
 from tests.limits import wait_until
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.harness.rows import backends_of, webhooks_of
-from tests.live.harness.servers import free_port, start_label_studio
+from tests.live.harness.servers import LabelStudio, free_port, start_label_studio
 from tests.served import Served
 
 pytestmark = pytest.mark.live
@@ -281,25 +281,32 @@ def test_an_unreachable_backend_is_refused_and_leaves_nothing(project: MakeProje
     assert studio.project(made.id).sampling == made.sampling
 
 
-@pytest.mark.parametrize(
-    "guards",
-    [
-        {"ML_BLOCK_LOCAL_IP": "true", "SSRF_PROTECTION_ENABLED": "true"},
-        {"ML_BLOCK_LOCAL_IP": "true"},
-        {"SSRF_PROTECTION_ENABLED": "true"},
-    ],
-    ids=["both", "backends", "webhooks"],
-)
-def test_a_server_that_guards_private_addresses_says_which_settings_to_change(
-    label_studio_template: Path, tmp_path: Path, backend: Backend, guards: dict[str, str]
-):
-    server = start_label_studio(tmp_path, template=label_studio_template, environment=guards)
+def _says_which_settings_to_change(server: LabelStudio, backend: Backend) -> None:
     with Studio(server.url, server.api_key) as studio:
         made = control_of(studio).projects.create(title="guarded", label_config=BRUSH)
         with pytest.raises(CannotConnect, match="ML_BLOCK_LOCAL_IP=false"):
             join(studio, made.id, backend)
         assert webhooks_of(studio, made.id) == []
         assert backends_of(studio, made.id) == []
+
+
+def test_a_server_that_guards_webhooks_says_which_settings_to_change(
+    unusual_label_studio: LabelStudio, backend: Backend
+) -> None:
+    """It has taken the backend by then, which must not stay."""
+    _says_which_settings_to_change(unusual_label_studio, backend)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "guards", [{}, {"SSRF_PROTECTION_ENABLED": "true"}], ids=["backends", "both"]
+)
+def test_a_server_that_guards_backends_says_which_settings_to_change(
+    label_studio_template: Path, tmp_path: Path, backend: Backend, guards: dict[str, str]
+) -> None:
+    environment = {"ML_BLOCK_LOCAL_IP": "true", **guards}
+    server = start_label_studio(tmp_path, template=label_studio_template, environment=environment)
+    _says_which_settings_to_change(server, backend)
     server.stop()
 
 

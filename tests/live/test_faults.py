@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,13 @@ from hypothesis import strategies as st
 
 from backend.insight.findings.examine import examine
 from backend.insight.status import project_status
+from backend.label_studio import client
+from backend.label_studio.bulk import Studio
 from backend.label_studio.control import control_of
 from backend.ledger import Publication, Round
 from backend.rounds.schedule import RECONCILE_S, count_changes, label_states
 from backend.web.app import build_app
+from tests.limits import scaled
 from tests.live.harness.history import History, record_history
 from tests.live.harness.local_worker import short_waits
 from tests.live.harness.proxy import Fault, Proxy, every_way_to_fail
@@ -57,6 +61,20 @@ class Site:
     def start_again(self) -> None:
         port = int(self.server.url.rsplit(":", 1)[1])
         self.server = start_label_studio(self.server.data_dir, port=port)
+
+    @contextmanager
+    def asked_meanwhile(self, project: TinyProject) -> Iterator[None]:
+        """A client that asks while the server is down has its answer once it is there again."""
+        with (
+            # Where other programs run, it starts later than a client that ships waits for it.
+            pytest.MonkeyPatch.context() as patch,
+            Studio(self.server.url, self.server.api_key) as studio,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            patch.setattr(client, "RETRY_AFTER_S", [scaled(1)] * 60)
+            answer = pool.submit(studio.project, project.id)
+            yield
+            assert answer.result(scaled(60)).id == project.id
 
     @property
     def database(self) -> Path:
@@ -442,7 +460,8 @@ class TestARestoredBackup:
         assert name_of(project.serving()) == "committee-v2.1"
         site.server.stop()
         shutil.copy(tmp_path_factory.getbasetemp() / "backup.sqlite3", site.database)
-        site.start_again()
+        with site.asked_meanwhile(project):
+            site.start_again()
         assert studio.project(project.id).model_version == "committee-v1.1"
 
         site.stack.check(project)

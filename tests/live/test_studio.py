@@ -6,21 +6,18 @@ import io
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import requests
 from PIL import Image
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
-from backend.label_studio import client
 from backend.label_studio.bulk import Stamp, Studio
 from backend.label_studio.control import control_of
 from backend.label_studio.images import ImageFetcher
-from tests.limits import scaled
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.harness.rows import import_tasks, webhooks_of
-from tests.live.harness.servers import LabelStudio, free_port, log_in, start_label_studio
+from tests.live.harness.servers import LabelStudio, free_port, log_in
 
 pytestmark = pytest.mark.live
 
@@ -105,13 +102,8 @@ def test_tasks_of_another_project_are_never_listed(project: MakeProject, studio:
     assert list(studio.tasks(mine.id, other)) == []
 
 
-def test_a_page_shorter_than_asked_does_not_end_the_list(
-    label_studio_template: Path, tmp_path: Path
-):
-    server = start_label_studio(
-        tmp_path, template=label_studio_template, environment={"TASK_API_PAGE_SIZE_MAX": "7"}
-    )
-    with Studio(server.url, server.api_key) as studio:
+def test_a_page_shorter_than_asked_does_not_end_the_list(unusual_label_studio: LabelStudio):
+    with Studio(unusual_label_studio.url, unusual_label_studio.api_key) as studio:
         made = control_of(studio).projects.create(title="short pages", label_config=BRUSH)
         ids = import_tasks(studio, made.id, [{"image": f"/{i}.png"} for i in range(23)])
         assert [t.id for t in studio.tasks(made.id)] == ids
@@ -119,7 +111,6 @@ def test_a_page_shorter_than_asked_does_not_end_the_list(
             studio.annotate(task_id, [])
         assert sorted(studio.stamps(made.id)) == ids
         assert [task_id for task_id, _ in studio.annotations_of(made.id, ids)] == ids
-    server.stop()
 
 
 def test_uploaded_files_become_tasks_in_their_order(project: MakeProject, studio: Studio):
@@ -394,24 +385,6 @@ def test_a_server_that_is_not_there_is_unreachable(monkeypatch: pytest.MonkeyPat
         pytest.raises(StudioUnreachable, match="LABEL_STUDIO_URL"),
     ):
         control_of(studio).versions.get()
-
-
-def test_a_get_survives_a_restart_of_the_server(
-    label_studio_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    # Where other programs run, Label Studio starts later than a client that ships waits for it.
-    waits = (*client.RETRY_AFTER_S, *[scaled(5)] * 10)
-    monkeypatch.setattr("backend.label_studio.client.RETRY_AFTER_S", waits)
-    port = free_port()
-    server = start_label_studio(tmp_path, template=label_studio_template, port=port)
-    with Studio(server.url, server.api_key) as studio:
-        made = control_of(studio).projects.create(title="stays", label_config=BRUSH)
-        server.stop()
-        with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(studio.project, made.id)
-            server = start_label_studio(tmp_path, port=port)
-            assert answer.result(scaled(60)).title == "stays"
-    server.stop()
 
 
 def test_a_thread_has_a_session_of_its_own(studio: Studio):

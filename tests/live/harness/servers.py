@@ -6,6 +6,7 @@ alone, on a port that was free, and writes its output to a file that a failing t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -249,23 +250,19 @@ def files_that_may_not_grow(*pids: int) -> Iterator[None]:
 
 
 def migrated_template(cache: Path) -> Path:
-    """A data folder with all migrations done and both users made; built once per ``cache``.
-
-    Several test runs may build it at the same time: each builds its own, the first to
-    finish wins.
+    """A data folder with all migrations done and both users made; built once per ``cache``, also
+    where several processes want it at the same time.
     """
-    template = cache / "template"
-    if template.exists():
-        return template
     cache.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
-    start_label_studio(building / "data").stop()
-    try:
-        (building / "data").rename(template)
-    except OSError:
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        template = cache / "template"
         if not template.exists():
-            raise
-    shutil.rmtree(building, ignore_errors=True)
+            with tempfile.TemporaryDirectory(
+                prefix=".building-", dir=cache, ignore_cleanup_errors=True
+            ) as building:
+                start_label_studio(Path(building) / "data").stop()
+                (Path(building) / "data").rename(template)
     return template
 
 
