@@ -56,16 +56,18 @@ class Plan:
         cells: (stage, victim), each once.
         lasts_s: random blows follow until the whole has lasted this long; None: no random blows.
         retrain_every: how many labels start a round.
+        engine: that predicts; OpenVINO compiles for seconds in each process.
     """
 
     cells: frozenset[tuple[str, str]]
     lasts_s: float | None
     retrain_every: int
+    engine: str
 
 
 PLANS = (
-    pytest.param(Plan(EACH_VICTIM, None, 1000), id="each-victim"),
-    pytest.param(Plan(IN_TURN, CHAOS_S, 8), id="each-stage", marks=pytest.mark.soak),
+    pytest.param(Plan(EACH_VICTIM, None, 1000, "torch"), id="each-victim"),
+    pytest.param(Plan(IN_TURN, CHAOS_S, 8, "auto"), id="each-stage", marks=pytest.mark.soak),
 )
 
 
@@ -91,6 +93,7 @@ def outcome(
         label_studio_template,
         images=36,
         seed=SEED,
+        engine=request.param.engine,
         retrain_every=request.param.retrain_every,
     )
     yield _under(request.param, chaos)

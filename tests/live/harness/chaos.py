@@ -531,11 +531,15 @@ class Chaos:
             yield self.ledger.rounds.get(round_id)
 
 
-def start_chaos(folder: Path, template: Path, *, images: int, seed: int, **options: Any) -> Chaos:
+def start_chaos(
+    folder: Path, template: Path, *, images: int, seed: int, engine: str, **options: Any
+) -> Chaos:
     """Everything, on servers of its own, with one project of drawn images."""
     label_studio: LabelStudio = start_label_studio(folder / "label-studio", template=template)
     try:
-        stack = start_stack(folder, label_studio, worker_process=True, keep_jobs=True)
+        stack = start_stack(
+            folder, label_studio, worker_process=True, keep_jobs=True, engine=engine
+        )
     except BaseException:
         label_studio.stop()
         raise
