@@ -20,9 +20,10 @@ from tests.limits import wait_until
 from tests.live.harness.servers import ROOT, Process, free_port
 
 
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[Web]:
-    started = Web(tmp_path)
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """One for all tests that leave it serving."""
+    started = Web(tmp_path_factory.mktemp("web"))
     yield started
     started.process.stop()
 
@@ -64,7 +65,8 @@ def test_all_processes_killed_at_once_are_replaced(web: Web) -> None:
     assert web.post("/webhook", EVENT).status_code == 201
 
 
-def test_nothing_outlives_a_killed_parent_and_its_port_is_free(web: Web) -> None:
+def test_nothing_outlives_a_killed_parent_and_its_port_is_free(tmp_path: Path) -> None:
+    web = Web(tmp_path)
     children = serving(web)
     web.process.kill()
     wait_until(lambda: ended(children), PATIENCE_S, "the end of the processes")
