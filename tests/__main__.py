@@ -44,7 +44,7 @@ class Lane:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-OWN_SERVERS = ("tests/live/test_chaos.py", "tests/live/test_bench.py")
+OWN_SERVERS = tuple(f"tests/live/test_{name}.py" for name in ("chaos", "bench", "run"))
 
 LANES = (
     Lane("live", ("tests/live", *(f"--ignore={file}" for file in OWN_SERVERS))),
