@@ -1,4 +1,4 @@
-"""`python -m tests.bench.memory SIDE_PX MEMBERS`: MB above idle that one prediction takes."""
+"""`python -m tests.bench.memory SIDE_PX MEMBERS NETWORK`: MB above idle that a prediction takes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tests.bench.rows_committee import Sizes, untrained
 
 
 def main() -> None:
-    side_px, members = map(int, sys.argv[1:])
-    committee = untrained(replace(Sizes(members).config(), max_side_px=side_px))
+    side_px, members = map(int, sys.argv[1:3])
+    sizes = Sizes(members, network=sys.argv[3])
+    committee = untrained(replace(sizes.config(), max_side_px=side_px))
     committee.predict(np.zeros((64, 64, 3), np.uint8))  # loaded and compiled: idle
     process = psutil.Process()
     idle = process.memory_info().rss

@@ -1,7 +1,8 @@
 """The five uncertainty maps, fused, on one thread: against a limit and against libraries.
 
 A library is asked for the maps that it has, by its own functions, of the same numbers in the
-same float32, laid out beforehand as it wants them. Each must equal ours; the time is per map.
+same float32, laid out beforehand as it wants them. Each must equal ours; the time is per map. It is
+imported by its own row: each takes seconds, which the other rows do without.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from baal.active.heuristics import BALD, Certainty, Entropy, Variance
 from numpy.typing import NDArray
-from skactiveml.pool import average_kl_divergence, uncertainty_scores, variation_ratios
 from torch import Tensor
 
 from acquisition.adaptive import ARMS, Evidence, judge, trust
@@ -90,6 +89,8 @@ def per_map(probs: Tensor, library: Mapping[str, Callable[[], Map]]) -> Measured
     small=SMALL_PX,
 )
 def maps_vs_baal(side_px: int) -> Measured:
+    from baal.active.heuristics import BALD, Certainty, Entropy, Variance
+
     probs = drawn_probs(side_px)
     # Contiguous with the members last, as baal's own ensemble stacks its predictions.
     stacked = probs.permute(1, 2, 3, 4, 0).contiguous().numpy()  # [N, C, H, W, M]
@@ -119,6 +120,8 @@ def maps_vs_baal(side_px: int) -> Measured:
     small=SMALL_PX,
 )
 def maps_vs_skactiveml(side_px: int) -> Measured:
+    from skactiveml.pool import average_kl_divergence, uncertainty_scores, variation_ratios
+
     probs = drawn_probs(side_px)
     # As its committees predict: a pixel is a sample, [M, N * H * W, C].
     members = probs.permute(0, 1, 3, 4, 2).reshape(MEMBERS, -1, CLASSES).contiguous().numpy()

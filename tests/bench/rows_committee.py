@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets import BasicUNet
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,18 +35,19 @@ class Sizes:
 
     Attributes:
         steps: enough that the members know cells from ground.
+        network: has an encoder for each member, since OpenVINO would run a shared one once.
     """
 
     members: int = 5
     side_px: int = 512
     steps: int = 80
+    network: str = "lite0"
 
     def config(self) -> TrainConfig:
-        # An encoder for each member, since OpenVINO would run a shared one once.
         return TrainConfig(
             CLASSES,
             members=self.members,
-            network="lite0",
+            network=self.network,
             steps=self.steps,
             thaw=0.5,
             batch=4,
@@ -55,7 +55,7 @@ class Sizes:
         )
 
 
-SMALL = Sizes(members=2, side_px=64, steps=1)
+SMALL = Sizes(members=2, side_px=64, steps=1, network="tests.training.laboratory:small")
 
 PEAK_LIMIT_MB = 1500.0
 
@@ -125,6 +125,8 @@ def loop(members: list[torch.nn.Module], x: Tensor) -> Callable[[], object]:
     small=SMALL,
 )
 def ensemble_vs_peer_loop(sizes: Sizes, given: Trained) -> Measured:
+    from monai.networks.nets import BasicUNet  # takes seconds, which the other rows do without
+
     x = given.fields[0]
     peers: list[torch.nn.Module] = [
         BasicUNet(2, 3, len(CLASSES), features=(16, 32, 64, 128, 128, 16))
@@ -248,7 +250,10 @@ def maps_share_9(sizes: Sizes) -> Measured:
 def memory_2048(sizes: Sizes) -> Measured:
     # A process of its own: what was ever used before would count as idle here.
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.memory", str(sizes.side_px), str(sizes.members)],
+        [
+            *(sys.executable, "-m", "tests.bench.memory"),
+            *(str(sizes.side_px), str(sizes.members), sizes.network),
+        ],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -63,7 +63,7 @@ class Sizes:
             web, and whatever waits under load waits for the load.
         steps: of the first round, and of the one that must outlast the measurement.
         tiny: the live tests' discs and network instead of drawn urine and ours, which learns
-            nothing in a smoke run's seconds.
+            nothing in a smoke run's seconds, and torch, which compiles nothing.
     """
 
     seconds: float = 60.0
@@ -83,11 +83,12 @@ class Sizes:
 
 FULL = Sizes()
 SMALL = Sizes(
-    seconds=3.0,
-    warm_up_s=1.0,
-    webhooks_per_s=10,
+    seconds=1.0,
+    warm_up_s=0.5,
+    webhooks_per_s=20,
+    health_per_s=20,
     annotators=2,
-    opens_every_s=1.0,
+    opens_every_s=0.5,
     images=8,
     labels=4,
     side_px=SIDE_PX,
@@ -229,6 +230,7 @@ def laboratory(sizes: Sizes) -> Iterator[Laboratory]:
             server,
             worker_process=True,
             network=NETWORK if sizes.tiny else "shared",
+            engine="torch" if sizes.tiny else "auto",
             members=sizes.members,
         )
         try:
@@ -430,7 +432,7 @@ def busy_programs(count: int) -> Iterator[None]:
     unit="s",
     goal=1.0,
     sizes=Fit(),
-    small=Fit(side_px=64, steps=1, programs=1, repeats=2),
+    small=Fit(side_px=64, steps=1, programs=1, repeats=1),
 )
 def fit_beside_busy(fit: Fit) -> Measured:
     quiet, busy = [], []

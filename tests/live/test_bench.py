@@ -15,7 +15,6 @@ pytestmark = pytest.mark.live
 
 
 @pytest.mark.timeout(900)  # a real worker does two rounds of it, beside whatever else runs here
-@pytest.mark.filterwarnings("ignore:`structlog.threadlocal` is deprecated")  # baal's import
 def test_each_row_with_servers_runs(
     label_studio: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
