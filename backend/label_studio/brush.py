@@ -47,12 +47,14 @@ BLOCK_BYTES = 2**16
 MOST_LENGTH_BITS = 16
 LONGEST_RUN = 1 << MOST_LENGTH_BITS
 
-# All choices of four length sizes, [choices, 4] rising, and the bits that each spends on a length
-# that needs 1, 2, ... bits, [choices, 16]: the smallest size that holds it, if any does.
+# All choices of four length sizes, [choices, 4] rising. For a length less one of 0, 1, ... 16 bits,
+# [choices, 17], which of the four holds it, the smallest that does, and the bits that it takes:
+# far too many if none does. Floating point, for which products of matrices are quick.
 _CHOICES = np.array(list(combinations(range(1, MOST_LENGTH_BITS + 1), 4)))
-_needed = np.arange(1, MOST_LENGTH_BITS + 1)[:, None]
-_TOO_LONG = 1 << 20
-_SPENT = np.where(_CHOICES[:, None] >= _needed, _CHOICES[:, None], _TOO_LONG).min(axis=2)
+_needed = np.arange(MOST_LENGTH_BITS + 1)
+_KIND = (_CHOICES[:, None] < _needed[:, None]).sum(axis=2)
+_SPENT = np.column_stack([_CHOICES, np.full(len(_CHOICES), 1e9)])
+_SPENT = np.take_along_axis(_SPENT, _KIND, axis=1)
 
 
 def encode(
@@ -88,8 +90,8 @@ def encode(
     else:
         changes = _changes_of_part(mask, top, left, width)
     values, lengths = _runs(changes, height * width)
-    sizes = _length_sizes(lengths)
-    codes, widths = _records(values, lengths, sizes)
+    sizes, kind = _length_sizes(lengths)
+    codes, widths = _records(values, lengths, sizes, kind)
     rle: list[int] = _pack(codes, widths, sizes, words=height * width * CHANNELS).tolist()
     return rle
 
@@ -134,23 +136,23 @@ def _runs(
     return values, lengths
 
 
-def _length_sizes(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The four length sizes, rising, with which the records of these lengths are shortest."""
-    # Of a length less one: 0 and 1 need one bit.
-    bits = np.searchsorted(1 << np.arange(1, MOST_LENGTH_BITS), lengths)
-    sizes: npt.NDArray[np.int64] = _CHOICES[
-        np.argmin(_SPENT @ np.bincount(bits, minlength=MOST_LENGTH_BITS))
-    ]
-    return sizes
+def _length_sizes(
+    lengths: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The four length sizes, rising, with which the records of these lengths are shortest, and
+    which of the four each length takes."""
+    bits = np.frexp(lengths - 1)[1]
+    best = np.argmin(_SPENT @ np.bincount(bits, minlength=MOST_LENGTH_BITS + 1))
+    return _CHOICES[best], _KIND[best][bits]
 
 
 def _records(
     values: npt.NDArray[np.uint64],
     lengths: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Each run's record as a number, and its width in bits (12 to 27)."""
-    kind = np.searchsorted(1 << sizes[:-1], lengths)
     length_bits = sizes[kind]
     head = (4 | kind).astype(np.uint64) << length_bits.astype(np.uint64)
     codes = ((head | (lengths - 1).astype(np.uint64)) << np.uint64(WORD_BITS)) | values
