@@ -27,6 +27,9 @@ STRIP_PX = 16384
 cache, and some 40 calls cost little compared with their work. Half or four times as many pixels
 take 10 to 15 % longer."""
 
+STRIP_VALUES = 80 * STRIP_PX
+"""Probabilities measured at once, where more members and classes make them more: 5 MiB."""
+
 STRIP_PX_ON_GPU = 1 << 18
 """A GPU pays per kernel launch instead; 256 Ki pixels hold 30 MiB of such probabilities."""
 
@@ -183,7 +186,8 @@ def uncertainty_maps(probs: Tensor) -> dict[str, Tensor]:
     M, N, C, H, W = probs.shape
     dtype = _at_least_float32(probs[:0]).dtype
     maps = torch.empty(len(MEASURES), N, H, W, dtype=dtype, device=probs.device)
-    strip_px = STRIP_PX if probs.device.type == "cpu" else STRIP_PX_ON_GPU
+    on_cpu = probs.device.type == "cpu"
+    strip_px = min(STRIP_PX, STRIP_VALUES // (M * C)) if on_cpu else STRIP_PX_ON_GPU
     rows = min(H, max(1, strip_px // W))
     scratch = torch.empty(M * C * rows * W, dtype=dtype, device=probs.device)
     for n in range(N):

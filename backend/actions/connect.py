@@ -23,7 +23,13 @@ from backend.ledger import Project
 from backend.options import ProjectOptions, check_labels, parse_options
 from backend.predict import image_url, read_image
 from backend.rounds.schedule import CONNECTED, count_changes, label_states
+from backend.settings import Settings
 from backend.workplace import Workplace
+from training.committee.memory import machine_memory, prediction_bytes
+
+MOST_OF_MEMORY = 0.75
+"""Share of the machine's memory that one prediction may take: Label Studio and the processes
+themselves need the rest."""
 
 TRIED_IMAGES = 3
 """Enough to see a host that is not allowed or a storage that is not connected."""
@@ -37,8 +43,9 @@ class Connected:
         labelled: tasks that carry a label now.
         round_asked: a round was asked for, because some of them taught nothing yet.
         warnings: a sentence for each control of which nothing, or not all, is learnt, for each of
-            the first ``TRIED_IMAGES`` tasks whose image cannot be read, and for regions that may
-            become too many for Label Studio's editor.
+            the first ``TRIED_IMAGES`` tasks whose image cannot be read, for regions that may become
+            too many for Label Studio's editor, and for more labels than this machine's memory
+            would bear.
     """
 
     project: Project
@@ -105,6 +112,7 @@ def connect_project(
         *unread_controls(project.label_config, config),
         *_unread_images(work, studio_id, config, parsed),
         *_many_regions(config, parsed),
+        *too_large_for(work.settings, config, parsed, machine_memory()),
     )
     return Connected(ledger.projects.get(row.id), len(states), bool(changed and states), warnings)
 
@@ -142,6 +150,27 @@ def _many_regions(config: LabelConfig, options: ProjectOptions) -> list[str]:
         f"With regions=particle each particle is a {config.output.shape} region, and Label "
         f"Studio's editor freezes on a task of more than some {MOST_BRUSHES} of them: for crowded "
         'images set the option regions to "class", or min_particle_px higher.'
+    ]
+
+
+def too_large_for(
+    settings: Settings, config: LabelConfig, options: ProjectOptions, memory: int
+) -> list[str]:
+    """Whether so many labels at the project's size would not fit this machine: a sentence then.
+
+    Args:
+        memory: the machine's, in bytes.
+    """
+    members, network = options.members or settings.members, options.network or settings.network
+    classes = len(config.labels) + 1
+    needed = prediction_bytes(network, members, classes, options.max_side_px)
+    if needed <= MOST_OF_MEMORY * memory:
+        return []
+    return [
+        f"{len(config.labels)} labels at max_side_px {options.max_side_px} with {members} members "
+        f"take about {needed / 1e9:.1f} GB for each image that is predicted, and this machine has "
+        f"{memory / 1e9:.1f} GB: rounds will run out of memory. Give the project fewer labels, "
+        "fewer members or a smaller max_side_px."
     ]
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.memory SIDE_PX MEMBERS NETWORK`: MB above idle that a prediction takes."""
+"""`python -m tests.bench.memory SIDE_PX MEMBERS NETWORK [CLASSES]`: MB above idle of one prediction."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from dataclasses import replace
 import numpy as np
 import psutil
 
-from tests.bench.rows_committee import Sizes, untrained
+from tests.bench.rows_committee import Sizes, class_names, untrained
 
 
 def main() -> None:
     side_px, members = map(int, sys.argv[1:3])
     sizes = Sizes(members, network=sys.argv[3])
-    committee = untrained(replace(sizes.config(), max_side_px=side_px))
+    config = replace(sizes.config(), max_side_px=side_px)
+    if len(sys.argv) > 4:
+        config = replace(config, classes=class_names(int(sys.argv[4])))
+    committee = untrained(config)
     committee.predict(np.zeros((64, 64, 3), np.uint8))  # loaded and compiled: idle
     process = psutil.Process()
     idle = process.memory_info().rss

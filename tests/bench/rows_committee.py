@@ -195,10 +195,13 @@ def ensemble_probs_apart(sizes: Sizes, given: Trained) -> Measured:
     return Measured(max(statistics.fmean(apart), 1e-9), 0.01, 0.0)
 
 
+def class_names(classes: int) -> tuple[str, ...]:
+    return ("background", *(f"class {c}" for c in range(1, classes)))
+
+
 def maps_share(sizes: Sizes, classes: int) -> Measured:
     """The maps of an image beside a third of the fp32 pass that gives their probabilities."""
-    names = ("background", *(f"class {c}" for c in range(1, classes)))
-    config = replace(sizes.config(), classes=names)
+    config = replace(sizes.config(), classes=class_names(classes))
     committee = untrained(config)
     engine = committee.in_precision("f32").engine
     x = torch.rand(1, 3, sizes.side_px, sizes.side_px, generator=torch.Generator().manual_seed(0))

@@ -21,6 +21,7 @@ from training.committee.engine import Engine
 from training.committee.engine_choice import EngineChoice, device_of
 from training.committee.ensemble import Ensemble
 from training.committee.prediction import Prediction, winners
+from training.committee.row_engine import RowEngine
 from training.committee.tiles import strips
 from training.committee.version import DamagedVersion, read_version
 from training.compute import bounded_threads
@@ -160,7 +161,7 @@ class Committee:
         Raises:
             NoEngine: OpenVINO cannot run it.
         """
-        _ = self.openvino_model  # converted once for all precisions
+        _ = self._choice.served_model  # converted once for all precisions
         return self._variant("openvino", bf16=precision == "bf16")
 
     def with_bf16(self, *, allowed: bool) -> Committee:
@@ -244,7 +245,9 @@ class Committee:
         predicted: NDArray[np.uint8] = np.empty((B, h, w), np.uint8)
         maps = {name: np.empty((B, h, w), np.float32) for name in MEASURES}
         features: Tensor | None = None
-        for strip, share in strips(x, self.engine):
+        engine = self.engine
+        seen = engine.strips(x) if isinstance(engine, RowEngine) else strips(x, engine)
+        for strip, share in seen:
             features = share.clone() if features is None else features + share
             with bounded_threads(self.ensemble.threads):
                 for name, uncertainty_map in uncertainty_maps(strip.probs).items():

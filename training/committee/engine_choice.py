@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch
 from training.committee.compiled import CompiledCache
 from training.committee.engine import Engine, Members, NoEngine, TorchEngine
 from training.committee.ensemble import Ensemble
+from training.committee.memory import goes_by_rows
 from training.committee.openvino_engine import (
     OpenVinoEngine,
     compile_openvino,
@@ -22,7 +24,9 @@ from training.committee.openvino_engine import (
     openvino_version,
     to_openvino,
 )
+from training.committee.row_engine import Bodies, RowEngine
 from training.networks.forward import STRIDE
+from training.networks.unet import Lite0UNet, UNet
 
 log = logging.getLogger(__name__)
 
@@ -80,40 +84,80 @@ class EngineChoice:
             NoEngine: OpenVINO cannot express a member, or its answers differ from torch's.
         """
         members = self.ensemble.as_one_network(self.temperature, pads=False)
-        model = to_openvino(members, self.ensemble.config.channels)
-        compiled = compile_openvino(model, "f32", self.ensemble.threads)
-        engine = OpenVinoEngine(compiled, "f32", self.ensemble.stride)
-        check_answers(self.ensemble, self.temperature, engine)
-        return model
+        return self._converted(members, by_rows=False)
+
+    @cached_property
+    def served_model(self) -> Any:
+        """What runs here: ``openvino_model``, or for many classes what ``RowEngine`` takes.
+
+        Raises:
+            NoEngine: as ``openvino_model``.
+        """
+        if not self._by_rows:
+            return self.openvino_model
+        members = self.ensemble.as_one_network(self.temperature, pads=False)
+        return self._converted(Bodies(members.members, self.temperature), by_rows=True)
 
     def variant(self, wanted: str, *, bf16: bool) -> EngineChoice:
         """Another choice for the same members; what was converted for OpenVINO is shared."""
         other = replace(self, wanted=wanted, bf16=bf16, cache=None)
-        if "openvino_model" in vars(self):
-            other.openvino_model = self.openvino_model
+        for name in ("openvino_model", "served_model"):
+            if name in vars(self):
+                setattr(other, name, getattr(self, name))
         return other
+
+    @property
+    def _by_rows(self) -> bool:
+        config = self.ensemble.config
+        return goes_by_rows(config.network, config.members, len(config.classes))
+
+    def _converted(self, members: Members, *, by_rows: bool) -> Any:
+        model = to_openvino(members, self.ensemble.config.channels)
+        compiled = compile_openvino(model, "f32", self.ensemble.threads)
+        engine = self._of_compiled(compiled, "f32", by_rows=by_rows)
+        check_answers(self.ensemble, self.temperature, engine)
+        return model
+
+    def _of_compiled(self, compiled: Any, precision: str, *, by_rows: bool) -> Engine:
+        engine = OpenVinoEngine(compiled, precision, self.ensemble.stride)
+        return self._row_engine(engine, compiled.release_memory) if by_rows else engine
+
+    def _row_engine(self, body: Engine, release: Callable[[], None] = lambda: None) -> RowEngine:
+        return RowEngine(
+            body,
+            cast("list[Lite0UNet | UNet]", self.ensemble.modules),
+            self.temperature,
+            stride=self.ensemble.stride,
+            threads=self.ensemble.threads,
+            release=release,
+        )
 
     def _torch_engine(self) -> Engine:
         # The modules are shared with ``Ensemble.logits``.
-        members = Members(self.ensemble.modules, self.temperature)
-        return TorchEngine(members, threads=self.ensemble.threads, device=self.ensemble.device)
+        kind = Bodies if self._by_rows else Members
+        members = kind(self.ensemble.modules, self.temperature)
+        engine = TorchEngine(members, threads=self.ensemble.threads, device=self.ensemble.device)
+        return self._row_engine(engine) if self._by_rows else engine
 
     def _openvino_engine(self) -> Engine:
         release = openvino_version()
         if release is None:
             raise NoEngine("OpenVINO is not installed")
         precision = "bf16" if self.bf16 and has_bf16() else "f32"
-        threads, stride = self.ensemble.threads, self.ensemble.stride
-        data = None if self.cache is None else self.cache.read(precision, release)
+        threads, by_rows = self.ensemble.threads, self._by_rows
+        # An earlier release kept whole members of as many classes.
+        kept_as = f"rows-{precision}" if by_rows else precision
+        data = None if self.cache is None else self.cache.read(kept_as, release)
         if data is not None:
             try:
-                return OpenVinoEngine(import_compiled(data, precision, threads), precision, stride)
+                compiled = import_compiled(data, precision, threads)
+                return self._of_compiled(compiled, precision, by_rows=by_rows)
             except NoEngine as error:
                 log.warning("%s: compiling anew", error)
-        compiled = compile_openvino(self.openvino_model, precision, threads)
+        compiled = compile_openvino(self.served_model, precision, threads)
         if self.cache is not None:
-            self.cache.keep(precision, release, export_compiled(compiled))
-        return OpenVinoEngine(compiled, precision, stride)
+            self.cache.keep(kept_as, release, export_compiled(compiled))
+        return self._of_compiled(compiled, precision, by_rows=by_rows)
 
 
 def device_of(engine: str, device: torch.device | None) -> torch.device | None:

@@ -18,6 +18,9 @@ from acquisition.adaptive import Judgement, judge
 STRIP_PX = 1 << 19
 """Pixels of the full-size image that are enlarged at once: with 9 classes 19 MB."""
 
+STRIP_VALUES = 16 * STRIP_PX
+"""Probabilities that are enlarged at once, where more classes make them more: 34 MB."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -74,10 +77,11 @@ class Prediction:
     def _strips(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the image and their probabilities [C, rows, W], enlarged without seams."""
         H, W = self.size
-        h = self.probs.shape[1]
+        C, h = self.probs.shape[:2]
         probs = torch.from_numpy(self.probs)
-        for top in range(0, H, max(1, STRIP_PX // W)):
-            rows = np.arange(top, min(top + max(1, STRIP_PX // W), H))
+        step = max(1, min(STRIP_PX, STRIP_VALUES // C) // W)
+        for top in range(0, H, step):
+            rows = np.arange(top, min(top + step, H))
             # Pixel centres lie at halves, as in torch's interpolation of the columns.
             at = np.clip((rows + 0.5) * h / H - 0.5, 0, h - 1)
             above = np.floor(at).astype(np.int64)

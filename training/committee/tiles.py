@@ -10,8 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-WHOLE_PX = 1024
-"""Up to this length nothing is divided; the default ``max_side_px`` is seen whole."""
+from training.committee.memory import WHOLE_PX
 
 TILE_PX = 640
 """Longest side of a tile where it is. At 2048 px five members then take 1.2 GB, and see 1.4 times

@@ -20,6 +20,8 @@ class Lite0UNet(nn.Module):
     much, and docs/RECIPE.md found nothing gained.
     """
 
+    decoded_scale = 2
+
     def __init__(self, classes: int, channels: int = 3) -> None:
         super().__init__()
         self.encoder = Lite0Encoder(channels)
@@ -38,17 +40,28 @@ class Lite0UNet(nn.Module):
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, C, h, w] and [B, 432] the means of the two coarsest feature maps; h and w
         are multiples of STRIDE."""
+        decoded, features = self.decode(images)
+        return self.logits_of(decoded), features
+
+    def decode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the logits are made of, [B, 24, h / 2, w / 2], and the features."""
         x = images * 2 - 1  # mean and standard deviation 0.5
         f2, f4, f8, f16, f32 = self.encoder(x)
         y = self.up16(beside(self.lateral(f32), f16))
         y = self.up8(beside(y, f8))
         y = self.up4(beside(y, f4))
         y = self.up2(torch.cat((beside(y, f2), F.pixel_unshuffle(x, 2)), dim=1))
-        return enlarge(self.head(y)), coarse_means((f16, f32))
+        return y, coarse_means((f16, f32))
+
+    def logits_of(self, decoded: Tensor) -> Tensor:
+        """Logits of some rows; their outermost ones are those of the whole only where it ends."""
+        return enlarge(self.head(decoded))
 
 
 class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015) of five levels, 16 to 128 channels wide."""
+
+    decoded_scale = 1
 
     def __init__(self, classes: int, channels: int = 3) -> None:
         super().__init__()
@@ -69,6 +82,11 @@ class UNet(nn.Module):
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, C, h, w] and [B, 128] the mean of the coarsest feature map; h and w are
         multiples of STRIDE."""
+        decoded, features = self.decode(images)
+        return self.logits_of(decoded), features
+
+    def decode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the logits are made of, [B, 16, h, w], and the features."""
         x = self.down[0](images * 2 - 1)
         levels = [x]
         for level in list(self.down)[1:]:
@@ -76,4 +94,8 @@ class UNet(nn.Module):
             levels.append(x)
         for level, finer in zip(self.up, levels[-2::-1], strict=True):
             x = level(beside(x, finer))
-        return cast(Tensor, self.head(x)), levels[-1].mean(dim=(2, 3))
+        return x, levels[-1].mean(dim=(2, 3))
+
+    def logits_of(self, decoded: Tensor) -> Tensor:
+        """Logits of some rows."""
+        return cast(Tensor, self.head(decoded))

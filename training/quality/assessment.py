@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 CALIBRATION_PX = 20_000
 """Pixels per image that the temperature is fitted on."""
 
+CALIBRATION_VALUES = 16 * CALIBRATION_PX
+"""Logits of them per image, where more classes make them more: of 500 images 640 MB."""
+
 AGREEMENT_IMAGES = 8
 """Images that bfloat16 is tried on: some megapixels, so that two in a thousand are many."""
 
@@ -85,13 +88,14 @@ def assess(
     logits_of, truth_of = [], []
     shown: set[int] = set()
     rng = np.random.default_rng(config.seed)
+    calibration_px = min(CALIBRATION_PX, CALIBRATION_VALUES // C)
     for done, example in enumerate(sorted(examples, key=lambda each: each.key)):
         logits, predicted = ensemble.out_of_fold(example)
         counts = overlap(example.mask, predicted, C)
         total += counts
         scores[example.key] = counts.foreground_dice()
         shown.update(np.unique(predicted).tolist())
-        drawn = torch.from_numpy(draw_known(example.mask, CALIBRATION_PX, rng))
+        drawn = torch.from_numpy(draw_known(example.mask, calibration_px, rng))
         logits_of.append(logits.flatten(1)[:, drawn].T)
         truth_of.append(torch.from_numpy(example.mask).flatten()[drawn].long())
         if progress is not None:

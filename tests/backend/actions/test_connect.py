@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
-from backend.actions.connect import _many_regions, connect_project
+from backend.actions.connect import _many_regions, connect_project, too_large_for
 from backend.errors import StudioRefused
-from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.label_config import build_label_config, parse_label_config
 from backend.options import ProjectOptions
 from backend.workplace import Workplace
 from tests.backend.label_studio.test_connection import PROJECT, MemoryStudio
-from tests.backend.workplaces import brush_config, open_workplace
+from tests.backend.workplaces import brush_config, make_settings, open_workplace
+from training.colours import class_colour
+from training.committee.memory import machine_memory, prediction_bytes
 
 CREATED = 1_700_000_000
+GB = 10**9
 
 
 def test_a_mask_for_each_particle_is_warned_of() -> None:
@@ -72,3 +75,37 @@ def test_a_project_that_is_connected_stays_so_where_connecting_again_is_refused(
     [row] = work.ledger.projects.all()
     assert row.connected
     assert len(work.studio.rows["ml"]) == 1  # type: ignore[attr-defined]
+
+
+def warnings_of(tmp_path: Path, labels: int, memory: int, **options: object) -> list[str]:
+    named = ((f"label {i}", class_colour(i)) for i in range(1, labels + 1))
+    config = parse_label_config(build_label_config(named))
+    return too_large_for(
+        make_settings(tmp_path), config, ProjectOptions.model_validate(options), memory
+    )
+
+
+def test_more_labels_than_the_memory_bears_are_warned_of(tmp_path: Path) -> None:
+    (warning,) = warnings_of(tmp_path, 254, 16 * GB, max_side_px=4096, members=5)
+    assert warning.startswith("254 labels at max_side_px 4096 with 5 members take about ")
+    assert "this machine has 16.0 GB: rounds will run out of memory." in warning
+
+
+@pytest.mark.parametrize(("labels", "memory"), [(8, 4 * GB), (64, 4 * GB), (254, 4 * GB)])
+def test_the_usual_size_of_images_fits(tmp_path: Path, labels: int, memory: int) -> None:
+    assert warnings_of(tmp_path, labels, memory, members=5) == []
+
+
+def test_many_labels_take_little_but_for_networks_that_cannot_be_divided() -> None:
+    assert prediction_bytes("shared", 5, 255, 1024) < 3 * GB
+    assert prediction_bytes("lab:net", 5, 255, 1024) > 15 * GB
+    assert prediction_bytes("shared", 5, 65, 1024) < 1.6 * GB
+
+
+def test_a_container_s_limit_counts(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    whole = machine_memory(limit)
+    limit.write_text("max\n")
+    assert machine_memory(limit) == whole
+    limit.write_text("1000000\n")
+    assert machine_memory(limit) == 1_000_000
