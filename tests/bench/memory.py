@@ -1,4 +1,4 @@
-"""`python -m tests.bench.memory SIDE_PX MEMBERS NETWORK [CLASSES]`: MB above idle of one prediction."""
+"""`... memory SIDE_PX MEMBERS NETWORK [CLASSES]`: MB above idle that a prediction takes."""
 
 from __future__ import annotations
 
