@@ -1,8 +1,9 @@
 """Speaking HTTP with Label Studio: sessions, tokens, retries, and errors as sentences.
 
-Every call has a time limit, only GETs are repeated, redirects are refused, and no ``.netrc`` is
-read. Both kinds of token work: a legacy token is sent as it is; a personal access token is a JWT
-refresh token and is exchanged for access tokens that live 300 s.
+Every call has a time limit, for the next byte and for all of them; only GETs are repeated,
+redirects are refused, and no ``.netrc`` is read. Both kinds of token work: a legacy token is sent
+as it is; a personal access token is a JWT refresh token and is exchanged for access tokens that
+live 300 s.
 
 ``bulk`` adds the calls that the web and the rounds make; ``control`` lets label-studio-sdk speak
 through here.
@@ -30,10 +31,13 @@ from requests.auth import AuthBase
 from requests.utils import get_environ_proxies, select_proxy
 
 from backend.errors import StudioRefused, StudioUnreachable
+from backend.label_studio.limited_session import LimitedSession, limited
 from backend.setting_values import is_loopback
 from backend.shorten import short, shorten
 
 CONNECT_TIMEOUT_S = 5.0
+# 100 MB of masks over 10 Mbit/s take 80 s; who sends a byte now and then is cut off.
+ANSWER_S = 300.0
 # Waits before the second, third and fourth try of a GET: a server that restarts is back in 4-6 s.
 RETRY_AFTER_S = (0.3, 1.0, 4.0)
 # Statuses by which a proxy says that the server behind it is away for the moment.
@@ -58,16 +62,20 @@ class StudioHttp:
     Args:
         url: where Label Studio answers, a path behind the host included.
         api_key: a legacy token or a personal access token.
-        timeout_s: how long an ordinary call may take.
+        timeout_s: how long an ordinary call may wait for the next byte.
+        answer_s: how long a call may take in all, unless it may wait longer for one byte.
 
     Every method raises:
         StudioUnreachable: no answer in time.
         StudioRefused: an answer that is an error; ``studio_status`` holds its HTTP status.
     """
 
-    def __init__(self, url: str, api_key: str, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, url: str, api_key: str, timeout_s: float = 30.0, answer_s: float = ANSWER_S
+    ) -> None:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
+        self._answer_s = answer_s
         self._token = _Token(self, api_key.strip())
         self._local = threading.local()
         # Weak: a thread that ends takes its session along.
@@ -135,6 +143,8 @@ class StudioHttp:
     def open_stream(self, path: str) -> requests.Response:
         """GET ``path`` of Label Studio with our token, its body unread, redirects not followed.
 
+        The body has no limit but that of the caller (``limited``).
+
         Args:
             path: begins with one ``/``; the path that Label Studio itself lives under may be
                 left out. The token never goes to any other host.
@@ -147,10 +157,13 @@ class StudioHttp:
         if prefix and path.startswith(f"{prefix}/"):
             path = path[len(prefix) :]
         answer = self._request("GET", path, stream=True)
-        if answer.status_code >= 400:
-            with answer:
+        if answer.status_code < 400:
+            return answer
+        try:
+            with answer, limited(self._answer_s):
                 raise self._refusal("GET", path, answer)
-        return answer
+        except NO_ANSWER as error:
+            raise self._unreachable(f"GET {path}", self._answer_s, error) from error
 
     def _decoded(self, method: str, path: str, answer: requests.Response) -> Any:
         with answer:
@@ -202,14 +215,16 @@ class StudioHttp:
         renewed = False
         while True:
             try:
-                answer = send()
+                with limited(max(timeout_s, self._answer_s)) as limit:
+                    answer = send()
             except NO_ANSWER as error:
                 # A server that takes its time is not helped by being asked again, and its
                 # certificate stays what it is.
                 final = isinstance(error, requests.ReadTimeout | requests.exceptions.SSLError)
-                wait = None if final else next(waits, None)
+                wait = None if limit.is_over or final else next(waits, None)
                 if wait is None:
-                    raise self._unreachable(f"{method} {path}", timeout_s, error) from error
+                    waited_s = limit.seconds if limit.is_over else timeout_s
+                    raise self._unreachable(f"{method} {path}", waited_s, error) from error
                 time.sleep(wait)
                 continue
             if answer.status_code in AWAY and (wait := next(waits, None)) is not None:
@@ -362,9 +377,9 @@ class _Token(AuthBase):
         return str(studio._decoded("POST", path, answer)["access"])
 
 
-def session_for(url: str) -> requests.Session:
+def session_for(url: str) -> LimitedSession:
     """A session for ``url``: by the environment's proxy, but never to this machine itself."""
-    session = requests.Session()
+    session = LimitedSession()
     if _stays_here(url):
         # HTTP_PROXY without NO_PROXY would send our own servers' requests to the proxy.
         session.trust_env = False

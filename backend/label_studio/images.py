@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urljoin, urlsplit
@@ -22,12 +21,17 @@ import urllib3
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Studio
 from backend.label_studio.client import AWAY, CONNECT_TIMEOUT_S
+from backend.label_studio.limited_session import limited
 from backend.label_studio.ssrf import DEFAULT_PORTS, open_checked, spelled, spelled_with_port
 from backend.shorten import short
 
 MAX_BYTES = 64 * 2**20
 # A 64 MiB image over 10 Mbit/s takes 54 s; whoever trickles is cut off.
 MAX_SECONDS = 90.0
+# Of what comes, more than the image: headers, and the lengths of chunks, which may be as long as
+# small chunks themselves.
+MOST_AROUND = 2
+MOST_BEFORE_BYTES = 2**20
 # Label Studio sends one redirect, to the signed address in a cloud storage, which may send
 # one more to its region.
 MAX_REDIRECTS = 3
@@ -56,7 +60,8 @@ class ImageFetcher:
             network too; but a name that leads to the loopback, to the local link or to a cloud's
             own services is refused unless that address is listed itself.
         max_bytes: a larger image is refused while it is read.
-        max_seconds: how long one image may take in all.
+        max_seconds: how long one image may take in all, from the first name that is looked up to
+            the last byte.
         names: gives other addresses that this Label Studio says it has (``own_name``), as when it
             stands behind a proxy. What they begin is asked of the address that ``studio`` has.
     """
@@ -86,17 +91,25 @@ class ImageFetcher:
         """
         if url[:5].lower() == "data:":
             return self._embedded(url)
-        deadline = time.monotonic() + self._max_seconds
+        with limited(self._max_seconds, MOST_AROUND * self._max_bytes + MOST_BEFORE_BYTES) as limit:
+            try:
+                return self._follow(url)
+            except (ImageRefused, StudioUnreachable) as error:
+                if limit.is_exceeded:
+                    raise self._too_large(url, "more") from error
+                if limit.is_over:
+                    raise ImageRefused(
+                        f"{short_url(url)} did not come within {self._max_seconds:g} s "
+                        f"({limit.received} bytes did)."
+                    ) from error
+                raise
+
+    def _follow(self, url: str) -> bytes:
         target = url
         for _ in range(MAX_REDIRECTS + 1):
-            try:
-                opened = self._open(target, url)
-            except ValueError as error:
-                # requests looks at where a redirect leads, whether it follows it or not.
-                raise _leads_nowhere(url, error) from error
-            with opened as answer:
+            with self._open(target, url) as answer:
                 if not answer.is_redirect:
-                    return self._read(answer, url, deadline)
+                    return self._read(answer, url)
                 target = _redirected(answer, url)
         raise ImageRefused(f"{short_url(url)} redirects more than {MAX_REDIRECTS} times.")
 
@@ -199,7 +212,7 @@ class ImageFetcher:
             )
         return answer
 
-    def _read(self, answer: requests.Response, url: str, deadline: float) -> bytes:
+    def _read(self, answer: requests.Response, url: str) -> bytes:
         announced = answer.headers.get("Content-Length", "")
         if announced.isdigit() and int(announced) > self._max_bytes:
             raise self._too_large(url, f"{int(announced) / 2**20:.0f} MiB")
@@ -209,11 +222,6 @@ class ImageFetcher:
                 content += chunk
                 if len(content) > self._max_bytes:
                     raise self._too_large(url, "more")
-                if time.monotonic() > deadline:
-                    raise ImageRefused(
-                        f"{short_url(url)} did not come within {self._max_seconds:g} s "
-                        f"({len(content)} bytes did)."
-                    )
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             text = (
                 f"{short_url(url)} broke off after {len(content)} bytes ({type(error).__name__})."
@@ -300,11 +308,7 @@ def _redirected(answer: requests.Response, url: str) -> str:
     try:
         return urljoin(answer.url, answer.headers["Location"])
     except ValueError as error:
-        raise _leads_nowhere(url, error) from error
-
-
-def _leads_nowhere(url: str, error: ValueError) -> ImageRefused:
-    return ImageRefused(f"{short_url(url)} redirects to what is no address: {error}.")
+        raise ImageRefused(f"{short_url(url)} redirects to what is no address: {error}.") from error
 
 
 def _host(parts: SplitResult) -> tuple[str, int]:

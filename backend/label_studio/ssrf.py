@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import queue
 import socket
+import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from requests.utils import select_proxy
 from urllib3.connectionpool import ConnectionPool
 
 from backend.errors import ImageRefused
 from backend.label_studio.client import no_auth, proxy_for, session_for
+from backend.label_studio.limited_session import LimitedAdapter, wait_s
 
 # Where an answer's headers are broken it logs the whole address, a signature in it too.
 logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
@@ -120,6 +121,8 @@ def open_checked(
 ) -> requests.Response:
     """GET ``url`` at a checked address of its host: no credentials, no redirects, body unread.
 
+    All of it, the body too, is within the caller's limit (``limited``).
+
     Args:
         url: http or https.
         name, port: its host, as ``spelled``.
@@ -132,7 +135,7 @@ def open_checked(
     """
     host = name if port == DEFAULT_PORTS[urlsplit(url).scheme] else f"{name}:{port}"
     if proxy_for(url):
-        return _get(url, host, HTTPAdapter(), timeout_s)
+        return _get(url, host, LimitedAdapter(), timeout_s)
     *others, last = look_up(name, port, allowed)
     for address in others:
         try:
@@ -143,7 +146,7 @@ def open_checked(
 
 
 def _get(
-    url: str, host: str, adapter: HTTPAdapter, timeout_s: tuple[float, float]
+    url: str, host: str, adapter: LimitedAdapter, timeout_s: tuple[float, float]
 ) -> requests.Response:
     with session_for(url) as session:
         session.mount("http://", adapter)
@@ -173,10 +176,9 @@ def look_up(name: str, port: int, allowed: frozenset[str]) -> list[str]:
         ImageRefused: the name is unknown, or leads where no image may come from.
     """
     try:
-        found = socket.getaddrinfo(name.strip("[]"), port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+        addresses = _addresses(name, port)[:MOST_ADDRESSES]
+    except (OSError, UnicodeError, queue.Empty) as error:
         raise ImageRefused(f"No image from {name}: its address cannot be found.") from error
-    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))[:MOST_ADDRESSES]
     for text in addresses:
         address = ipaddress.ip_address(text)
         what = forbidden(address)
@@ -191,7 +193,30 @@ def look_up(name: str, port: int, allowed: frozenset[str]) -> list[str]:
     return addresses
 
 
-class PinnedAdapter(HTTPAdapter):
+def _addresses(name: str, port: int) -> list[str]:
+    """As the name service has them, within the current limit; itself it has none.
+
+    Raises:
+        OSError, UnicodeError: there are none.
+        queue.Empty: no answer in time.
+    """
+    answers: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(name.strip("[]"), port, type=socket.SOCK_STREAM)
+            answers.put(list(dict.fromkeys(str(each[4][0]) for each in found)))
+        except (OSError, UnicodeError) as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="name service", daemon=True).start()
+    answer = answers.get(timeout=wait_s(None))
+    if isinstance(answer, list):
+        return answer
+    raise answer
+
+
+class PinnedAdapter(LimitedAdapter):
     """Connects to one address, whatever the host's name says by then.
 
     A proxy that the environment names is used as always: it resolves names itself, and decides

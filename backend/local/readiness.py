@@ -7,6 +7,7 @@ import redis
 import requests
 
 from backend.label_studio.client import session_for
+from backend.label_studio.limited_session import limited
 
 TIMEOUT_S = 2.0
 
@@ -14,7 +15,7 @@ TIMEOUT_S = 2.0
 def answers_http(url: str) -> bool:
     """Whether ``url`` answers 200."""
     try:
-        with session_for(url) as session:
+        with limited(TIMEOUT_S), session_for(url) as session:
             return session.get(url, timeout=TIMEOUT_S).status_code == 200
     except (requests.ConnectionError, requests.Timeout):
         return False

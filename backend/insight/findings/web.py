@@ -10,6 +10,7 @@ import requests
 
 from backend.insight.findings.finding import Finding, Installation, error, ok, warning
 from backend.label_studio.client import by_proxy, no_auth, session_for
+from backend.label_studio.limited_session import limited
 from backend.settings import Settings
 
 HEALTH_LIMIT_S = 1.0
@@ -51,7 +52,7 @@ def _unreachable(url: str, cause: requests.RequestException, reached: bool) -> F
 
 
 def _get(url: str, auth: Any) -> requests.Response:
-    with session_for(url) as session:
+    with limited(PROBE_TIMEOUT_S), session_for(url) as session:
         return session.get(url, auth=auth, timeout=PROBE_TIMEOUT_S, allow_redirects=False)
 
 
