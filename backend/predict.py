@@ -5,7 +5,6 @@ torch is loaded with the first version, not with this module.
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
 import time
@@ -95,11 +94,11 @@ def read_image(
 
 def read_decoded(images: ImageFetcher, url: str, channels: Sequence[int] | None) -> Decoded:
     """As ``read_image``, with what part of its file the image is."""
-    from training import images as decoder
+    from training.decoder import read_apart
     from training.pixels import UnreadableImage
 
     try:
-        return decoder.read_image(io.BytesIO(images.fetch(url)), channels=channels)
+        return read_apart(images.fetch(url), channels)
     except UnreadableImage as error:
         raise ImageRefused(f"{short_url(url)}: {error}") from error
 

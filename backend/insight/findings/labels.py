@@ -123,11 +123,11 @@ def _place(url: str) -> str:
 def _image_problem(
     work: Workplace, url: str, channels: Sequence[int] | None
 ) -> tuple[str, str] | None:
-    from training.images import decode_image
+    from training.decoder import read_apart
     from training.pixels import UnreadableImage
 
     try:
-        decode_image(work.images.fetch(url), channels=channels)
+        read_apart(work.images.fetch(url), channels)
     except ImageRefused as error:
         host = "ALLOWED_IMAGE_HOSTS" in str(error)
         return "image-host" if host else "image-refused", str(error)
