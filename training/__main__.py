@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ own_network = click.option(
 @click.group(cls=ErrorsAsSentences, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Committee's networks and versions, without Label Studio."""
+    os.umask(0o077)  # what is written shows patients' images: its user alone may read it
     # A laboratory's own network may lie in the current folder, as for `python -m backend`.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
