@@ -8,6 +8,9 @@ from pydantic import Field
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
+MOST = 1_000_000
+"""Of whatever is counted: more images or annotations than anybody has mean all of them."""
+
 
 def documented(default: object, meaning: str, expected: str, shown: str = "", **more: Any) -> Any:
     """A field of a pydantic model.
@@ -20,6 +23,11 @@ def documented(default: object, meaning: str, expected: str, shown: str = "", **
     """
     extra: JsonDict = {"expected": expected, "shown": shown or str(default)}
     return Field(default, description=meaning, json_schema_extra=extra, **more)
+
+
+def whole_number(default: int | None, meaning: str, most: int, shown: str = "") -> Any:
+    """A field for a number from 1 to ``most``."""
+    return documented(default, meaning, f"an integer from 1 to {most}", shown, ge=1, le=most)
 
 
 def expected_value(field: FieldInfo) -> str:

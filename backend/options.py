@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from backend.documented_field import documented, expected_value, shown_default
+from backend.documented_field import MOST, documented, expected_value, shown_default, whole_number
 from backend.errors import BadOptions
 from training.channels import parse_channels
 
@@ -48,7 +48,9 @@ _MODES = (
     f"aggregates {', '.join(AGGREGATES[:-1])} and {AGGREGATES[-1]}; without one it is "
     f"{USUAL_AGGREGATE}"
 )
-_POSITIVE = "a positive integer"
+
+MOST_STEPS = 100_000
+"""Hours of training; some 2,000 are the most that were ever seen to help."""
 
 
 class ProjectOptions(BaseModel):
@@ -81,8 +83,8 @@ class ProjectOptions(BaseModel):
         '"class" or "particle"',
         "class; particle for polygons",
     )
-    min_particle_px: int = documented(
-        12, "Smaller particles are left out of pre-annotations.", _POSITIVE, ge=1
+    min_particle_px: int = whole_number(
+        12, "Smaller particles are left out of pre-annotations.", MOST
     )
     unlabelled: Literal["background", "unknown"] = documented(
         "background",
@@ -103,24 +105,21 @@ class ProjectOptions(BaseModel):
         'an object of names, as {"old": "new"}',
         "none",
     )
-    retrain_every: int | None = documented(
-        None, "Changed annotations between two rounds.", _POSITIVE, "RETRAIN_EVERY", ge=1
+    retrain_every: int | None = whole_number(
+        None, "Changed annotations between two rounds.", MOST, "RETRAIN_EVERY"
     )
-    members: int | None = documented(
-        None, "Networks in the committee.", "an integer from 1 to 20", "MEMBERS", ge=1, le=20
+    members: int | None = whole_number(None, "Networks in the committee.", 20, "MEMBERS")
+    candidates: int | None = whole_number(
+        None, "Images scored in a round, at most.", MOST, "CANDIDATES"
     )
-    candidates: int | None = documented(
-        None, "Images scored in a round, at most.", _POSITIVE, "CANDIDATES", ge=1
+    queue_length: int | None = whole_number(
+        None, "Images published in a round, at most.", MOST, "QUEUE_LENGTH"
     )
-    queue_length: int | None = documented(
-        None, "Images published in a round, at most.", _POSITIVE, "QUEUE_LENGTH", ge=1
-    )
-    steps: int | None = documented(
+    steps: int | None = whole_number(
         None,
         "Training steps per member, whatever FIT_SECONDS and the labels are.",
-        _POSITIVE,
+        MOST_STEPS,
         "by FIT_SECONDS and the labels",
-        ge=1,
     )
     max_side_px: int = documented(
         1024,

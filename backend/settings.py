@@ -37,7 +37,7 @@ from backend.data_dir import (
     prepare_data_dir,
     remembered,
 )
-from backend.documented_field import documented, expected_value, shown_default
+from backend.documented_field import MOST, documented, expected_value, shown_default, whole_number
 from backend.errors import BadSettings
 from training.config import NETWORKS
 
@@ -48,7 +48,6 @@ MIN_PASSWORD = 12
 """Characters of the web's password where others can reach it. Wrong logins are answered 429
 (backend.web.auth), which bounds the log and not the guesser; only the length protects."""
 
-_POSITIVE = "a positive integer"
 _Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.comma_separated)]
 _File = Annotated[Path, AfterValidator(values.existing_file)]
 _WEB = "an http:// or https:// address without user, query or fragment"
@@ -114,13 +113,11 @@ class Settings(BaseSettings):
         "The address the web listens on; `0.0.0.0` for every interface.",
         "an IP address or a host name",
     )
-    port: int = documented(
+    port: int = whole_number(
         DEFAULT_PORT,
         "The port of the web. If you set it, it is used, or an error says that it is taken. If the "
         "default is taken, `make run` chooses a free port once and remembers it.",
-        "an integer from 1 to 65535",
-        ge=1,
-        le=65535,
+        65535,
     )
     backend_url: Annotated[str, AfterValidator(values.web_url)] = documented(
         "", "How Label Studio reaches the web.", _WEB, "`http://HOST:PORT`"
@@ -174,15 +171,13 @@ class Settings(BaseSettings):
         "without http:// and paths",
         "none",
     )
-    retrain_every: int = documented(
-        10, "Changed annotations between two rounds of training.", _POSITIVE, ge=1
+    retrain_every: int = whole_number(
+        10, "Changed annotations between two rounds of training.", MOST
     )
-    members: int = documented(
-        5, "Networks in the committee.", "an integer from 1 to 20", ge=1, le=20
-    )
-    candidates: int = documented(2000, "Images scored in a round, at most.", _POSITIVE, ge=1)
-    queue_length: int = documented(
-        500, "Images published in a round, at most; never more than are scored.", _POSITIVE, ge=1
+    members: int = whole_number(5, "Networks in the committee.", 20)
+    candidates: int = whole_number(2000, "Images scored in a round, at most.", MOST)
+    queue_length: int = whole_number(
+        500, "Images published in a round, at most; never more than are scored.", MOST
     )
     network: Annotated[str, AfterValidator(values.network_name)] = documented(
         "shared",
@@ -211,13 +206,8 @@ class Settings(BaseSettings):
         "What runs the members: `openvino`, `torch`, or `auto`: torch on a GPU, OpenVINO on a CPU.",
         "auto, openvino or torch",
     )
-    workers: int = documented(
-        _default_workers(),
-        "Worker processes that `make run` starts.",
-        "an integer from 1 to 64",
-        "the CPUs, at most 4",
-        ge=1,
-        le=64,
+    workers: int = whole_number(
+        _default_workers(), "Worker processes that `make run` starts.", 64, "the CPUs, at most 4"
     )
     job_nice: int = documented(
         10,
@@ -356,7 +346,7 @@ def check_reach(host: str, settings: Settings) -> None:
 
 
 def _describe_refusal(error: Mapping[str, Any]) -> str:
-    """``RETRAIN_EVERY must be a positive integer, got '0'.``"""
+    """``MEMBERS must be an integer from 1 to 20, got '0'.``"""
     name = str(error["loc"][0])
     expected = expected_value(Settings.model_fields[name])
     return f"{name.upper()} must be {expected}, got {_shown(name, error['input'])}."

@@ -22,6 +22,8 @@ class ErrorsAsSentences(click.Group):
             ctx.exit(1)
 
 
+MOST_IMAGES = 100_000
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 own_network = click.option(
@@ -51,7 +53,9 @@ def cli() -> None:
 @click.option(
     "--classes", type=click.IntRange(2, 255), default=3, help="Background included (default 3)."
 )
-@click.option("--channels", type=click.IntRange(1), default=3, help="Of the images (default 3).")
+@click.option(
+    "--channels", type=click.IntRange(1, 256), default=3, help="Of the images (default 3)."
+)
 def check_network(network: str, weights: Path | None, classes: int, channels: int) -> None:
     """Try everything that a committee does with NETWORK, and report what is missing.
 
@@ -109,8 +113,10 @@ def _whole_numbers(_ctx: click.Context, _parameter: click.Parameter, text: str) 
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 1:
-        raise click.BadParameter(f"expected whole numbers with commas between, got {text!r}")
+    if not numbers or min(numbers) < 1 or max(numbers) > MOST_IMAGES:
+        raise click.BadParameter(
+            f"expected whole numbers from 1 to {MOST_IMAGES} with commas between, got {text!r}"
+        )
     return numbers
 
 
@@ -118,10 +124,10 @@ def _whole_numbers(_ctx: click.Context, _parameter: click.Parameter, text: str) 
 @click.option("--data", type=FOLDER, required=True, help="A labelled folder (docs/RECIPE.md).")
 @click.option("--other", type=FOLDER, default=None, help="Another laboratory's, to test on too.")
 @click.option("--images", callback=_whole_numbers, default="20", help="Labelled images: 5,10,20.")
-@click.option("--draws", type=click.IntRange(1), default=3, help="Random draws of them.")
+@click.option("--draws", type=click.IntRange(1, 10_000), default=3, help="Random draws of them.")
 @click.option(
     "--test",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_IMAGES),
     default=40,
     help="Images held back to test on (with --groups: at most so many).",
 )
@@ -139,7 +145,7 @@ def _whole_numbers(_ctx: click.Context, _parameter: click.Parameter, text: str) 
 @click.option("--set", "common", default="", metavar="FIELD=VALUE,...", help="For all variants.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(1),
+    type=click.FloatRange(1, 86_400),
     default=None,
     help="Give each variant as many steps as take a member this long on this machine.",
 )
@@ -345,8 +351,10 @@ def report(run: Path) -> None:
 
 @cli.command("draw")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--count", type=click.IntRange(1), default=50, help="Fields to draw; default 50.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the first field.")
+@click.option(
+    "--count", type=click.IntRange(1, 1_000_000), default=50, help="Fields to draw; default 50."
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of the first field.")
 @click.option(
     "--laboratory",
     "laboratories",

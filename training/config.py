@@ -20,6 +20,36 @@ MAX_CHANNELS = 256
 that no weights fit it."""
 
 
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "members": (1, 20),
+    "seed": (0, 2**63 - 1),
+    "channels": (1, MAX_CHANNELS),
+    "max_side_px": (32, 65_535),
+    "crop_px": (32, 4096),
+    "batch": (1, 1024),
+    "steps": (1, 1_000_000),
+    "threads": (1, 1024),
+    "encoder_lr": (0, 10),
+    "decoder_lr": (0, 10),
+    "thaw": (0, 1),
+    "weight_decay": (0, 100),
+    "warmup": (0, 1),
+    "dice_weight": (0, 1000),
+    "class_weight_bound": (1, 1_000_000),
+    "seek": (0, 1),
+    "zoom": (1, 16),
+    "colour": (0, 1),
+    "gamma": (1, 16),
+    "gradient": (0, 1),
+    "blur": (0, 1),
+    "blur_px": (0, 100),
+    "noise": (0, 1),
+    "noise_level": (0, 10),
+}
+"""Least and most of each number, both of them allowed: no configuration, wherever it comes from,
+asks for work or memory without end."""
+
+
 class BadConfig(TrainingError):
     """A training configuration that no version could be trained or loaded with."""
 
@@ -108,21 +138,13 @@ class TrainConfig:
             )
         if bool(self.network_weights) != bool(self.network_weights_sha256):
             raise BadConfig("network_weights and network_weights_sha256 go together")
-        if self.crop_px < 32 or self.crop_px % 32:
+        for name, (least, most) in BOUNDS.items():
+            if not least <= getattr(self, name) <= most:  # NaN neither
+                raise BadConfig(
+                    f"{name} must lie between {least} and {most}, got {getattr(self, name)}"
+                )
+        if self.crop_px % 32:
             raise BadConfig(f"crop_px must be a multiple of 32, got {self.crop_px}")
-        if self.channels > MAX_CHANNELS:
-            raise BadConfig(f"channels must be at most {MAX_CHANNELS}, got {self.channels}")
-        if self.max_side_px < 32:
-            raise BadConfig(f"max_side_px must be at least 32, got {self.max_side_px}")
-        for name in ("members", "channels", "batch", "steps", "threads"):
-            if getattr(self, name) < 1:
-                raise BadConfig(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "thaw", "seek", "blur", "noise", "gradient", "colour"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadConfig(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        for name in ("zoom", "gamma", "class_weight_bound"):
-            if getattr(self, name) < 1:
-                raise BadConfig(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)

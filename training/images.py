@@ -40,8 +40,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "JPEG2000")
 
 KINDS = "PNG, JPEG, TIFF, WebP, BMP, GIF or JPEG 2000"
 
-PNG_CHUNKS = frozenset((b"IHDR", b"tRNS", b"IDAT", b"IEND"))
-"""Those that make deep colour what it is."""
+PNG_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+"""Those that make an image what it is."""
 
 EXIF_SHORT = 3
 
@@ -245,7 +245,7 @@ def _decode_deep(image: Image.Image, data: bytes) -> NDArray[Any]:
 
         deep = np.asarray(jpeg2k_decode(data))
     else:
-        decoded = cv2.imdecode(np.frombuffer(_plain_png(data), np.uint8), cv2.IMREAD_UNCHANGED)
+        decoded = cv2.imdecode(np.frombuffer(plain_png(data), np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise UnreadableImage("the image is damaged, or a kind of PNG that is not read here")
         deep = cast(NDArray[Any], decoded)
@@ -258,10 +258,14 @@ def _decode_deep(image: Image.Image, data: bytes) -> NDArray[Any]:
     return over_white(deep) if deep.ndim == 3 and deep.shape[2] == 4 else deep
 
 
-def _plain_png(data: bytes) -> bytes:
+def plain_png(data: bytes) -> bytes:
     """The file without what is no part of its still image.
 
-    OpenCV believes the length that a chunk says, whatever it is, and makes room for it.
+    OpenCV believes the length that a chunk says, whatever it is, and makes room for it. Pillow
+    decompresses each text and each profile of a file, however many there are.
+
+    Raises:
+        UnreadableImage: one of its chunks is damaged, or its end is missing.
     """
     kept, at = [data[:8]], 8
     while at < len(data):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from backend.commands.shared import AS_JSON, PROJECT, open_workplace, print_json
+from backend.commands.shared import AS_JSON, ID, PROJECT, open_workplace, print_json
 
 
 @click.command()
 @PROJECT
-@click.option("--task", "task_id", type=int, default=None, help="Also why this task stands there.")
+@click.option("--task", "task_id", type=ID, default=None, help="Also why this task stands there.")
 @AS_JSON
 def explain(studio_id: int, task_id: int | None, as_json: bool) -> None:
     """Which measure ranks the images, on what evidence, and why a task stands where it does."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from backend.commands.shared import open_workplace
+from backend.commands.shared import ID, open_workplace
 
 
 @click.command("map")
 @click.option(
-    "--task", "task_id", type=int, required=True, help="The task's number in Label Studio."
+    "--task", "task_id", type=ID, required=True, help="The task's number in Label Studio."
 )
 @click.option(
     "--output",

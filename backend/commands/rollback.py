@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from backend.commands.shared import PROJECT, open_workplace
+from backend.commands.shared import ID, PROJECT, open_workplace
 
 
 @click.command()
 @PROJECT
-@click.option("--to", "number", type=int, default=None, help="Version (default: the one before).")
+@click.option("--to", "number", type=ID, default=None, help="Version (default: the one before).")
 def rollback(studio_id: int, number: int | None) -> None:
     """Let an earlier version rank and pre-annotate again."""
     from backend.actions.versions import roll_back

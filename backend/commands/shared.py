@@ -15,11 +15,13 @@ from backend.errors import BadRequest
 from backend.settings import load_settings
 from backend.workplace import Workplace
 
+ID = click.IntRange(1, 2**63 - 1)  # what the ledger's columns hold
+
 PROJECT = click.option(
-    "--project", "studio_id", type=int, required=True, help="Label Studio's project number."
+    "--project", "studio_id", type=ID, required=True, help="Label Studio's project number."
 )
 ANY_PROJECT = click.option(
-    "--project", "studio_id", type=int, default=None, help="One project only (default: all)."
+    "--project", "studio_id", type=ID, default=None, help="One project only (default: all)."
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from backend.errors import BadRegion
 from backend.shorten import short, shorten
-from training.images import DAMAGE, quiet_decoders
-from training.pixels import MAX_PIXELS
+from training.images import DAMAGE, plain_png, quiet_decoders
+from training.pixels import MAX_PIXELS, UnreadableImage
 
 PREFIX = "data:image/png;base64,"
 
@@ -52,7 +52,8 @@ def decode(url: object, height: int, width: int) -> npt.NDArray[np.uint8]:
         raise BadRegion(f"A bitmask's imageDataURL must be base64: {error}.") from error
     _check_size(data, height, width)
     try:
-        with quiet_decoders(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        plain = io.BytesIO(plain_png(data))
+        with quiet_decoders(), Image.open(plain, formats=("PNG",)) as image:
             if image.size != (width, height):
                 raise BadRegion("A bitmask's PNG must say its size once, it has two headers.")
             if not image.has_transparency_data:
@@ -63,7 +64,7 @@ def decode(url: object, height: int, width: int) -> npt.NDArray[np.uint8]:
                     "has no transparency."
                 )
             return np.asarray(image.convert("RGBA").getchannel("A"))
-    except DAMAGE as error:
+    except (UnreadableImage, *DAMAGE) as error:
         raise BadRegion(f"A bitmask's PNG cannot be read: {short(str(error), 120)}.") from error
 
 

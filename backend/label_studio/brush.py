@@ -40,6 +40,13 @@ CHANNELS = 4
 # a byte is allocated for it. (The header's 32 bits would allow 2**30 pixels.)
 MAX_BRUSH_PIXELS = 2**27
 
+# A mask of 4096 x 4096 pixels that is noise takes half of it.
+MAX_RLE_BYTES = 2**26
+
+# Each of a pixel's words in a record of its own, and the longest kind of it: nothing that
+# comes later is of this pixel.
+MOST_BYTES_PER_PIXEL = 14
+
 # Bytes of a stream that are walked at once: the tables of a block take some nine times its size.
 BLOCK_BYTES = 2**16
 
@@ -205,6 +212,7 @@ def decode(rle: Sequence[int], height: int, width: int) -> npt.NDArray[np.uint8]
     """
     data = _as_bytes(rle)
     length_bits = _read_header(data, height, width)
+    data = data[: (HEADER_BITS + 7) // 8 + MOST_BYTES_PER_PIXEL * height * width]
     records = _walk(data, length_bits)
     values, ends = _runs_of(data, records, length_bits, words=height * width * CHANNELS)
     # Of the words 0..end-1, end // 4 are alphas: that many pixels are complete.
@@ -215,6 +223,8 @@ def decode(rle: Sequence[int], height: int, width: int) -> npt.NDArray[np.uint8]
 def _as_bytes(rle: Sequence[int]) -> bytes:
     if not isinstance(rle, list | tuple | bytes):
         raise BadRegion(f"A brush's rle must be a list of integers, got {type(rle).__name__}.")
+    if len(rle) > MAX_RLE_BYTES:
+        raise BadRegion(f"A brush's rle may have at most {MAX_RLE_BYTES} bytes, got {len(rle)}.")
     try:
         return bytes(rle)
     except (TypeError, ValueError) as error:

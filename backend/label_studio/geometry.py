@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 # what the scan below does in some 300 MB.
 MAX_CROSSINGS = 2**22
 
+# Pixels that are painted in the time of sorting one crossing in.
+CROSSING_EFFORT = 32
+
 # An ellipse thinner than this can hold a pixel's centre by rounding only.
 THINNEST_PX = 1e-6
 
@@ -37,17 +40,26 @@ class Patch:
     Attributes:
         top, left: where it lies in the image, in pixels.
         mask: [h, w] bool, within the image; h or w may be 0.
+        effort: of making it, in pixels that could have been painted meanwhile; beyond its own.
     """
 
     top: int
     left: int
     mask: Mask
+    effort: int = 0
 
-    def paint(self, target: npt.NDArray[np.uint8], value: int) -> None:
-        """Set ``target`` [H, W] to ``value`` where the patch is set."""
+    def paint(
+        self, target: npt.NDArray[np.uint8 | np.int16], value: int, *, over: int | None = None
+    ) -> None:
+        """Set ``target`` [H, W] to ``value`` where the patch is set.
+
+        Args:
+            over: only where ``target`` holds this.
+        """
         height, width = self.mask.shape
         part = target[self.top : self.top + height, self.left : self.left + width]
-        np.copyto(part, np.uint8(value), where=self.mask)
+        where = self.mask if over is None else self.mask & (part == over)
+        np.copyto(part, target.dtype.type(value), where=where)
 
 
 def fill_polygon(points: Floats, size: tuple[int, int]) -> Patch:
@@ -133,7 +145,8 @@ def _fill(
     order = np.argsort(keys, kind="stable")
     edges = np.concatenate(([0], keys[order], [height * width]))
     inside = np.concatenate(([False], np.cumsum(winding[order]) != 0))
-    return Patch(top, left, np.repeat(inside, np.diff(edges)).reshape(height, width))
+    mask = np.repeat(inside, np.diff(edges)).reshape(height, width)
+    return Patch(top, left, mask, CROSSING_EFFORT * len(rows))
 
 
 def _nothing() -> Patch:

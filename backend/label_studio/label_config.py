@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 from xml.etree.ElementTree import Element, ParseError
 from xml.sax.saxutils import quoteattr
@@ -45,6 +46,13 @@ CONTROL_NAME, IMAGE_NAME = "tag", "image"
 
 # A mask is uint8; 0 is background and 255 unknown.
 MAX_LABELS = 254
+
+# Labels are few, what people choose from may be a whole terminology. Deeper than a form is
+# nested, each tag would be looked at once for every tag around it.
+MAX_CHARACTERS = 4 * 2**20
+MAX_TAGS = 100_000
+MAX_DEPTH = 64
+MAX_CONTROLS = 1000
 
 # One place of a task's data: "$image", "$data.image", "$images[0]". "$images[{{idx}}]" and the like
 # name several.
@@ -102,6 +110,11 @@ class LabelConfig:
     names: tuple[str, ...] = field(default=(), compare=False)
     prompts: tuple[str, ...] = field(default=(), compare=False)
     read_only: tuple[str, ...] = field(default=(), compare=False)
+
+    @cached_property
+    def known_names(self) -> frozenset[str]:
+        """``names``, to look one up."""
+        return frozenset(self.names)
 
     def tag_for(self, label: str) -> Tag | None:
         """The tag to pre-annotate a label with: ``output`` if it has it, else the next best.
@@ -166,15 +179,24 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     image_tag = _choose_image([e for e in elements if _tag(e) == "image"], image)
     image_name, data_key = _attribute(image_tag, "name"), _data_key(image_tag)
     controls = [e for e in elements if image_name in _names(e.get("toName", ""))]
+    if len(controls) > MAX_CONTROLS:
+        raise BadLabelConfig(
+            f"The label config may have at most {MAX_CONTROLS} controls for one image, "
+            f"got {len(controls)}."
+        )
     # A tag without a name can be no from_name.
     draws = {_tag(e): e.get("name", "").strip() for e in controls if _tag(e) in SHAPES}
     drawn_by = next(((draws[s], s) for s in _OUTPUT_SHAPES if draws.get(s)), None)
-    inputs = tuple(
-        _read_tag(element, kind, image_name, drawn_by if kind == "labels" else None)
+    labelling = [
+        (element, kind)
         for element in controls
         for kind in KINDS
         # Without a tag that draws, Labels only add to regions that have a label already.
         if _tag(element) == kind and (kind != "labels" or draws)
+    ]
+    inputs = tuple(
+        _read_tag(element, kind, image_name, drawn_by if kind == "labels" else None)
+        for element, kind in labelling
     )
     labels = _once(label for tag in inputs for label in tag.labels if not is_background(label))
     if len(labels) > MAX_LABELS:
@@ -202,9 +224,7 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
         prompts=_once(e.get("name", "").strip() for e in controls if _asks_smart_tool(e)),
         read_only=_once(
             _label_of(child, tag.from_name)
-            for tag in inputs
-            for element in controls
-            if element.get("name", "").strip() == tag.from_name
+            for (element, _), tag in zip(labelling, inputs, strict=True)
             for child in element.iter()
             if _tag(child) == "label" and not (child.get("alias") or child.get("value"))
         ),
@@ -265,6 +285,10 @@ def _asks_smart_tool(element: Element) -> bool:
 def _read(xml: str) -> Element:
     if not isinstance(xml, str) or not xml.strip():
         raise BadLabelConfig("The project has no label config: set one in its settings.")
+    if len(xml) > MAX_CHARACTERS:
+        raise BadLabelConfig(
+            f"The label config may have at most {MAX_CHARACTERS} characters, got {len(xml)}."
+        )
     try:
         root: Element = fromstring(xml)
     except DefusedXmlException as error:
@@ -274,7 +298,20 @@ def _read(xml: str) -> Element:
     # Expat's own, and what Python says of a character or an encoding that it cannot use.
     except (ParseError, ValueError, LookupError) as error:
         raise BadLabelConfig(f"The label config must be XML: {short(str(error), 120)}.") from error
+    _check_extent(root)
     return root
+
+
+def _check_extent(root: Element) -> None:
+    level, depth, tags = [root], 0, 0
+    while level:
+        depth, tags = depth + 1, tags + len(level)
+        if depth > MAX_DEPTH or tags > MAX_TAGS:
+            raise BadLabelConfig(
+                f"The label config may have at most {MAX_TAGS} tags, nested at most {MAX_DEPTH} "
+                "deep; it has more."
+            )
+        level = [child for element in level for child in element]
 
 
 def _tag(element: Element) -> str:

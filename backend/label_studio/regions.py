@@ -32,7 +32,13 @@ from backend.label_studio.label_config import (
     is_background,
 )
 from backend.label_studio.region_counts import READ, Counts
-from backend.label_studio.shapes import holds_shape, may_be_drawn, patch_of, shape_of
+from backend.label_studio.shapes import (
+    decoded_pixels,
+    holds_shape,
+    may_be_drawn,
+    patch_of,
+    shape_of,
+)
 from backend.shorten import shorten
 
 ClassMask = npt.NDArray[np.uint8]
@@ -46,10 +52,24 @@ MOST_BRUSHES = 100
 # Sentences about one annotation that are written out; the rest is counted.
 LISTED = 10
 
+# More than a hand or a model draws on one image.
+MOST_RESULTS = 2**16
+
+# Results of one id that are one region: a shape, its labels, and answers about it.
+MOST_PARTS = 64
+
+# What the regions of an annotation may take to read, in pixels decoded or painted: 512 masks of
+# 4096 x 4096, for which a few kilobytes each are enough. It takes 16 to 64 s.
+MOST_EFFORT = 2**34
+
 # Characters of a label by which regions are counted.
 LONGEST_NAME = 100
 
 QUOTES = "'\""
+
+# What a canvas holds beside classes: nothing drawn; only what is not learnt from, such as a prompt;
+# a region that is not understood.
+_BARE, _BENEATH, _UNREAD = -1, -2, -3
 
 
 # ---- out: a mask becomes regions ---------------------------------------------------------------
@@ -228,7 +248,8 @@ def read_annotation(
     Regions of other images and results without an area (choices, text, relations) are passed over.
     A label that ``classes`` lacks paints 255, as ``unknown_label`` does; one called "background"
     paints 0. A region that carries no label or several paints 255 and is reported. What lies
-    outside the image is cut off. Nothing is known of an image whose result is no list.
+    outside the image is cut off. Nothing is known of an image whose result is no list,
+    or holds more than can be read (``MOST_RESULTS``, ``MOST_EFFORT``).
 
     What is not understood never becomes background: it paints 255, and where its pixels cannot be
     told either, all that is not labelled is 255. Prompts and points paint 255 beneath the regions.
@@ -243,20 +264,28 @@ def read_annotation(
         aliases: former names of labels, to what they are called now.
     """
     if not isinstance(result, list | tuple):
-        said = f"Its result must be a list of regions, got {shorten(result)}."
-        unknown = np.full(size, UNKNOWN, dtype=np.uint8)
-        return Reading(unknown, unknown == UNKNOWN, [said], Counter({("broken", ""): 1}))
+        return _left_out(size, f"Its result must be a list of regions, got {shorten(result)}.")
+    if len(result) > MOST_RESULTS:
+        return _left_out(
+            size,
+            f"It has {len(result)} regions and answers, and at most {MOST_RESULTS} are read: draw "
+            "what has one label as one region.",
+        )
     names = _Names(config, classes, unknown_label, aliases or {})
-    beneath: list[Patch] = []
-    drawn: list[tuple[Patch, int | None]] = []
+    # A canvas and not the patches themselves, which together are any size.
+    canvas = np.full(size, _BARE, dtype=np.int16)
     lost = False
     problems: list[str] = []
     counts: Counts = Counter()
+    effort = 0
     for number, parts in _regions(result, config):
         kind, shape = _kind_of(parts, config)
         value: int | None = None
         unclear = ""
         try:
+            effort += decoded_pixels(shape, size)
+            if effort > MOST_EFFORT:
+                break
             patch = patch_of(shape, size)
             if kind == READ:
                 value, kind, unclear = names.read(parts)
@@ -265,27 +294,35 @@ def read_annotation(
             counts["broken", ""] += 1
             lost |= holds_shape(shape)
             continue
+        effort += patch.mask.size + patch.effort
         if kind[0] in ("prompt", "point"):
-            beneath.append(patch)
+            patch.paint(canvas, _BENEATH, over=_BARE)
         else:
-            drawn.append((patch, value))
+            patch.paint(canvas, _UNREAD if value is None else value)
         if unclear:
             problems.append(f"Region {_name(shape, number)} is taken as unknown: {unclear}")
         counts[kind] += 1
-    mask = np.full(size, UNKNOWN if lost else unlabelled, dtype=np.uint8)
-    for patch in beneath:
-        patch.paint(mask, UNKNOWN)
-    for patch, value in drawn:
-        patch.paint(mask, UNKNOWN if value is None else value)
-    unread = None
-    if lost or any(value is None for _, value in drawn):
-        unread = np.full(size, lost, dtype=np.uint8)
-        for patch, value in drawn:
-            patch.paint(unread, value is None)
+    if effort > MOST_EFFORT:
+        return _left_out(
+            size,
+            f"Its {len(result)} regions hold more than {MOST_EFFORT} pixels together: draw what "
+            "has one label as one region.",
+        )
     if len(problems) > LISTED:
         more = len(problems) - LISTED
         problems[LISTED:] = [f"And {more} more regions were left out or are taken as unknown."]
-    return Reading(mask, None if unread is None else unread.view(np.bool_), problems, counts)
+    unread = canvas == _UNREAD
+    if lost:
+        unread |= (canvas == _BARE) | (canvas == _BENEATH)
+    canvas[canvas == _BARE] = UNKNOWN if lost else unlabelled
+    canvas[canvas < 0] = UNKNOWN
+    return Reading(canvas.astype(np.uint8), unread if unread.any() else None, problems, counts)
+
+
+def _left_out(size: tuple[int, int], said: str) -> Reading:
+    """Of an annotation that is left out as a whole."""
+    unknown = np.full(size, UNKNOWN, dtype=np.uint8)
+    return Reading(unknown, unknown == UNKNOWN, [said], Counter({("broken", ""): 1}))
 
 
 def _regions(
@@ -304,7 +341,11 @@ def _regions(
             continue
         name = part.get("id")
         former = latest.get(name) if isinstance(name, str) else None
-        if former is not None and not any(_is_another(part, other) for other in former):
+        if (
+            former is not None
+            and len(former) < MOST_PARTS
+            and not any(_is_another(part, other) for other in former)
+        ):
             former.append(part)
             continue
         parts = [part]
@@ -330,7 +371,7 @@ def _has_own_label(part: Mapping[str, Any]) -> bool:
 def _is_of(part: Mapping[str, Any], config: LabelConfig) -> bool:
     """Whether this has an area, and no other image or text of the project is meant."""
     to_name = part.get("to_name")
-    if to_name != config.image_name and isinstance(to_name, str) and to_name in config.names:
+    if to_name != config.image_name and isinstance(to_name, str) and to_name in config.known_names:
         return False
     return may_be_drawn(part)
 

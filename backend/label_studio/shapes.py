@@ -67,6 +67,18 @@ def holds_shape(part: Mapping[str, Any]) -> bool:
     return any(not str(key).endswith("labels") and key != "format" for key in value)
 
 
+def decoded_pixels(region: Mapping[str, Any], size: tuple[int, int]) -> int:
+    """Pixels of the mask that a result holds, whether they can be decoded or not; 0 of an outline.
+
+    Raises:
+        BadRegion: its sizes cannot be read.
+    """
+    if shape_of(region) not in ("brush", "bitmask"):
+        return 0
+    height, width = _size_of(region, size)
+    return height * width
+
+
 def patch_of(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:
     """The pixels of the image that the region covers.
 
@@ -218,6 +230,10 @@ def _read_vector(
     vertices = value.get("vertices")
     if not isinstance(vertices, list) or not all(isinstance(v, Mapping) for v in vertices):
         raise BadRegion(f"Its vertices must be a list of points, got {shorten(vertices)}.")
+    if len(vertices) > MAX_POINTS // CURVE_POINTS:
+        raise BadRegion(
+            f"Its vertices must be at most {MAX_POINTS // CURVE_POINTS}, got {len(vertices)}."
+        )
     if value.get("closed") is not True:
         raise BadRegion("Its outline must be closed, it is open: a line has no area.")
     for before, after in pairwise(vertices):

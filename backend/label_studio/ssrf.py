@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.utils import select_proxy
 from urllib3.connectionpool import ConnectionPool
 
 from backend.errors import ImageRefused

@@ -48,7 +48,7 @@ def test_the_defaults_follow_from_the_data_folder(tmp_path: Path) -> None:
 
 def test_a_wrong_number_is_refused_with_the_sentence_of_the_style_guide(tmp_path: Path) -> None:
     assert refusal(tmp_path, retrain_every="0") == (
-        "RETRAIN_EVERY must be a positive integer, got '0'."
+        "RETRAIN_EVERY must be an integer from 1 to 1000000, got '0'."
     )
 
 

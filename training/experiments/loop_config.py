@@ -43,18 +43,18 @@ class LoopConfig(BaseModel):
     data: Path
     start: Path | None = None
     groups: Groups | None = None
-    test: int = Field(40, ge=1)
-    pool: int | None = Field(None, ge=1)
+    test: int = Field(40, ge=1, le=100_000)
+    pool: int | None = Field(None, ge=1, le=100_000)
     learner: str = Field("probe", pattern="^(probe|network)$")
     strategies: list[str | dict[str, Any]] = Field(min_length=1)
-    seeds: int = Field(10, ge=1)
-    initial: int = Field(10, ge=2)
+    seeds: int = Field(10, ge=1, le=10_000)
+    initial: int = Field(10, ge=2, le=100_000)
     initial_by: str = Field("random", pattern="^(random|diverse)$")
-    query: int = Field(10, ge=1)
-    rounds: int = Field(6, ge=1)
-    candidates: int = Field(300, ge=1)
+    query: int = Field(10, ge=1, le=100_000)
+    rounds: int = Field(6, ge=1, le=10_000)
+    candidates: int = Field(300, ge=1, le=100_000)
     members: int = Field(5, ge=2, le=20)
-    max_side_px: int = Field(1024, ge=64)
+    max_side_px: int = Field(1024, ge=64, le=65_535)
     full: bool = True
     network: dict[str, Any] = Field(default_factory=dict)
 

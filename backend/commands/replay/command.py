@@ -9,7 +9,9 @@ import click
 
 from backend.commands.replay.plan import ORDERS, ReplayPlan
 from backend.commands.shared import open_workplace, parse_options_object, print_json
+from backend.documented_field import MOST
 from backend.errors import BadRequest
+from backend.options import MOST_STEPS
 from training.errors import TrainingError
 
 
@@ -23,21 +25,21 @@ from training.errors import TrainingError
 )
 @click.option(
     "--rounds",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 10_000),
     default=5,
     show_default=True,
     help="Rounds of training in each order, the first on the initial set.",
 )
 @click.option(
     "--per-round",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST),
     default=10,
     show_default=True,
     help="Labels between two rounds.",
 )
 @click.option(
     "--initial",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST),
     default=None,
     help="Labels of the first round, drawn by chance (default: as --per-round).",
 )
@@ -49,17 +51,20 @@ from training.errors import TrainingError
     help="Label what Label Studio serves, or what chance draws, or one after the other.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1), default=None, help="Upload at most this many images."
+    "--limit", type=click.IntRange(1, MOST), default=None, help="Upload at most this many images."
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 2**31 - 1),
     default=0,
     show_default=True,
     help="Of the initial set, the random order and the networks.",
 )
 @click.option(
-    "--steps", type=click.IntRange(1), default=None, help="Training steps of each member."
+    "--steps",
+    type=click.IntRange(1, MOST_STEPS),
+    default=None,
+    help="Training steps of each member.",
 )
 @click.option("--members", type=click.IntRange(1, 20), default=None, help="Networks.")
 @click.option(
@@ -71,7 +76,7 @@ from training.errors import TrainingError
 @click.option(
     "--round-limit",
     "round_limit_min",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 10_080, min_open=True),
     default=60.0,
     show_default=True,
     help="Minutes to wait for one round before giving up.",

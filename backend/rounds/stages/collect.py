@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 READING = 3
 """Raised when annotations or images come to be read otherwise: examples are then made anew."""
 
+MOST_ANNOTATIONS = 64
+"""Of one task that are merged; their masks are held together."""
+
 SAID_PROBLEMS = 3
 """Sentences about labels that are not understood, in the error of the round."""
 
@@ -250,7 +253,11 @@ def mask_of(
     height, width = image.shape[:2]
     deciding = [a for a in annotations if a.get("ground_truth")] or annotations
     masks, unread, problems, counts = [], [], [], Counts()
-    for annotation in deciding:
+    if len(deciding) > MOST_ANNOTATIONS:
+        problems.append(
+            f"it has {len(deciding)} annotations, of which the first {MOST_ANNOTATIONS} count."
+        )
+    for annotation in deciding[:MOST_ANNOTATIONS]:
         read = read_annotation(
             annotation["result"],
             config,

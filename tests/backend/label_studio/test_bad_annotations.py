@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import BadLabelConfig, BadRegion
-from backend.label_studio import bitmask, brush
+from backend.label_studio import bitmask, brush, regions
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.regions import LISTED, read_annotation
+from backend.label_studio.regions import LISTED, MOST_PARTS, MOST_RESULTS, read_annotation
 from backend.label_studio.shapes import MAX_POINTS
 from tests.backend.label_studio.test_regions import (
     BRUSH,
@@ -263,6 +263,87 @@ def test_many_broken_regions_are_counted_and_not_all_listed() -> None:
     )
 
 
+# What would take without end
+
+
+def test_an_annotation_of_too_many_regions_is_left_out_as_a_whole() -> None:
+    for count, known in ((MOST_RESULTS, True), (MOST_RESULTS + 1, False)):
+        found = read_annotation(
+            [{"type": "choices"}] * (count - 1) + [box(0, 0, 50, 100)],
+            *(BRUSH, CLASSES, SIZE),
+            unlabelled=0,
+            unknown_label=None,
+        )
+        assert (found.mask[0].tolist() == [1] * 30 + [0] * 30) == known
+        assert (found.mask == 255).all() != known
+        check_said(found.problems)
+        assert known or "and at most 65536 are read" in found.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "pixels"),
+    [
+        (stroke(SQUARE), 2 * 2400),
+        (claims(WHOLE[:-9], 60, 40), 2400),  # broken, which shows when it was decoded
+        (bits(png(60, 40, chunk(b"IDAT", zlib.compress(bytes(2440)))), 60, 40), 2400),
+        (box(0, 0, 100, 100), 2400 + 32 * 2 * 40),
+        (polygon([[50, 0 if n % 2 else 100] for n in range(100)]), 32 * 40 * 100),
+    ],
+    ids=["stroke", "broken stroke", "broken bitmask", "box", "crossings"],
+)
+def test_an_annotation_of_too_many_pixels_is_left_out_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch, one: Region, pixels: int
+) -> None:
+    monkeypatch.setattr(regions, "MOST_EFFORT", 10 * pixels + pixels // 2)
+    _, problems = read(*[one] * 10)
+    assert not any("pixels together" in problem for problem in problems)
+    mask, problems = read(*[one] * 12)
+    assert (mask == 255).all()
+    assert problems == [
+        f"Its 12 regions hold more than {regions.MOST_EFFORT} pixels together: draw what has one "
+        "label as one region."
+    ]
+
+
+def test_results_without_number_of_one_region_take_no_quadratic_time() -> None:
+    many = [{"id": "one", "type": "foolabels", "value": {}} for _ in range(MOST_RESULTS)]
+    found = read_annotation(many, BRUSH, CLASSES, SIZE, unlabelled=0, unknown_label=None)
+    assert sum(found.counts.values()) == MOST_RESULTS // MOST_PARTS
+
+
+def test_an_outline_of_too_many_vertices_is_left_out() -> None:
+    vertices = [{"id": "a", "x": 1, "y": 1, "isBezier": True, "controlPoint1": {"x": 1, "y": 1}}]
+    _, problems = read(region("vectorlabels", vertices=vertices * (2**16 + 1), closed=True))
+    (problem,) = problems
+    assert "Its vertices must be at most 65536, got 65537" in problem
+
+
+def test_a_stroke_of_too_many_bytes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brush, "MAX_RLE_BYTES", len(WHOLE) - 1)
+    _, problems = read(stroke(SQUARE))
+    (problem,) = problems
+    assert f"rle may have at most {len(WHOLE) - 1} bytes, got {len(WHOLE)}" in problem
+
+
+def test_bytes_behind_all_pixels_are_not_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[int] = []
+    walk = brush._walk
+    monkeypatch.setattr(
+        brush, "_walk", lambda data, bits: walked.append(len(data)) or walk(data, bits)
+    )
+    alpha = brush.decode([*WHOLE, *bytes(10**6)], *SIZE)
+    np.testing.assert_array_equal(alpha > 127, SQUARE)
+    assert walked == [7 + 14 * 2400]
+
+
+def test_profiles_of_a_bitmask_are_not_decompressed() -> None:
+    profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**20)))
+    data = base64.b64decode(bitmask.encode(SQUARE).removeprefix(bitmask.PREFIX))
+    with_profiles = data[:33] + profile * 20_000 + data[33:]
+    alpha = bitmask.decode(data_url(with_profiles), *SIZE)
+    np.testing.assert_array_equal(alpha > 127, SQUARE)
+
+
 def test_a_region_is_named_on_one_line_whatever_its_id() -> None:
     for name in ("two\nlines\x1b[31m", "\ud800", DEEP, 10**5000, "a" * 9999, None):
         _, problems = read({**box(1, 1, -1, 1), "id": name})
@@ -403,6 +484,14 @@ EXTERNAL = '<!ENTITY e SYSTEM "file:///etc/passwd">'
         f'<View><Image name="{"x" * 10**5}" value="{"y" * 10**5}"/></View>',
         '<View><Image name="a&#10;b" value="&#10;$"/><Image name="c" value="$c"/></View>',
         "<View>" + '<Image name="i" value="$i"/>' * 9999 + "</View>",
+        "<View>" + " " * 2**22 + "</View>",
+        "<View>" + "<a/>" * 10**5 + "</View>",
+        "<View>" * 65 + "</View>" * 65,
+        '<View><Image name="i" value="$i"/>' + '<Choices toName="i"/>' * 1001 + "</View>",
+        '<View><Image name="i" value="$i"/>'
+        + '<BrushLabels name="b" toName="i"><Label value="a"/>' * 10_000
+        + "</BrushLabels>" * 10_000
+        + "</View>",
         7,
         None,
     ],
