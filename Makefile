@@ -20,7 +20,8 @@ help:
 	@echo 'make test                 every test, with the real servers and a browser'
 	@echo 'make test ARGS="..."      the same by one pytest, with these arguments'
 	@echo 'make soak                 the tests that take long: kill everything at every stage, for'
-	@echo '                          SOAK_S seconds (900), and print what it took to recover'
+	@echo '                          SOAK_S seconds (900), and print what it took to recover;'
+	@echo '                          altered inputs for FUZZ_MINUTES (10)'
 	@echo 'make check                lint, format, security lint, types, import direction'
 	@echo 'make audit                known weaknesses of what is installed (needs the network)'
 	@echo 'make lock                 choose the version of every package anew (needs the network)'
@@ -45,9 +46,10 @@ test: development label-studio
 	@exec .venv/bin/python -m $(if $(ARGS),pytest $(ARGS),tests)
 
 SOAK_S ?= 900
+FUZZ_MINUTES ?= 10
 
 soak: development label-studio
-	@CHAOS_S=$(SOAK_S) exec .venv/bin/python -m pytest -m soak -s $(ARGS)
+	@CHAOS_S=$(SOAK_S) FUZZ_MINUTES=$(FUZZ_MINUTES) exec .venv/bin/python -m pytest -m soak -s $(ARGS)
 
 check: development
 	.venv/bin/ruff check .
