@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -149,7 +150,13 @@ def read_apart(data: bytes, channels: Sequence[int] | None = None) -> Decoded:
 
 
 def serve() -> None:
-    """What the process does: decode until there is nobody who asks."""
+    """What the process does: decode until nobody is there who asks or who hears."""
+    with suppress(EOFError, BrokenPipeError):
+        _serve()
+    os._exit(0)  # what was not heard is not to be sent again
+
+
+def _serve() -> None:
     cpu_s, memory_bytes = (int(text) for text in sys.argv[2:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started this
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -158,10 +165,7 @@ def serve() -> None:
     if sys.platform == "linux":
         _limit(resource.RLIMIT_AS, memory_bytes)
     while True:
-        try:
-            question = _receive(asked)
-        except EOFError:
-            return
+        question = _receive(asked)
         data = asked.read(question["bytes"])
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + cpu_s)
         try:
@@ -193,7 +197,7 @@ def _answer(of: BinaryIO) -> Decoded | str:
         if min(height, width) < 1 or height * width > MAX_PIXELS:
             raise EOFError
         image = np.empty((height, width, 3), np.uint8)
-        if of.readinto(memoryview(image).cast("B")) < image.nbytes:  # type: ignore[attr-defined]
+        if cast(io.BufferedReader, of).readinto(image.data.cast("B")) < image.nbytes:
             raise EOFError
         return Decoded(image, **{name: str(text) for name, text in told.items()})
     except (ValueError, TypeError, LookupError, AttributeError) as error:

@@ -169,7 +169,7 @@ class _Limited(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         # A handshake of TLS, too, has this time in all.
-        self.timeout = wait_s(self.timeout)  # type: ignore[arg-type]
+        self.timeout = wait_s(self.timeout)
         return super()._new_conn()
 
     def send(self, data: Any) -> None:

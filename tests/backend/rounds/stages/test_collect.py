@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from backend.errors import NotEnoughLabels
@@ -163,6 +164,16 @@ def test_what_release_0_2_kept_is_its_speed(
     rounds.ledger.made.clear()
     rounds.measured = [0.2]
     assert rounds.play(0.2) == 200
+
+
+def test_of_annotations_without_number_the_first_count() -> None:
+    config = parse_label_config(build_label_config([("dark", "#ff0000")]))
+    many = [{"id": n, "result": []} for n in range(collect.MOST_ANNOTATIONS + 1)]
+    many[-1]["result"] = "no list"  # which would be said
+    image = np.zeros((2, 2, 3), np.uint8)
+    read = collect.mask_of(many, image, config, parse_options(None), ("background", "dark"))
+    assert read.problems == ["it has 65 annotations, of which the first 64 count."]
+    assert (read.mask == 0).all()
 
 
 def test_an_example_is_made_anew_where_it_is_read_otherwise() -> None:
