@@ -1,8 +1,8 @@
 """Whatever strangers may send: a result or a sentence, never a traceback, nothing without end.
 
 `make test` tries some inputs of each kind, always the same; `make soak` tries new ones for
-FUZZ_MINUTES and prints how many. Which of them need a kind of their own is in the tests beside what
-reads them.
+FUZZ_MINUTES and prints how many. Attacks that no alteration hits upon are tests of their own,
+beside what reads them.
 """
 
 from __future__ import annotations

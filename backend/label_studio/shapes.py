@@ -68,7 +68,9 @@ def holds_shape(part: Mapping[str, Any]) -> bool:
 
 
 def decoded_pixels(region: Mapping[str, Any], size: tuple[int, int]) -> int:
-    """Pixels of the mask that a result holds, whether they can be decoded or not; 0 of an outline.
+    """Pixels of the mask that a result holds, whether they can be decoded or not.
+
+    0 of an outline, and of what is too large to be tried.
 
     Raises:
         BadRegion: its sizes cannot be read.
@@ -76,7 +78,7 @@ def decoded_pixels(region: Mapping[str, Any], size: tuple[int, int]) -> int:
     if shape_of(region) not in ("brush", "bitmask"):
         return 0
     height, width = _size_of(region, size)
-    return height * width
+    return height * width if height * width <= brush.MAX_BRUSH_PIXELS else 0
 
 
 def patch_of(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:

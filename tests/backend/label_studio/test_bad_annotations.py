@@ -84,6 +84,10 @@ BROKEN: dict[str, tuple[Region, str]] = {
     "a stroke of other proportions": (claims(WHOLE, 40, 60), "whose proportions are not"),
     "a stroke of a billion pixels": (claims(BILLION, 60, 40), "its rle says 1073741824"),
     "a stroke of an image of a billion": (claims(BILLION, 38_400, 25_600), "must hold 1 to"),
+    "a stroke of an image of a trillion": (
+        claims(BILLION, 1_500_000, 1_000_000),
+        "must hold 1 to",
+    ),
     "a stroke of huge numbers": (claims([10**400], 60, 40), "from 0 to 255"),
     "a stroke of lists": (claims(DEEP, 60, 40), "integers from 0 to 255"),
     "a size in words": ({**box(1, 1, 1, 1), "original_width": "a\nb" * 99}, "original_width must"),
