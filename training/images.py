@@ -69,7 +69,7 @@ DAMAGE = (*DECODER_ERRORS, cv2.error)
 """What a decoder may raise for a damaged file."""
 
 # OpenCV and Pillow report damage twice, and once is enough: what ``UnreadableImage`` says.
-cv2.setLogLevel(0)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 CODESTREAM = b"\xff\x4f\xff\x51"

@@ -27,9 +27,12 @@ def file_of(image: Image.Image | Pixels, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def opencv_file(image: Pixels, suffix: str) -> bytes:
+SGILOG = 34676  # TIFF's number of that compression
+
+
+def opencv_file(image: Pixels, suffix: str, *options: int) -> bytes:
     """Pillow writes no colour of 16 bits."""
-    data: bytes = cv2.imencode(suffix, image)[1].tobytes()
+    data: bytes = cv2.imencode(suffix, image, options)[1].tobytes()
     return data
 
 
@@ -216,7 +219,11 @@ BAD: dict[str, tuple[bytes, str]] = {
         "the image holds no values",
     ),
     "TIFF of logarithmic light": (
-        opencv_file(RNG.random((5, 7, 3)).astype(np.float32), ".tiff"),
+        opencv_file(
+            RNG.random((5, 7, 3)).astype(np.float32),
+            ".tiff",
+            *(cv2.IMWRITE_TIFF_COMPRESSION, SGILOG),
+        ),
         "a TIFF compressed by SGILOG is not read here",
     ),
     "bomb: PNG": (BOMBS["PNG"], TOO_LARGE),
