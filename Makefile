@@ -8,9 +8,10 @@
 # The oldest that fits: compiled packages appear last for the newest Python.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 ENSURE = @"$(or $(PYTHON),python3)" backend/installation.py
-AUDITED = constraints.txt requirements-nodeps.txt
-# Which version of everything else that the requirements bring: made by `make lock`.
-LOCKED = --constraints constraints.txt
+# Which version of everything is taken, with the hashes of its files: made by `make lock`, but for
+# the second, which says how it is made.
+LOCKS = constraints.txt constraints-torch-cpu.txt
+LOCKED = $(LOCKS:%=--lock %)
 RUNTIME = .venv requirements.txt --no-deps requirements-nodeps.txt $(LOCKED)
 
 help:
@@ -23,7 +24,7 @@ help:
 	@echo '                          SOAK_S seconds (900), and print what it took to recover;'
 	@echo '                          altered inputs for FUZZ_MINUTES (10)'
 	@echo 'make check                lint, format, security lint, types, import direction'
-	@echo 'make audit                known weaknesses of what is installed (needs the network)'
+	@echo 'make audit                known weaknesses of all that is locked (needs the network)'
 	@echo 'make lock                 choose the version of every package anew (needs the network)'
 	@echo 'make bench                measure, print the table, write bench.json'
 
@@ -36,7 +37,7 @@ development: runtime
 
 label-studio:
 	$(ENSURE) .venv-label-studio requirements-label-studio.txt \
-		--constraints constraints-label-studio.txt
+		--source requirements-label-studio-source.txt --lock constraints-label-studio.txt
 
 # exec: signals reach the supervisor itself, and no shell is left to complain after Ctrl-C.
 run: runtime
@@ -58,20 +59,28 @@ check: development
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
-# Not in check: it asks the Python Packaging Advisory Database over the network.
+# Not in check: it asks the Python Packaging Advisory Database over the network. One lock at a time,
+# since Label Studio has other versions of some packages.
+AUDITED = constraints.txt constraints-label-studio.txt constraints-tools.txt
+
 audit:
-	$(ENSURE) .venv-audit requirements-audit.txt
-	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip $(AUDITED:%=-r %)
+	$(ENSURE) .venv-audit requirements-audit.txt --lock constraints-tools.txt
+	@failed=0; for lock in $(AUDITED); do echo "$$lock:"; \
+		.venv-audit/bin/pip-audit --strict --require-hashes --disable-pip -r $$lock || failed=1; \
+	done; exit $$failed
 
 # After a change of a requirements file. Versions stay as they are where they fit; ARGS=--upgrade
 # takes the newest. It asks the package index.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(ARGS)
+	--generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command 'make lock' $(ARGS)
 
 lock:
-	$(ENSURE) .venv-lock requirements-lock.txt
-	$(COMPILE) requirements.txt requirements-dev.txt --output-file constraints.txt
-	$(COMPILE) requirements-label-studio.txt --output-file constraints-label-studio.txt
+	$(ENSURE) .venv-lock requirements-lock.txt --lock constraints-tools.txt
+	$(COMPILE) requirements.txt requirements-nodeps.txt requirements-dev.txt \
+		requirements-dev-nodeps.txt --output-file constraints.txt
+	$(COMPILE) --no-config requirements-label-studio.txt --output-file constraints-label-studio.txt
+	$(COMPILE) --no-config requirements-audit.txt requirements-lock.txt --output-file constraints-tools.txt
 
 bench: development label-studio
 	@exec .venv/bin/python -m tests.bench $(ARGS)

@@ -1,11 +1,16 @@
 """Make a virtual environment and fill it from requirement files, once.
 
 ``python3 backend/installation.py FOLDER REQUIREMENTS... [--no-deps REQUIREMENTS]
-[--constraints FILE]``
+[--source REQUIREMENTS] --lock FILE...``
 
-Run by make with the machine's own Python before anything is installed, so it imports the
-standard library alone. A stamp inside the environment holds the checksum of what was installed:
-the second time costs one comparison, and a half-made environment is completed.
+Run by make and by docker/Dockerfile with the machine's own Python before anything is installed, so
+it imports the standard library alone. A stamp inside the environment holds the checksum of what was
+installed: the second time costs one comparison, and a half-made environment is completed.
+
+pip chooses what this machine needs of the versions in the locks, then installs exactly that with
+``--require-hashes``. It cannot do both at once: a lock names what every platform needs, such as
+the CUDA libraries of one build of torch, and with hashes pip prefers the files of the package
+index to a build of torch that lies on this machine. Only wheels are chosen from, which run no code.
 """
 
 # ruff: noqa: T201 - speaks to a person at a terminal
@@ -15,6 +20,8 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +44,8 @@ def ensure_environment(
     requirements: Sequence[Path],
     no_deps: Sequence[Path] = (),
     *,
-    constraints: Sequence[Path] = (),
+    locks: Sequence[Path],
+    sources: Sequence[Path] = (),
     python: str = sys.executable,
     announce: str = "",
     progress: Callable[[float, str], None] | None = None,
@@ -47,7 +55,9 @@ def ensure_environment(
     Args:
         requirements: installed together, so that pip sees all pins at once.
         no_deps: installed after them without what they ask for.
-        constraints: files that say which version of whatever else is asked for is taken.
+        locks: files that say which version of everything is taken, and the hashes of its files.
+        sources: what comes as source alone, and before it what builds it; each line is installed
+            by itself before the rest, since building runs its code.
         python: the interpreter to build it with.
         announce: printed before a build, not when all is there.
         progress: called about twice a second with the seconds so far and what is going on.
@@ -56,9 +66,10 @@ def ensure_environment(
         Whether anything had to be installed.
 
     Raises:
-        EnvironmentFailed: no venv module, no network, no matching package, a full disk.
+        EnvironmentFailed: no venv module, no network, no matching package, a file whose hash is
+            not in the locks, a full disk.
     """
-    wanted = _checksum([*requirements, *no_deps, *constraints])
+    wanted = _checksum([*requirements, *no_deps, *sources, *locks])
     stamp = folder / f".committee-{requirements[-1].stem}"
     if _stamped(stamp, wanted):
         return False
@@ -83,11 +94,7 @@ def ensure_environment(
             for left in ("bin", "lib", "lib64", "include"):
                 _remove(folder / left)
             run(f"making {folder.name}", [python, "-m", "venv", str(folder)])
-        install = [*pip, "install", "--progress-bar", "off", "--no-input"]
-        install += _each("-c", constraints)
-        run("installing", [*install, *_each("-r", requirements)])
-        if no_deps:
-            run("installing", [*install, "--no-deps", *_each("-r", no_deps)])
+        _fill(folder, pip, run, requirements, no_deps, locks, sources)
         stamp.write_text(wanted)
         if isinstance(report, _Line):
             report.end(time.monotonic() - started, folder)
@@ -119,6 +126,61 @@ def _remove(path: Path) -> None:
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)
+
+
+def _fill(
+    folder: Path,
+    pip: Sequence[str],
+    run: Callable[[str, Sequence[str]], None],
+    requirements: Sequence[Path],
+    no_deps: Sequence[Path],
+    locks: Sequence[Path],
+    sources: Sequence[Path],
+) -> None:
+    install = [*pip, "install", "--progress-bar", "off", "--no-input"]
+    versions, hashes = _read_pins(locks)
+    constraints = folder / ".committee-constraints.txt"
+    constraints.write_text("\n".join(versions))
+    report = folder / ".committee-report.json"
+    exact = folder / ".committee-exact.txt"
+
+    def choose(*wanted: str) -> set[str]:
+        wheels = ["--only-binary", ":all:", "-c", str(constraints)]
+        run("choosing", [*install, "--dry-run", "--report", str(report), *wheels, *wanted])
+        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+        return {f"{each['name']}=={each['version']}" for each in found}
+
+    def install_exactly(pins: Sequence[str]) -> None:
+        # Every hash that is allowed; pip refuses a pin without.
+        lines = [" ".join([pin, *hashes.get(_name(pin), ())]) for pin in pins]
+        exact.write_text("\n".join(lines))
+        by_hash = ["--require-hashes", "--no-deps", "--no-build-isolation", "--use-pep517"]
+        run("installing", [*install, *by_hash, "-r", str(exact)])
+
+    for pin in _read_pins(sources)[0]:
+        install_exactly([pin])
+    chosen = choose(*_each("-r", requirements))
+    if no_deps:
+        chosen |= choose("--no-deps", *_each("-r", no_deps))
+    if chosen:
+        install_exactly(sorted(chosen))
+
+
+def _read_pins(files: Sequence[Path]) -> tuple[list[str], dict[str, list[str]]]:
+    """The pins without their hashes, and the hashes of each package as pip's options."""
+    pins: list[str] = []
+    hashes: dict[str, list[str]] = {}
+    for line in "\n".join(file.read_text() for file in files).splitlines():
+        text = line.rstrip(" \\")
+        if text.startswith("    --hash="):
+            hashes.setdefault(_name(pins[-1]), []).append(text.strip())
+        elif text and not text.startswith("#"):
+            pins.append(text)
+    return pins, hashes
+
+
+def _name(pin: str) -> str:
+    return re.sub("[-_.]+", "-", pin.partition("==")[0]).lower()
 
 
 def _each(flag: str, files: Sequence[Path]) -> list[str]:
@@ -202,7 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("requirements", type=Path, nargs="+")
     parser.add_argument("--no-deps", type=Path, action="append", default=[])
-    parser.add_argument("--constraints", type=Path, action="append", default=[])
+    parser.add_argument("--source", type=Path, action="append", default=[])
+    parser.add_argument("--lock", type=Path, action="append", required=True)
     given = parser.parse_args(arguments)
     names = ", ".join(path.name for path in [*given.requirements, *given.no_deps])
     announce = f"Installing {names} into {given.folder} (only the first time; some minutes)."
@@ -211,7 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.folder,
             given.requirements,
             given.no_deps,
-            constraints=given.constraints,
+            locks=given.lock,
+            sources=given.source,
             announce=announce,
         )
     except EnvironmentFailed as error:

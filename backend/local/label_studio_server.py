@@ -37,7 +37,8 @@ def install_label_studio(progress: ProgressReporter) -> None:
         ensure_environment(
             LABEL_STUDIO_ENV,
             [ROOT / "requirements-label-studio.txt"],
-            constraints=[ROOT / "constraints-label-studio.txt"],
+            locks=[ROOT / "constraints-label-studio.txt"],
+            sources=[ROOT / "requirements-label-studio-source.txt"],
             progress=lambda _seconds, doing: report(
                 f"Installing Label Studio, once (1 GB, some minutes): {doing}"
             ),
