@@ -36,8 +36,8 @@ development: runtime
 	$(ENSURE) .venv requirements.txt requirements-dev.txt --no-deps requirements-dev-nodeps.txt $(LOCKED)
 
 label-studio:
-	$(ENSURE) .venv-label-studio requirements-label-studio.txt \
-		--source requirements-label-studio-source.txt --lock constraints-label-studio.txt
+	$(ENSURE) .venv-label-studio --source requirements-label-studio-source.txt \
+		--lock constraints-label-studio.txt
 
 # exec: signals reach the supervisor itself, and no shell is left to complain after Ctrl-C.
 run: runtime

@@ -1,6 +1,6 @@
 """Make a virtual environment and fill it from requirement files, once.
 
-``python3 backend/installation.py FOLDER REQUIREMENTS... [--no-deps REQUIREMENTS]
+``python3 backend/installation.py FOLDER [REQUIREMENTS...] [--no-deps REQUIREMENTS]
 [--source REQUIREMENTS] --lock FILE...``
 
 Run by make and by docker/Dockerfile with the machine's own Python before anything is installed, so
@@ -11,6 +11,7 @@ pip chooses what this machine needs of the versions in the locks, then installs 
 ``--require-hashes``. It cannot do both at once: a lock names what every platform needs, such as
 the CUDA libraries of one build of torch, and with hashes pip prefers the files of the package
 index to a build of torch that lies on this machine. Only wheels are chosen from, which run no code.
+Label Studio's lock has no such choice and is installed whole.
 """
 
 # ruff: noqa: T201 - speaks to a person at a terminal
@@ -53,7 +54,8 @@ def ensure_environment(
     """Make ``folder`` a virtual environment that holds ``requirements``.
 
     Args:
-        requirements: installed together, so that pip sees all pins at once.
+        requirements: installed together, so that pip sees all pins at once; none means all that
+            the locks name for this platform.
         no_deps: installed after them without what they ask for.
         locks: files that say which version of everything is taken, and the hashes of its files.
         sources: what comes as source alone, and before it what builds it; each line is installed
@@ -70,7 +72,7 @@ def ensure_environment(
             not in the locks, a full disk.
     """
     wanted = _checksum([*requirements, *no_deps, *sources, *locks])
-    stamp = folder / f".committee-{requirements[-1].stem}"
+    stamp = folder / f".committee-{(requirements or locks)[-1].stem}"
     if _stamped(stamp, wanted):
         return False
     if announce:
@@ -159,7 +161,7 @@ def _fill(
 
     for pin in _read_pins(sources)[0]:
         install_exactly([pin])
-    chosen = choose(*_each("-r", requirements))
+    chosen = choose(*_each("-r", requirements)) if requirements else set(versions)
     if no_deps:
         chosen |= choose("--no-deps", *_each("-r", no_deps))
     if chosen:
@@ -262,12 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("requirements", type=Path, nargs="+")
+    parser.add_argument("requirements", type=Path, nargs="*")
     parser.add_argument("--no-deps", type=Path, action="append", default=[])
     parser.add_argument("--source", type=Path, action="append", default=[])
     parser.add_argument("--lock", type=Path, action="append", required=True)
     given = parser.parse_args(arguments)
-    names = ", ".join(path.name for path in [*given.requirements, *given.no_deps])
+    files = [*given.requirements, *given.no_deps] or given.lock
+    names = ", ".join(path.name for path in files)
     announce = f"Installing {names} into {given.folder} (only the first time; some minutes)."
     try:
         ensure_environment(

@@ -36,7 +36,7 @@ def install_label_studio(progress: ProgressReporter) -> None:
     with progress.step("Label Studio's environment") as report:
         ensure_environment(
             LABEL_STUDIO_ENV,
-            [ROOT / "requirements-label-studio.txt"],
+            [],
             locks=[ROOT / "constraints-label-studio.txt"],
             sources=[ROOT / "requirements-label-studio-source.txt"],
             progress=lambda _seconds, doing: report(

@@ -137,6 +137,16 @@ def test_a_file_that_the_locks_do_not_know_is_not_installed(
     assert not imports(empty, changed)
 
 
+def test_without_requirements_all_that_the_locks_name_for_this_platform_is_installed(
+    lock: Path, environment: Path
+) -> None:
+    elsewhere = "tiny-elsewhere==1.0 ; sys_platform == 'nowhere' \\\n    --hash=sha256:" + "0" * 64
+    lock.write_text(f"{lock.read_text()}{elsewhere}\n")
+    assert ensure_environment(environment, [], locks=[lock])
+    assert imports(environment, "tiny_part")
+    assert not ensure_environment(environment, [], locks=[lock])
+
+
 def test_a_package_without_a_hash_is_not_installed(package: Path, lock: Path, empty: Path) -> None:
     lock.write_text("tiny-package==1.0\ntiny-part==1.0\n")
     with pytest.raises(EnvironmentFailed, match="Hashes are required"):

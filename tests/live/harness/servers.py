@@ -175,11 +175,7 @@ SECOND = ("bea@example.com", "bea-throwaway-2")
 def why_no_label_studio() -> str | None:
     """Why the live tests cannot run here; None when they can."""
     if not (LABEL_STUDIO_ENV / "bin" / "label-studio").exists():
-        return (
-            f"no Label Studio in {LABEL_STUDIO_ENV}: make it with `python3 -m venv "
-            f"{LABEL_STUDIO_ENV.name} && {LABEL_STUDIO_ENV.name}/bin/pip install -r "
-            "requirements-label-studio.txt`"
-        )
+        return f"no Label Studio in {LABEL_STUDIO_ENV}: make it with `make label-studio`"
     return None
 
 
