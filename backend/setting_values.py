@@ -13,6 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 from training.config import is_network
 
+EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+"""What listens on all addresses of a machine."""
+
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
 
 
@@ -57,7 +60,7 @@ def is_loopback(name: str) -> bool:
 
 def reachable(name: str) -> str:
     """The host to put into an address for something that listens on ``name``."""
-    if name in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+    if name in EVERY_INTERFACE:
         return "127.0.0.1"
     return f"[{name}]" if ":" in name else name
 

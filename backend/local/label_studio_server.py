@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from backend.data_dir import load_secrets, remember, remembered
 from backend.installation import ensure_environment
 from backend.local.child import Child
 from backend.local.errors import CannotRun
+from backend.local.label_studio_guard import guard_environment
 from backend.local.ports import becomes_free, first_free_port
 from backend.local.progress import ProgressReporter
 from backend.local.readiness import answers_http, listens_on
-from backend.setting_values import reachable
+from backend.setting_values import EVERY_INTERFACE, is_loopback, reachable
 from backend.settings import ROOT, Settings
 
 LABEL_STUDIO_ENV = ROOT / ".venv-label-studio"
@@ -46,13 +48,14 @@ def install_label_studio(progress: ProgressReporter) -> None:
 
 
 def local_label_studio(
-    data_dir: Path, host: str, environment: Mapping[str, str], progress: ProgressReporter
+    settings: Settings, environment: Mapping[str, str], progress: ProgressReporter
 ) -> Child:
     """Label Studio on this machine, with its data in DATA_DIR/label-studio; not started yet.
 
     Raises:
-        CannotRun: the port that it always had is taken.
+        CannotRun: the port that it always had is taken, or it would listen on another address.
     """
+    data_dir, host = settings.data_dir, settings.local_label_studio_host
     url, port = _address(data_dir, host)
     folder = data_dir / "label-studio"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -67,7 +70,7 @@ def local_label_studio(
             *("--data-dir", str(folder), "--enable-legacy-api-token"),
         ],
         data_dir / "logs" / "label-studio.log",
-        label_studio_environment(environment, folder, load_secrets(data_dir)),
+        label_studio_environment(environment, folder, load_secrets(data_dir), settings.backend_url),
         # Label Studio silently replaces a taken port by the next one, and then another program
         # answers on this one.
         lambda child: listens_on(child.pid, port) and answers_http(f"{url}/health"),
@@ -82,7 +85,14 @@ def _address(data_dir: Path, host: str) -> tuple[str, int]:
         url = f"http://{reachable(host)}:{port}"
         remember(data_dir, label_studio_url=url)
         return url, port
-    port = int(url.rsplit(":", 1)[1])
+    named, port = urlsplit(url).hostname, int(url.rsplit(":", 1)[1])
+    loopback = is_loopback(host) and is_loopback(named or "")
+    if host not in EVERY_INTERFACE and named != host and not loopback:
+        raise CannotRun(
+            f"The local Label Studio of this DATA_DIR has the address {url}, and would listen on "
+            f"{host}: set LOCAL_LABEL_STUDIO_HOST={named} (whoever reaches that address can open "
+            "its login page), or start with another DATA_DIR."
+        )
     # The ledger keys projects by the server's address: another port would lose them.
     if not becomes_free(host, port):
         raise CannotRun(
@@ -93,7 +103,7 @@ def _address(data_dir: Path, host: str) -> tuple[str, int]:
 
 
 def label_studio_environment(
-    ours: Mapping[str, str], folder: Path, passwords: Mapping[str, str]
+    ours: Mapping[str, str], folder: Path, passwords: Mapping[str, str], backend_url: str
 ) -> dict[str, str]:
     """The environment variables of the local Label Studio.
 
@@ -112,9 +122,9 @@ def label_studio_environment(
         "SENTRY_DSN": "",
         "FRONTEND_SENTRY_DSN": "",
         "FEATURE_FLAGS_OFFLINE": "1",
-        # Both cover the loopback, where our web listens.
-        "ML_BLOCK_LOCAL_IP": "false",
-        "SSRF_PROTECTION_ENABLED": "false",
+        # Else whoever reaches it could join, and every user sees every project.
+        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+        **guard_environment(backend_url),
         "TASK_LOCK_TTL": str(TASK_LOCK_TTL_S),
         # Its user-wide configuration belongs to the person at this machine.
         "XDG_CONFIG_HOME": str(folder / "config"),

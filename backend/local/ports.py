@@ -31,11 +31,15 @@ def free_port(host: str, port: int) -> int | None:
         ) from error
     except socket.gaierror as error:
         raise CannotRun(
-            f"HOST must be an address of this machine, got '{host}' ({error})."
+            f"HOST must be an address of this machine, got '{host}' ({error}); "
+            "LOCAL_LABEL_STUDIO_HOST too."
         ) from error
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise CannotRun(f"HOST must be an address of this machine, got '{host}'.") from error
+            raise CannotRun(
+                f"HOST must be an address of this machine, got '{host}'; LOCAL_LABEL_STUDIO_HOST "
+                "too."
+            ) from error
         return None
 
 

@@ -144,13 +144,8 @@ class Supervisor:
         waiting = []
         if self._own_studio:
             install_label_studio(self._progress)
-            waiting.append(
-                self._launch(
-                    local_label_studio(
-                        self._data_dir, self._settings.host, self._environment, self._progress
-                    )
-                )
-            )
+            studio = local_label_studio(self._settings, self._environment, self._progress)
+            waiting.append(self._launch(studio))
         if self._own_valkey:
             self._valkey = self._launch(embedded_valkey(self._data_dir, self._environment))
             self._wait_for([self._valkey])

@@ -60,6 +60,7 @@ WRONG = {
     "port": ["0", "65536", "x", "9090.5"],
     "backend_url": ["localhost:9090", "ftp://x", "http://u:p@x", "http://x/?q", "http://x:99999"],
     "label_studio_url": ["x", "http://", "http://x#y"],
+    "local_label_studio_host": ["a b", "http://x"],
     "label_studio_api_key": ["two words", "ключ"],
     "redis_url": ["http://x", "redis://", "unix://", "redis://h:99999", "h:6379", "redis://[::1"],
     "ledger_url": [

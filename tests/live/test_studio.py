@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,9 +13,11 @@ import requests
 from PIL import Image
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
+from backend.insight.findings.studio import signup_findings
 from backend.label_studio.bulk import Stamp, Studio
 from backend.label_studio.control import control_of
 from backend.label_studio.images import ImageFetcher
+from tests.backend.host import Host, body, redirect
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.harness.rows import import_tasks, webhooks_of
 from tests.live.harness.servers import LabelStudio, free_port, log_in
@@ -420,3 +423,69 @@ def test_the_second_user_is_in_the_same_organisation(
     assert second_studio.project(made.id).id == made.id
     page = requests.get(f"{label_studio.url}/health", timeout=10)
     assert page.json() == {"status": "UP"}
+
+
+# ---- what a Label Studio of ours lets its users do ------------------------------------------
+
+RESERVED = (
+    *("http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://172.17.0.1/"),
+    *("http://192.168.1.1/", "http://100.64.0.1/", "http://0.0.0.0/", "http://127.0.0.2/"),
+    *("http://127.2/", "http://2130706434/", "http://0x7f000002/", "http://0177.0.0.2/"),
+    *("http://[::1]/", "http://[::]/", "http://[::ffff:127.0.0.1]/", "http://[fd00::1]/"),
+    *("http://[fe80::1]/", "http://127.0.0.1@10.0.0.1/", "file:///etc/passwd", "ftp://127.0.0.1/"),
+)
+
+
+def import_by_url(studio: Studio, label_studio: LabelStudio, project_id: int, url: str) -> int:
+    """The status that Label Studio answers when it is told to import what is there."""
+    return requests.post(
+        f"{label_studio.url}/api/projects/{project_id}/import",
+        data={"url": url},
+        headers={"Authorization": f"Token {label_studio.api_key}"},
+        timeout=30,
+    ).status_code
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    served = Host()
+    yield served
+    served.close()
+
+
+def test_of_all_reserved_networks_it_reaches_the_address_of_our_web_alone(
+    project: MakeProject, studio: Studio, label_studio: LabelStudio, host: Host
+):
+    made = project()
+    control = control_of(studio)
+    for url in RESERVED:
+        with pytest.raises(StudioRefused):
+            control.webhooks.create(project=made.id, url=url)
+        with pytest.raises(StudioRefused):
+            control.ml.create(project=made.id, url=url)
+        assert import_by_url(studio, label_studio, made.id, url) in (400, 403), url
+    assert webhooks_of(studio, made.id) == []
+    # A redirect does not lead there either.
+    host.pages["/away.json"] = redirect(f"http://127.0.0.2:{host.port}/tasks.json")
+    host.pages["/tasks.json"] = body(b'[{"image": "/data/none/1.png"}]')
+    assert import_by_url(studio, label_studio, made.id, f"{host.url}/away.json") in (400, 403)
+    assert [path for path, _ in host.seen] == ["/away.json"]
+    assert import_by_url(studio, label_studio, made.id, f"{host.url}/tasks.json") == 201
+    assert studio.project(made.id).task_number == 1
+
+
+def test_nobody_signs_up_without_an_invitation(label_studio: LabelStudio):
+    session = requests.Session()
+    page = f"{label_studio.url}/user/signup/"
+    session.get(page, timeout=30)
+    form = {"email": "eve@example.com", "password": "eve-throwaway-9"}
+    for query in ("", "?token=", "?token=guess"):
+        answer = session.post(
+            page + query,
+            data={**form, "csrfmiddlewaretoken": session.cookies["csrftoken"]},
+            headers={"Referer": page},
+            timeout=30,
+            allow_redirects=False,
+        )
+        assert answer.status_code == 403
+    assert list(signup_findings(label_studio.url)) == []

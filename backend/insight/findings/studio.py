@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 
+import requests
+
 from backend.errors import BadSettings, StudioRefused, StudioUnreachable
 from backend.insight.findings.finding import Finding, error, ok, warning
 from backend.label_studio.bulk import Studio
-from backend.label_studio.client import by_proxy
+from backend.label_studio.client import by_proxy, no_auth, session_for
 from backend.label_studio.control import control_of
 from backend.workplace import Workplace
 
@@ -18,6 +20,8 @@ TESTED = "1.23.2"
 
 CLOCK_SKEW_S = 60.0
 """Past this, access tokens (300 s) and the times of events against annotations mislead."""
+
+LOGIN_PAGE_TIMEOUT_S = 10.0
 
 
 def check_label_studio(work: Workplace) -> Iterator[Finding]:
@@ -29,6 +33,7 @@ def check_label_studio(work: Workplace) -> Iterator[Finding]:
         token = _token(work, studio)
         if token.severity == "ok":  # every other request needs it
             yield from _version_and_clock(studio)
+            yield from signup_findings(studio.url)
         yield token
     except BadSettings as unset:
         yield error("studio-unset", "No Label Studio is set.", str(unset))
@@ -108,6 +113,23 @@ def clock_findings(date: str, ours: float) -> Iterator[Finding]:
             "clock-skew",
             f"Label Studio's clock is {abs(skew_s):.0f} s {way} ours.",
             "Let both machines keep time by NTP.",
+        )
+
+
+def signup_findings(url: str) -> Iterator[Finding]:
+    """Whether anybody may make an account: the login page then offers it to a stranger."""
+    with session_for(url) as session:
+        try:
+            page = session.get(f"{url}/user/login/", auth=no_auth, timeout=LOGIN_PAGE_TIMEOUT_S)
+        except requests.RequestException:
+            return  # a login page elsewhere, which this machine may not reach
+    if "/user/signup" in page.text:
+        yield warning(
+            "signup-open",
+            f"Everybody who reaches {url} can make an account there, and in the community edition "
+            "every account sees every project.",
+            "Start Label Studio with LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK=true, and look "
+            "through its page Organization for accounts that you do not know.",
         )
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from backend.data_dir import load_secrets, remembered
+from backend.data_dir import load_secrets, remember, remembered
 from backend.local import child as child_module
 from backend.local import ports
 from backend.local import supervisor as supervisor_module
@@ -316,12 +316,51 @@ def test_label_studio_gets_none_of_our_names_and_no_password_on_its_command_line
 ) -> None:
     kept = load_secrets(tmp_path)
     ours = {"HOST": "0.0.0.0", "PORT": "9090", "DATA_DIR": "x", "PATH": "/bin"}
-    environment = label_studio_environment(ours, tmp_path, kept)
+    environment = label_studio_environment(ours, tmp_path, kept, "http://127.0.0.1:9090")
     assert not {"HOST", "PORT", "DATA_DIR"} & environment.keys()
     assert environment["PATH"] == "/bin"
-    reporter = ProgressReporter(Console(quiet=True))
-    command = local_label_studio(tmp_path, "127.0.0.1", ours, reporter).command
+    command = local_studio(tmp_path, ours)
     assert not any(secret in word for secret in kept.values() for word in command)
+
+
+def local_studio(
+    tmp_path: Path, ours: dict[str, str] | None = None, **settings: object
+) -> list[str]:
+    """The command of the local Label Studio."""
+    reporter = ProgressReporter(Console(quiet=True))
+    loaded = load_settings(_env_file=None, data_dir=tmp_path, **settings)
+    return local_label_studio(loaded, ours or {}, reporter).command
+
+
+def test_label_studio_listens_on_the_loopback_wherever_the_web_does(tmp_path: Path) -> None:
+    open_to_all = {"host": "0.0.0.0", "basic_auth_pass": "x" * 20}
+    command = local_studio(tmp_path, **open_to_all)
+    assert command[command.index("--internal-host") + 1] == "127.0.0.1"
+    command = local_studio(tmp_path, **open_to_all, local_label_studio_host="0.0.0.0")
+    assert command[command.index("--internal-host") + 1] == "0.0.0.0"
+
+
+@pytest.mark.parametrize("former", ["192.0.2.7", "laboratory.example"])
+def test_a_label_studio_that_had_another_address_is_not_moved_silently(
+    tmp_path: Path, former: str
+) -> None:
+    """Earlier releases had it follow HOST. The ledger knows its projects by that address."""
+    remember(tmp_path, label_studio_url=f"http://{former}:8080")
+    with pytest.raises(CannotRun, match=f"set LOCAL_LABEL_STUDIO_HOST={former} "):
+        local_studio(tmp_path)
+
+
+def test_label_studio_lets_nobody_sign_up_and_reaches_our_web_alone(tmp_path: Path) -> None:
+    kept = load_secrets(tmp_path)
+    # Somebody's own Label Studio may have others in the same environment.
+    ours = {"SSRF_PROTECTION_ENABLED": "false", "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false"}
+    found = label_studio_environment(ours, tmp_path, kept, "http://192.168.3.4:9090")
+    on = ("DISABLE_SIGNUP_WITHOUT_LINK", "ML_BLOCK_LOCAL_IP", "SSRF_PROTECTION_ENABLED")
+    assert [found[f"LABEL_STUDIO_{name}"] for name in on] == ["true"] * 3
+    assert found["LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS"] == "false"
+    banned = found["LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS"].split(",")
+    assert "192.168.3.4/32" not in banned
+    assert {"192.168.3.5/32", "127.0.0.0/8", "::1/128", "169.254.0.0/16"} <= set(banned)
 
 
 @pytest.mark.parametrize(

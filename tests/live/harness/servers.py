@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 import requests
 
+from backend.local.label_studio_guard import guard_environment
 from backend.process_group import launcher
 from tests.limits import wait_until
 
@@ -31,16 +32,16 @@ ROOT = Path(__file__).resolve().parents[3]
 LABEL_STUDIO_ENV = ROOT / ".venv-label-studio"
 LABEL_STUDIO_VERSION = "1.23.2"
 
-# No analytics, no version check, no error reports, flags from the package; and both guards
-# against private addresses off, since everything here is on 127.0.0.1.
+# No analytics, no version check, no error reports, flags from the package. As with `make run`
+# nobody signs up uninvited, and of the reserved networks it reaches 127.0.0.1 alone.
 QUIET_AND_LOCAL = {
     "LABEL_STUDIO_COLLECT_ANALYTICS": "0",
     "LABEL_STUDIO_LATEST_VERSION_CHECK": "0",
     "SENTRY_DSN": "",
     "FRONTEND_SENTRY_DSN": "",
     "FEATURE_FLAGS_OFFLINE": "1",
-    "ML_BLOCK_LOCAL_IP": "false",
-    "SSRF_PROTECTION_ENABLED": "false",
+    "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+    **guard_environment("http://127.0.0.1"),
     "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
 }
 

@@ -12,8 +12,10 @@ from backend.insight.findings.studio import (
     check_label_studio,
     clock_findings,
     release_finding,
+    signup_findings,
 )
 from backend.workplace import Workplace
+from tests.backend.host import Host, body
 from tests.backend.insight.findings.fake_web import MakeSettings
 
 
@@ -69,6 +71,25 @@ def test_clocks_may_differ_by_a_minute(skew_s: float, expected: list[str]):
 @pytest.mark.parametrize("date", ["", "yesterday"])
 def test_a_missing_date_is_no_finding(date: str):
     assert list(clock_findings(date, 0.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        (b'<a href="/user/signup/">Sign up</a>', ["signup-open"]),
+        (b'<a href="https://studio.test/user/signup" class="">Sign up</a>', ["signup-open"]),
+        (b"", []),
+    ],
+)
+def test_a_login_page_that_offers_an_account_to_a_stranger_is_a_warning(
+    link: bytes, expected: list[str]
+):
+    host = Host()
+    host.pages["/user/login/"] = body(b"<form>Log in</form>" + link)
+    found = list(signup_findings(host.url))
+    host.close()
+    assert [f.code for f in found] == expected
+    assert all("DISABLE_SIGNUP_WITHOUT_LINK=true" in f.fix for f in found)
 
 
 def test_without_a_label_studio_the_setting_is_named(make_settings: MakeSettings):
