@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import secrets
@@ -102,6 +103,11 @@ def load_secrets(data_dir: Path) -> dict[str, str]:
         found = {**fresh, **found}
         write_json_object(path, found)
     return {name: str(value) for name, value in found.items()}
+
+
+def derived_key(data_dir: Path, purpose: bytes) -> bytes:
+    """A key of this DATA_DIR, derived from one of its passwords, which it does not reveal."""
+    return hmac.digest(load_secrets(data_dir)["valkey_password"].encode(), purpose, "sha256")
 
 
 def embedded_redis_url(port: int, password: str) -> str:

@@ -37,6 +37,12 @@ class BadOptions(BadRequest):
     """The connection's extra parameters are not what the project options allow."""
 
 
+class WebhookRefused(BackendError):
+    """A webhook's secret does not open what was asked by it."""
+
+    status = 403
+
+
 class ImageRefused(BackendError):
     """An image may not be fetched, could not be fetched, or is too large."""
 

@@ -6,11 +6,10 @@ only by those who ask for it, so that the command line and a worker's parent sta
 
 from __future__ import annotations
 
-import hmac
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from backend.data_dir import announced_names, load_secrets
+from backend.data_dir import announced_names, derived_key
 from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.ledger import Ledger
@@ -63,13 +62,8 @@ class Workplace:
             self.settings.registry_path,
             engine=self.settings.engine,
             own_network=network if network not in NETWORKS else None,
-            seal=self._seal(),
+            seal=derived_key(self.settings.data_dir, b"compiled members"),
         )
-
-    def _seal(self) -> bytes:
-        """A key of this DATA_DIR, derived from one of its passwords, which it does not reveal."""
-        password = load_secrets(self.settings.data_dir)["valkey_password"]
-        return hmac.digest(password.encode(), b"compiled members", "sha256")
 
     @cached_property
     def redis(self) -> Redis:

@@ -19,6 +19,7 @@ from backend.errors import (
 from backend.label_studio.connection import Connection, connect, disconnect
 from backend.label_studio.label_config import LabelConfig, parse_label_config, unread_controls
 from backend.label_studio.regions import MOST_BRUSHES
+from backend.label_studio.webhook_secret import webhook_key
 from backend.ledger import Project
 from backend.options import ProjectOptions, check_labels, parse_options
 from backend.predict import image_url, read_image
@@ -84,6 +85,7 @@ def connect_project(
             backend_url=settings.backend_url,
             user=settings.basic_auth_user,
             password=settings.basic_auth_pass.get_secret_value(),
+            webhook_key=webhook_key(settings.data_dir),
             options=wanted,
             model_version=None if serving is None else serving.name,
             previous=None if previous is None else Connection.from_json(previous),
@@ -99,6 +101,8 @@ def connect_project(
         ledger.projects.update(
             row.id, connection=connection.to_json(), connected=True, last_error=None
         )
+        # From the webhook's new secret to this row events were refused; the count finds what they
+        # told.
         states = label_states(studio.stamps(studio_id))
     except BackendError:
         if previous is None and not (known and known.connected):

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 
-from backend.errors import BackendError, BadRequest, StudioRefused, StudioUnreachable
+from backend.errors import BackendError, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Project, Studio
 from backend.label_studio.client import Json
 from backend.label_studio.control import Control, control_of, id_of
@@ -26,6 +26,7 @@ from backend.label_studio.queue_order import (
     WITHOUT_MODEL,
     set_order,
 )
+from backend.label_studio.webhook_secret import new_name, webhook_header
 
 if TYPE_CHECKING:
     from label_studio_sdk.types.ml_backend import MlBackend
@@ -64,6 +65,8 @@ class Connection:
 
     Attributes:
         project_key: ``<id>.<created>``.
+        webhook_secret: the name of the secret that the webhook carries; "" where an earlier
+            release gave it the web's password.
         view_id: the shared view in the queue's order.
     """
 
@@ -74,6 +77,7 @@ class Connection:
     webhook_id: int
     view_id: int
     former: FormerSettings
+    webhook_secret: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -114,20 +118,22 @@ def connect(
     backend_url: str,
     user: str,
     password: str,
+    webhook_key: bytes,
     options: Mapping[str, Any] | None = None,
     model_version: str | None = None,
     previous: Connection | None = None,
 ) -> Connection:
     """Create or update the project's connection to the backend at ``backend_url``.
 
-    Leaves one ML backend of ours with Basic auth, one webhook to it with the same
-    authentication, the queue in order, pre-annotations shown, and Label Studio's own training
-    trigger off (it would fire inside an annotator's submit). Everybody else's backends,
-    webhooks and views stay as they are.
+    Leaves one ML backend of ours with Basic auth, one webhook to it with a new secret, the
+    queue in order, pre-annotations shown, and Label Studio's own training trigger off (it would
+    fire inside an annotator's submit). Everybody else's backends, webhooks and views stay as they
+    are.
 
     Args:
         backend_url: how Label Studio reaches us; we must answer there already.
         user, password: Basic auth that our side asks for.
+        webhook_key: makes the webhook's secret.
         options: the connection's extra parameters; None keeps the present ones.
         model_version: the serving publication's; None: the one that the project holds, if it
             is a publication of ours with predictions, otherwise no model.
@@ -145,24 +151,30 @@ def connect(
         previous = None
     backends = _our_backends(control, project_id, url, previous)
     former = _former(project, backends, previous)
-    hooks = _our_webhooks(control, project_id, {url, *(backend.url for backend in backends)})
-    webhook_id = None
+    urls = {url, *(backend.url for backend in backends)}
+    hooks = _our_webhooks(control, project_id, urls)
+    secret = new_name()
     try:
-        # The webhook first: where there is none, connecting a backend makes one without headers,
-        # and until that is mended events would come to us unauthenticated.
-        webhook_id = _one_webhook(control, project_id, hooks, url, user, password)
         fields = _backend_fields(url, user, password, options, former)
         backend_id = _one_backend(control, project_id, backends, fields)
+        # Afterwards: a refusal leaves the webhook with the secret that our ledger knows, and where
+        # there was none, Label Studio has made one without headers beside the new backend.
+        header = webhook_header(webhook_key, secret)
+        there = _our_webhooks(control, project_id, urls)
+        webhook_id = _one_webhook(control, project_id, there, url, header)
     except StudioRefused as error:
-        if webhook_id is not None and not hooks:
-            control.webhooks.delete(webhook_id)
         # Where Label Studio may call us but not send webhooks, it answers 403 and keeps the row.
-        before = {id_of(backend) for backend in backends}
         for made in _our_backends(control, project_id, url, previous):
-            if id_of(made) not in before:
+            if id_of(made) not in {id_of(backend) for backend in backends}:
                 control.ml.delete(id_of(made))
+        for hook in _our_webhooks(control, project_id, urls):
+            if id_of(hook) not in {id_of(other) for other in hooks}:
+                control.webhooks.delete(id_of(hook))
         raise _cannot_connect(url, error) from error
-    made = Connection(project_id, project.key, url, backend_id, webhook_id, NO_VIEW, former)
+    made = Connection(
+        *(project_id, project.key, url, backend_id, webhook_id, NO_VIEW, former),
+        webhook_secret=secret,
+    )
     try:
         studio.update_project(
             project_id,
@@ -211,19 +223,7 @@ def disconnect(studio: Studio, connection: Connection) -> None:
 
 
 def basic_auth(user: str, password: str) -> str:
-    """The Authorization header of HTTP Basic.
-
-    Raises:
-        BadRequest: Label Studio would send two different headers. It encodes letters outside
-            ASCII as Latin-1 for its own calls and as UTF-8 for the webhook, and strips blanks
-            from the password in one of the two.
-    """
-    plain = (user + password).isascii() and (user + password).isprintable()
-    if not plain or user != user.strip() or password != password.strip() or ":" in user:
-        raise BadRequest(
-            "BASIC_AUTH_USER and BASIC_AUTH_PASS must be printable ASCII without blanks around "
-            "them, and the user without a colon: Label Studio changes what else it is given."
-        )
+    """The Authorization header of HTTP Basic."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
@@ -324,12 +324,12 @@ def _our_webhooks(control: Control, project_id: int, urls: set[str]) -> list[Web
 
 
 def _one_webhook(
-    control: Control, project_id: int, hooks: list[Webhook], url: str, user: str, password: str
+    control: Control, project_id: int, hooks: list[Webhook], url: str, header: str
 ) -> int:
-    """One active webhook to us for every event, with our authentication; doubles deleted."""
+    """One active webhook to us for every event, with its secret; doubles deleted."""
     fields: _WebhookFields = {
         "url": f"{url}/webhook",
-        "headers": {"Authorization": basic_auth(user, password)},
+        "headers": {"Authorization": header},
         "send_payload": True,
         "send_for_all_actions": True,
         "is_active": True,
@@ -377,7 +377,8 @@ def _cannot_connect(url: str, error: StudioRefused) -> BackendError:
     if error.studio_status == 403:
         return CannotConnect(
             f"Label Studio may not call {url}: {error} If that is a private address, start Label "
-            "Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
+            "Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false, or open that "
+            "address alone (docs/SECURITY.md)."
         )
     if error.studio_status == 400:
         return CannotConnect(

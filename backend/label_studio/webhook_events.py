@@ -6,3 +6,5 @@ OF_ANNOTATIONS = frozenset(
 OF_TASKS = frozenset({"TASKS_CREATED", "TASKS_DELETED"})
 OF_LABEL_LINKS = frozenset({"LABEL_LINK_CREATED", "LABEL_LINK_UPDATED", "LABEL_LINK_DELETED"})
 PROJECT_UPDATED = "PROJECT_UPDATED"
+START_TRAINING = "START_TRAINING"
+"""By the connection and not by a webhook: somebody pressed the button."""

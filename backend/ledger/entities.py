@@ -7,6 +7,7 @@ in the ledger. The schema itself is made by the migrations; a test compares the 
 from __future__ import annotations
 
 from sqlalchemy import JSON, Float, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 from backend.ledger.shapes import (
@@ -77,6 +78,11 @@ class Project(Base, kw_only=True):
     changed: Mapped[int] = mapped_column(default=0)
     pool: Mapped[int] = mapped_column(default=0)
     left_out: Mapped[int] = mapped_column(default=0)
+
+    @hybrid_property
+    def unconfirmed(self) -> bool:
+        """Only a /setup has named it so far: ``connect`` and each check write its title."""
+        return self.title == ""
 
 
 class Event(Base, kw_only=True):

@@ -28,6 +28,10 @@ _OF_KEY = select(Project).where(
     *(getattr(Project, name) == bindparam(name) for name in ("server", "studio_id", "created"))
 )
 
+MOST_UNCONFIRMED = 20
+"""Projects that only a /setup has named. The oldest makes room for the next: what was invented by
+somebody with the web's password fills no ledger, and Label Studio names a real one again."""
+
 AT_PREDICT = "/predict: "
 """Begins a project's last error where pre-annotating tasks that were opened met it."""
 
@@ -51,7 +55,11 @@ class Projects:
         label_config: str | None = None,
         extra_params: Mapping[str, object] | None = None,
     ) -> Project:
-        """The project of this key, made if new; given fields are written where they differ."""
+        """The project of this key, made if new; given fields are written where they differ.
+
+        Args:
+            title: as Label Studio itself says; None where somebody else names the project.
+        """
         fields = ProjectFields()
         if title is not None:
             fields["title"] = title
@@ -68,6 +76,8 @@ class Projects:
         with self._db.write() as db:
             found = _by_key(db, server, studio_id, created)
             if found is None:
+                if title is None:
+                    _make_room(db, server)
                 slug = project_slug(server, studio_id, created)
                 found = Project(server=server, studio_id=studio_id, created=created, slug=slug)
                 db.add(found)
@@ -96,14 +106,17 @@ class Projects:
     def of_studio(self, server: str, studio_id: int) -> Project:
         """The newest project of that Label Studio number.
 
+        One that ``connect`` made goes before one that a /setup named.
+
         Raises:
             UnknownProject: it was never connected.
         """
+        by_connect = Project.connection.is_not(None) & Project.connected
         with self._db.read() as db:
             found = db.scalars(
                 select(Project)
                 .where(Project.server == server, Project.studio_id == studio_id)
-                .order_by(Project.created.desc())
+                .order_by(by_connect.desc(), Project.connected.desc(), Project.created.desc())
             ).first()
         if found is None:
             raise UnknownProject(
@@ -128,14 +141,26 @@ class Projects:
 
     def forget(self, project_id: int) -> None:
         """Delete everything that the ledger holds of a project."""
-        own_rounds = select(Round.id).where(Round.project_id == project_id)
-        own_publications = select(Publication.id).where(Publication.project_id == project_id)
         with self._db.write() as db:
-            db.execute(delete(Place).where(Place.publication_id.in_(own_publications)))
-            db.execute(delete(Part).where(Part.round_id.in_(own_rounds)))
-            for entity in (Evidence, Publication, Version, Event, Round):
-                db.execute(delete(entity).where(entity.project_id == project_id))
-            db.execute(delete(Project).where(Project.id == project_id))
+            _forget(db, project_id)
+
+
+def _forget(db: Session, project_id: int) -> None:
+    own_rounds = select(Round.id).where(Round.project_id == project_id)
+    own_publications = select(Publication.id).where(Publication.project_id == project_id)
+    db.execute(delete(Place).where(Place.publication_id.in_(own_publications)))
+    db.execute(delete(Part).where(Part.round_id.in_(own_rounds)))
+    for entity in (Evidence, Publication, Version, Event, Round):
+        db.execute(delete(entity).where(entity.project_id == project_id))
+    db.execute(delete(Project).where(Project.id == project_id))
+
+
+def _make_room(db: Session, server: str) -> None:
+    """Forget the oldest projects that only a /setup has named, but for ``MOST_UNCONFIRMED`` - 1."""
+    unconfirmed = select(Project.id).where(Project.server == server, Project.unconfirmed)
+    newest_first = unconfirmed.order_by(Project.id.desc())
+    for project_id in db.scalars(newest_first.offset(MOST_UNCONFIRMED - 1)).all():
+        _forget(db, project_id)
 
 
 def _by_key(db: Session, server: str, studio_id: int, created: int) -> Project | None:

@@ -17,6 +17,7 @@ from backend.errors import StudioRefused
 from backend.fallback import damage_of, describe_damage, whole_version
 from backend.label_studio.bulk import Project as StudioProject
 from backend.label_studio.bulk import Stamp
+from backend.label_studio.webhook_events import START_TRAINING
 from backend.ledger import NO_VERSION, START, Event, Ledger, Project, Publication, Round, Version
 from backend.ledger.events import PREDICT_REST
 from backend.ledger.projects import AT_PREDICT
@@ -49,7 +50,7 @@ CLOCK_SLACK_S = 60.0
 CONNECTED = "CONNECTED"
 """Event: a project with labels was connected; they start a round at once, unless one has them."""
 
-FORCING = frozenset({"START_TRAINING", "RETRAIN"})
+FORCING = frozenset({START_TRAINING, "RETRAIN"})
 """Events that start a training round at once, however few the labels."""
 
 STAGES: Mapping[RoundKind, tuple[Stage, ...]] = {
@@ -248,7 +249,11 @@ def _find_project(work: Workplace, row: Project) -> StudioProject | None:
             f"Project {number} was made anew in Label Studio since it was connected: "
             f"run `python -m backend connect --project {number}`."
         )
-    work.ledger.projects.update(row.id, connected=False, last_error=said)
+    if row.unconfirmed:  # only a /setup ever named it
+        log.warning("project %d of a /setup is forgotten: %s", number, said)
+        work.ledger.projects.forget(row.id)
+    else:
+        work.ledger.projects.update(row.id, connected=False, last_error=said)
     return None
 
 

@@ -9,26 +9,33 @@
 | GET /versions | the publications there are |
 | GET /openapi.json | all of this as OpenAPI 3.1 (``openapi.py``) |
 
-The password is checked before anything else, so that nobody without it makes us read a body.
+The password is checked before anything else, so that nobody without it makes us read a body. A
+project's webhook has a secret instead, for /webhook alone (``label_studio/webhook_secret.py``).
+Nothing but JSON is taken, and nothing from a page of another site: a browser that knows the
+password would send it along.
 """
 
 from __future__ import annotations
 
 import codecs
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from backend.data_dir import remember_name
 from backend.errors import BadRequest
 from backend.label_studio.images import own_name
 from backend.label_studio.label_config import parse_label_config
+from backend.label_studio.webhook_secret import name_in, webhook_key
 from backend.options import check_labels, parse_options
 from backend.settings import Settings
+from backend.shorten import shorten
 from backend.web.auth import Login, WrongLogins
 from backend.web.events import record_event
 from backend.web.messages import Event, Predict, Setup, read_message
@@ -41,15 +48,25 @@ log = logging.getLogger(__name__)
 
 MB = 2**20
 
-BODY_LIMITS = {"/setup": 4 * MB, "/predict": 256 * MB, "/webhook": 32 * MB}
-"""Bytes: a label config; 500 tasks with the predictions that they already hold; and
-annotations with their masks, of which a larger one is found by reconciliation."""
+WEBHOOK = "/webhook"
+
+BODY_LIMITS = {"/setup": MB, "/predict": 256 * MB, WEBHOOK: 32 * MB}
+"""Bytes: a label config, which the ledger keeps; 500 tasks with the predictions that they already
+hold; and annotations with their masks, of which a larger one is found by reconciliation."""
+
+AHEAD_S = 24 * 3600.0
+"""How far Label Studio's clock may be ahead of ours when it makes a project."""
 
 
 def body_limit(settings: Settings) -> Callable[[str, str], int]:
     """``limit(path, authorization)``: how many bytes of a body the server may read for the app."""
-    login = Login.of(settings)
-    return lambda path, sent: BODY_LIMITS.get(path, 0) if login.accepts(sent) else 0
+    login, key = Login.of(settings), webhook_key(settings.data_dir)
+
+    def limit(path: str, sent: str) -> int:
+        known = login.accepts(sent) or (path == WEBHOOK and name_in(key, sent) is not None)
+        return BODY_LIMITS.get(path, 0) if known else 0
+
+    return limit
 
 
 def build_app(settings: Settings) -> Flask:
@@ -59,19 +76,26 @@ def build_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False
     work = Workplace(settings, busy_s=WEB_BUSY_S)
     app.extensions["committee"] = work
-    _require_password(app, Login.of(settings))
+    _require_password(app, settings)
+    _refuse_other_sites(app, settings.backend_url)
     _add_routes(app, work)
     handle_errors(app)
     return app
 
 
-def _require_password(app: Flask, login: Login) -> None:
+def _require_password(app: Flask, settings: Settings) -> None:
+    login, key = Login.of(settings), webhook_key(settings.data_dir)
     wrong_logins = WrongLogins()
 
     @app.before_request
     def check_password() -> Response | None:
-        if request.path == "/health" or login.accepts(request.headers.get("Authorization", "")):
+        sent = request.headers.get("Authorization", "")
+        if request.path == "/health" or login.accepts(sent):
             return None
+        if request.path == WEBHOOK:
+            g.secret = name_in(key, sent)
+            if g.secret is not None:
+                return None
         if "Authorization" in request.headers:  # without it nothing was guessed
             address = request.remote_addr or ""
             wait_s = wrong_logins.count(address)
@@ -81,6 +105,23 @@ def _require_password(app: Flask, login: Login) -> None:
             log.warning("a wrong user or password from %s", address)
         message = "This needs the user and password of HTTP Basic."
         return refuse(message, 401, {"WWW-Authenticate": 'Basic realm="Committee"'})
+
+
+def _refuse_other_sites(app: Flask, backend_url: str) -> None:
+    own_host = urlsplit(backend_url).netloc
+
+    @app.before_request
+    def check_site() -> Response | None:
+        if request.method in ("GET", "HEAD"):
+            return None
+        origin = request.headers.get("Origin")
+        hosts = (request.headers.get("Host"), own_host)
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        ours = origin is None or origin.partition("://")[2] in hosts
+        if ours and site in ("none", "same-origin"):
+            return None
+        message = f"A page of another site ({shorten(origin or site)}) may send nothing here."
+        return refuse(message, 403)
 
 
 def _add_routes(app: Flask, work: Workplace) -> None:
@@ -97,12 +138,14 @@ def _add_routes(app: Flask, work: Workplace) -> None:
         options = parse_options(sent.extra_params)
         # What cannot be used is refused here, where Label Studio shows the sentence.
         check_labels(options, parse_label_config(sent.label_config, image=options.image).labels)
+        key = work.server, sent.project.studio_id, sent.project.created
+        if sent.project.created > time.time() + AHEAD_S and projects.find(*key) is None:
+            raise BadRequest(
+                f"Project {sent.project.studio_id} is said to be made in the future (unix second "
+                f"{sent.project.created}): set the clocks of Label Studio's machine and this one."
+            )
         project = projects.ensure(
-            work.server,
-            sent.project.studio_id,
-            sent.project.created,
-            label_config=sent.label_config,
-            extra_params=sent.extra_params,
+            *key, label_config=sent.label_config, extra_params=sent.extra_params
         )
         if isinstance(sent.hostname, str) and (name := own_name(sent.hostname)) is not None:
             remember_name(work.settings.data_dir, work.server, name)
@@ -113,19 +156,18 @@ def _add_routes(app: Flask, work: Workplace) -> None:
     @app.post("/predict")
     def predict() -> Response:
         sent = read_message(Predict, _read_body())
-        project = projects.ensure(
-            work.server,
-            sent.project.studio_id,
-            sent.project.created,
-            label_config=sent.label_config,
-        )
+        project = projects.find(work.server, sent.project.studio_id, sent.project.created)
+        if project is None and sent.context is None:
+            # Label Studio asks /setup first, and only that or `connect` begins a project.
+            return json_response({"results": [[] for _ in sent.tasks]})
         tasks = [dict(task) for task in sent.tasks]
         results = model().predict(tasks, project=project, context=sent.context)
         return json_response({"results": results})
 
     @app.post("/webhook")
     def webhook() -> Response:
-        return json_response(record_event(work, read_message(Event, _read_body())), 201)
+        event = read_message(Event, _read_body())
+        return json_response(record_event(work, event, g.get("secret")), 201)
 
     @app.get("/versions")
     def versions() -> Response:
@@ -143,7 +185,13 @@ def _add_routes(app: Flask, work: Workplace) -> None:
 
 
 def _read_body() -> dict[str, Any]:
-    """The request's JSON object, whatever type it says to be of."""
+    """The request's JSON object."""
+    if request.mimetype != "application/json":
+        # A page of another site can send other types without asking.
+        raise UnsupportedMediaType(
+            "The body must be JSON, sent with Content-Type: application/json, got "
+            f"{shorten(request.mimetype)}."
+        )
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("The body must be plain JSON, without a Content-Encoding.")
     limit = BODY_LIMITS[request.path]

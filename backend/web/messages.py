@@ -16,6 +16,10 @@ from backend.predict import TaskPrediction
 
 MAX_ID = 2**63 - 1  # what the ledger's columns hold
 
+MOST_TASKS = 200_000
+"""Tasks of one /predict. Label Studio sends all that somebody selected; what is left of them is
+written to the ledger."""
+
 
 class ProjectRef(NamedTuple):
     """A project as Label Studio names it: its number, its creation (unix seconds), its labels."""
@@ -116,9 +120,11 @@ class Task(BaseModel):
 
 class Predict(Body):
     tasks: list[Task] = documented(
-        ..., "The tasks.", "a list of tasks, each with an integer as id and an object as data"
+        ...,
+        "The tasks.",
+        f"a list of at most {MOST_TASKS:,} tasks, each with an integer as id and an object as data",
+        max_length=MOST_TASKS,
     )
-    label_config: str | None = documented(None, "The label config.", "the label config as text")
     params: Any = documented(
         None, "An object whose context, if any, holds a smart tool's prompts.", "anything"
     )

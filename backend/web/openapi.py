@@ -20,16 +20,18 @@ _ABOUT = """\
 The protocol of Label Studio's ML backends, and what each answer means here.
 
 Every path but /health asks for HTTP Basic; without it every path and method answers 401, and 429
-after ten wrong logins. Beyond that an unknown path answers 404 and a known one 405 to another
-method. What is not HTTP is refused before any path with 400, 408, 413, 431 or 501. Every refusal
-is `{"error": "a sentence"}`.
+after ten wrong logins. A webhook that `connect` made brings its project's secret to /webhook
+instead. A POST from a page of another site answers 403. Beyond that an unknown path answers 404
+and a known one 405 to another method. What is not HTTP is refused before any path with 400, 408,
+413, 431 or 501. Every refusal is `{"error": "a sentence"}`.
 """
 
 _REFUSALS = {
     "400": "What was sent cannot be used; the sentence says what was expected.",
     "401": "The user and password of HTTP Basic are missing or wrong.",
+    "403": "A page of another site sent it, or the webhook's secret is another project's.",
     "413": "The body is larger than this path takes.",
-    "415": "The body has a Content-Encoding.",
+    "415": "The body is not sent as application/json, or has a Content-Encoding.",
     "429": "Too many wrong logins came from this address.",
     "503": "The ledger is locked, full or broken, or the version that serves cannot be read.",
 }
@@ -38,7 +40,7 @@ _REFUSAL_HEADERS = {
     "429": {"Retry-After": {"schema": {"type": "integer"}, "required": True}},
 }
 _LOGIN = ("401", "429")
-_WITH_BODY = ("400", "413", "415", "503", *_LOGIN)
+_WITH_BODY = ("400", "403", "413", "415", "503", *_LOGIN)
 
 
 @dataclass(frozen=True)

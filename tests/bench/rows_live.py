@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from acquisition.aggregate import AGGREGATES
 from acquisition.uncertainty import MEASURES
 from backend.label_studio import brush
 from backend.label_studio.control import control_of, id_of
+from backend.label_studio.webhook_secret import name_of, webhook_header, webhook_key
 from backend.ledger import Outcome, Part, upgrade
 from backend.rounds.stages.publish import publish
 from backend.rounds.stages.shards import SHARD_TASKS, Scored, halved, write_shard
@@ -129,7 +129,7 @@ def webhook_p99_no_redis(sizes: Senders, server: LabelStudio) -> Measured:
 def webhooks(sizes: Senders, stack: Stack, project: TinyProject, folder: Path) -> Measured:
     """The p99 of all senders' webhooks, each of which is in the ledger afterwards."""
     before = len(stack.work.ledger.events.pending(project.row_id))
-    waits = send_at_once(sizes, stack, webhook_body(stack, project), folder)
+    waits = send_at_once(sizes, stack, webhook_request(stack, project), folder)
     events = len(stack.work.ledger.events.pending(project.row_id)) - before
     if events != sizes.senders * sizes.requests:
         raise RuntimeError(f"{events} of {sizes.senders * sizes.requests} events are kept")
@@ -138,7 +138,7 @@ def webhooks(sizes: Senders, stack: Stack, project: TinyProject, folder: Path) -
     return Measured(p99([wait for of_one in waits_ms for wait in of_one]), 50.0, spread(each))
 
 
-def webhook_body(stack: Stack, project: TinyProject) -> bytes:
+def webhook_request(stack: Stack, project: TinyProject) -> bytes:
     """What Label Studio sends for a submitted annotation with one brush mask."""
     settings = stack.work.studio.project(project.id)
     now = datetime.now(UTC).isoformat()
@@ -153,20 +153,22 @@ def webhook_body(stack: Stack, project: TinyProject) -> bytes:
             "label_config": settings.label_config,
         },
     }
-    return orjson.dumps(body)
+    sent = orjson.dumps(body)
+    secret = name_of(stack.work.ledger.projects.get(project.row_id).connection)
+    assert secret is not None  # of a connected project
+    head = (
+        f"POST /webhook HTTP/1.1\r\nHost: {urlsplit(stack.url).netloc}\r\n"
+        f"Authorization: {webhook_header(webhook_key(stack.settings.data_dir), secret)}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
+    )
+    return head.encode() + sent
 
 
-def send_at_once(sizes: Senders, stack: Stack, body: bytes, folder: Path) -> list[list[float]]:
+def send_at_once(sizes: Senders, stack: Stack, request: bytes, folder: Path) -> list[list[float]]:
     """Seconds of each request, by sender."""
     address = urlsplit(stack.url)
-    token = b64encode(":".join(stack.auth).encode()).decode()
-    head = (
-        f"POST /webhook HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Authorization: Basic {token}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
     request_file = folder / "request"
-    request_file.write_bytes(head.encode() + body)
+    request_file.write_bytes(request)
     command = [
         *(sys.executable, str(Path(__file__).with_name("sender.py"))),
         *(str(address.hostname), str(address.port), str(sizes.requests), str(sizes.pause_s)),

@@ -31,7 +31,7 @@ from backend.jobs.niceness import yield_to_web
 from backend.label_studio.control import control_of
 from backend.settings import Settings
 from tests.bench.harness import Measured, row, spread
-from tests.bench.rows_live import Senders, label_studio, p99, webhook_body, webhooks
+from tests.bench.rows_live import Senders, label_studio, p99, webhook_request, webhooks
 from tests.live.harness.stack import (
     NETWORK,
     SIDE_PX,
@@ -276,7 +276,7 @@ def _requests(
     key = f"{settings.id}.{settings.created}"
     setup = {"project": key, "schema": settings.label_config, "extra_params": _options(sizes, 1)}
     files = {
-        "webhook": [_file(stack, folder, "POST", "/webhook", webhook_body(stack, project))],
+        "webhook": [_write(folder, webhook_request(stack, project))],
         "health": [_file(stack, folder, "GET", "/health", b"")],
         "setup": [_file(stack, folder, "POST", "/setup", orjson.dumps(setup))],
         "predict": [],
@@ -301,8 +301,12 @@ def _file(stack: Stack, folder: Path, method: str, path: str, body: bytes) -> st
         f"Authorization: Basic {token}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
+    return _write(folder, head.encode() + body)
+
+
+def _write(folder: Path, request: bytes) -> str:
     file = folder / f"request-{len(list(folder.glob('request-*')))}"
-    file.write_bytes(head.encode() + body)
+    file.write_bytes(request)
     return str(file)
 
 

@@ -68,7 +68,11 @@ def unusual_label_studio(
     server = start_label_studio(
         tmp_path_factory.mktemp("unusual-label-studio"),
         template=label_studio_template,
-        environment={"SSRF_PROTECTION_ENABLED": "true", "TASK_API_PAGE_SIZE_MAX": "7"},
+        environment={
+            "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "true",
+            "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false",
+            "TASK_API_PAGE_SIZE_MAX": "7",
+        },
     )
     yield server
     server.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from backend.label_studio.queue_order import (
     WITHOUT_MODEL,
     set_order,
 )
+from backend.label_studio.webhook_secret import name_in, webhook_header
 from tests.limits import wait_until
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.harness.rows import backends_of, webhooks_of
@@ -38,10 +40,15 @@ from tests.served import Served
 pytestmark = pytest.mark.live
 
 USER, PASSWORD = "committee", "throw: away"
+KEY = b"of these tests"
+CHANGES_EACH_TIME = {"updated_at": None, "headers": {}}
 
 
 class Backend(Served):
-    """The least that Label Studio takes for an ML backend; ``seen`` keeps what it was sent."""
+    """The least that Label Studio takes for an ML backend; ``seen`` keeps what it was sent.
+
+    ``asks`` for the password unless told otherwise.
+    """
 
     def __init__(self, user: str = USER, password: str = PASSWORD) -> None:
         backend = self
@@ -54,9 +61,11 @@ class Backend(Served):
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 body = json.loads(content) if content else None
-                authorized = self.headers.get("Authorization") == expected
+                sent = self.headers.get("Authorization", "")
+                webhook = self.path == "/webhook" and name_in(KEY, sent) is not None
+                authorized = webhook or sent == expected
                 backend.seen.append((self.path, authorized, body))
-                if self.path != "/health" and not authorized:
+                if self.path != "/health" and backend.asks and not authorized:
                     self.answer(401, {"detail": "who are you?"})
                 elif self.path == "/webhook":
                     self.answer(201, {})
@@ -75,6 +84,7 @@ class Backend(Served):
                 """Keep the tests' output clean."""
 
         self.seen: list[tuple[str, bool, Any]] = []
+        self.asks = True
         self.answers: dict[str, object] = {
             "/health": {"status": "UP"},
             "/setup": {"model_version": None},
@@ -96,9 +106,13 @@ def backend() -> Iterator[Backend]:
 
 
 def join(studio: Studio, project_id: int, backend: Backend, **more: Any) -> Connection:
-    return connect(
-        studio, project_id, backend_url=backend.url, user=USER, password=PASSWORD, **more
-    )
+    given: dict[str, Any] = {"user": USER, "password": PASSWORD, "webhook_key": KEY, **more}
+    return connect(studio, project_id, backend_url=backend.url, **given)
+
+
+def without_secret(connection: Connection) -> Connection:
+    """What stays when it is made again."""
+    return replace(connection, webhook_secret="")
 
 
 def publish(studio: Studio, project_id: int, version: str, ranking: list[int]) -> None:
@@ -149,7 +163,7 @@ def test_connecting_leaves_one_webhook_that_is_authenticated(
     (hook,) = webhooks_of(studio, made.id)
     assert hook.id == connection.webhook_id
     assert hook.url == f"{backend.url}/webhook"
-    assert hook.headers == {"Authorization": basic_auth(USER, PASSWORD)}
+    assert hook.headers == {"Authorization": webhook_header(KEY, connection.webhook_secret)}
     task = next(studio.tasks(made.id))
     studio.annotate(task.id, [])
     wait_until(lambda: "ANNOTATION_CREATED" in backend.events(), 5, "the webhook call")
@@ -190,12 +204,12 @@ def test_connecting_twice_is_connecting_once(
     )
     again = join(studio, made.id, backend)
     remembered = join(studio, made.id, backend, previous=first)
-    assert first == again == remembered
+    assert without_secret(first) == without_secret(again) == without_secret(remembered)
     assert first.former.sampling == "Sequential sampling"
     without_time = [
-        row.model_copy(update={"updated_at": None}) for row in webhooks_of(studio, made.id)
+        row.model_copy(update=CHANGES_EACH_TIME) for row in webhooks_of(studio, made.id)
     ]
-    assert without_time == [row.model_copy(update={"updated_at": None}) for row in hook]
+    assert without_time == [row.model_copy(update=CHANGES_EACH_TIME) for row in hook]
     (now,) = backends_of(studio, made.id)
     assert now.extra_params == there[0].extra_params == {"members": 3}
     assert studio.views(made.id) == view
@@ -220,10 +234,10 @@ def test_the_webhook_that_label_studio_made_by_itself_is_mended_and_doubles_go(
         project=made.id, url=f"{backend.url}/webhook/", is_active=False
     )
     theirs = control_of(studio).webhooks.create(project=made.id, url="http://127.0.0.1:9/webhook")
-    join(studio, made.id, backend)
+    connection = join(studio, made.id, backend)
     ours, other = webhooks_of(studio, made.id)
     assert ours.id == bare.id
-    assert ours.headers == {"Authorization": basic_auth(USER, PASSWORD)}
+    assert ours.headers == {"Authorization": webhook_header(KEY, connection.webhook_secret)}
     assert other == theirs
     (there,) = backends_of(studio, made.id)
     assert (there.title, there.url) == (TITLE, backend.url)
@@ -275,7 +289,7 @@ def test_an_unreachable_backend_is_refused_and_leaves_nothing(project: MakeProje
     made = project(tasks=1)
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(CannotConnect, match="BACKEND_URL"):
-        connect(studio, made.id, backend_url=url, user=USER, password=PASSWORD)
+        connect(*(studio, made.id), backend_url=url, user=USER, password=PASSWORD, webhook_key=KEY)
     assert webhooks_of(studio, made.id) == []
     assert backends_of(studio, made.id) == []
     assert studio.project(made.id).sampling == made.sampling
@@ -299,12 +313,12 @@ def test_a_server_that_guards_webhooks_says_which_settings_to_change(
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    "guards", [{}, {"SSRF_PROTECTION_ENABLED": "true"}], ids=["backends", "both"]
+    "guards", [{}, {"LABEL_STUDIO_SSRF_PROTECTION_ENABLED": "false"}], ids=["both", "backends"]
 )
 def test_a_server_that_guards_backends_says_which_settings_to_change(
     label_studio_template: Path, tmp_path: Path, backend: Backend, guards: dict[str, str]
 ) -> None:
-    environment = {"ML_BLOCK_LOCAL_IP": "true", **guards}
+    environment = {"LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "true", **guards}
     server = start_label_studio(tmp_path, template=label_studio_template, environment=environment)
     _says_which_settings_to_change(server, backend)
     server.stop()
@@ -313,8 +327,23 @@ def test_a_server_that_guards_backends_says_which_settings_to_change(
 def test_a_wrong_password_is_refused(project: MakeProject, studio: Studio, backend: Backend):
     made = project(tasks=1)
     with pytest.raises(CannotConnect):
-        connect(studio, made.id, backend_url=backend.url, user=USER, password="wrong")
+        join(studio, made.id, backend, password="wrong")
     assert backends_of(studio, made.id) == []
+
+
+def test_the_password_goes_wherever_an_account_points_the_connection(
+    project: MakeProject, studio: Studio, second_studio: Studio, backend: Backend
+):
+    """Which is why docs/SECURITY.md says that it keeps no account of Label Studio out."""
+    made = project(tasks=1)
+    connection = join(studio, made.id, backend)
+    theirs = Backend()
+    theirs.asks = False
+    (there,) = backends_of(second_studio, made.id)
+    assert PASSWORD not in str(there)
+    control_of(second_studio).ml.update(connection.backend_id, project=made.id, url=theirs.url)
+    assert ("/setup", True) in {(path, right) for path, right, _ in theirs.seen}
+    theirs.close()
 
 
 def test_disconnecting_restores_what_was_and_keeps_the_labels(

@@ -24,13 +24,16 @@ from rich.console import Console
 
 from backend.data_dir import remembered
 from backend.errors import StudioRefused
+from backend.insight.findings.studio import signup_findings
 from backend.label_studio.bulk import Studio
 from backend.label_studio.control import control_of
+from backend.ledger import Ledger
 from backend.local.demo import project as demo
 from backend.local.demo.record import recorded, still_exists
 from backend.local.progress import ProgressReporter
 from backend.settings import ROOT, Settings, load_settings
 from tests.limits import scaled, wait_until
+from tests.live.harness.rows import backends_of, webhooks_of
 from tests.live.harness.servers import LabelStudio, Process
 
 pytestmark = pytest.mark.live
@@ -129,9 +132,11 @@ def test_one_command_brings_everything_up_and_takes_everything_down(
             p for p in control_of(studio).all_projects() if p.title.startswith(demo.TITLE)
         ]
         assert len(list(studio.tasks(project.id))) == 2
-        assert [b.url for b in control_of(studio).ml.list(project=project.id)] == [
-            settings.backend_url
+        assert [(b.url, b.state) for b in backends_of(studio, project.id)] == [
+            (settings.backend_url, "CO")
         ]
+        _an_events_secret_is_its_own_and_it_arrives(settings, studio, project.id)
+    assert list(signup_findings(str(settings.label_studio_url))) == []
     roles = [one["role"] for one in json.loads(running.backend("status", "--json"))["processes"]]
     assert {"web", "worker"} <= set(roles)
     _all_are_of_one_session(running)
@@ -154,6 +159,22 @@ def _all_are_of_one_session(running: Running) -> None:
     """In which jobs yield to the web alone: backend/jobs/niceness.py."""
     sessions = {os.getsid(process.pid) for process in running.family()}
     assert sessions == {os.getsid(running.process.pid)}
+
+
+def _an_events_secret_is_its_own_and_it_arrives(
+    settings: Settings, studio: Studio, project_id: int
+) -> None:
+    (hook,) = webhooks_of(studio, project_id)
+    assert hook.headers is not None
+    assert hook.headers["Authorization"].startswith("Bearer ")
+    ledger = Ledger(settings.ledger_url)
+    row = ledger.projects.of_studio(str(settings.label_studio_url), project_id)
+    studio.annotate(next(studio.tasks(project_id)).id, [])
+    wait_until(
+        lambda: "ANNOTATION_CREATED" in {each.action for each in ledger.events.pending(row.id)},
+        *(20, "the event of an annotation"),
+    )
+    ledger.close()
 
 
 def _the_login_that_was_printed_works(said: str) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from backend.actions.connect import connect_project
-from backend.errors import BadRequest, StudioRefused
+from backend.errors import StudioRefused
 from backend.insight.findings.case import ProjectCase, bare_address, shown_address
 from backend.insight.findings.finding import Finding, Fix
 from backend.label_studio.connection import basic_auth
 from backend.label_studio.control import id_of
 from backend.label_studio.webhook_events import OF_ANNOTATIONS, OF_TASKS, PROJECT_UPDATED
+from backend.label_studio.webhook_secret import webhook_header, webhook_key
 from backend.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ def _blocked(
             "private-address-blocked",
             f"Label Studio {consequence} at {url}, because it is a private address "
             f"({setting} is on).",
-            f"Start Label Studio with {setting}=false.",
+            f"Start Label Studio with {setting}=false, or open that address alone "
+            "(docs/SECURITY.md).",
         )
     elif error.studio_status == 403:
         fix = "Give our user the rights to change this project in Label Studio."
@@ -159,7 +161,7 @@ def _blocked(
 
 
 def check_webhook(case: ProjectCase) -> Iterator[Finding]:
-    """Exactly one webhook to us: active, with our password, payload and every event we need."""
+    """Exactly one webhook to us: active, with its secret, payload and every event we need."""
     settings = case.work.settings
     target = f"{bare_address(settings.backend_url)}/webhook"
     hooks = [
@@ -175,36 +177,33 @@ def check_webhook(case: ProjectCase) -> Iterator[Finding]:
     if len(hooks) > 1:
         what = f"{len(hooks)} webhooks lead to us, so every event comes {len(hooks)} times."
         yield case.error("webhook-double", what, fix, fixable=True)
-    problems = [
-        problem
-        for hook in hooks
-        for problem in _webhook_problems(hook, _expected_header(case.work))
-    ]
+    problems = [problem for hook in hooks for problem in _webhook_problems(hook, case)]
     for code, what in dict.fromkeys(problems):
-        yield case.error(code, what, fix, fixable=True)
+        find = case.warning if code == "webhook-shares-password" else case.error
+        yield find(code, what, fix, fixable=True)
     if len(hooks) == 1 and not problems:
-        yield case.ok("webhook", "One webhook brings every event, with the password.")
+        yield case.ok("webhook", "One webhook brings every event, with its own secret.")
 
 
-def _expected_header(work: Workplace) -> str | None:
-    """The Authorization header that our web asks for; None where it cannot be one."""
-    settings = work.settings
-    try:
-        return basic_auth(settings.basic_auth_user, settings.basic_auth_pass.get_secret_value())
-    except BadRequest:
-        return None
-
-
-def _webhook_problems(hook: Webhook, expected: str | None) -> Iterator[tuple[str, str]]:
+def _webhook_problems(hook: Webhook, case: ProjectCase) -> Iterator[tuple[str, str]]:
+    settings = case.work.settings
+    user, password = settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
+    secret = case.remembered.webhook_secret if case.remembered else ""
     headers = {name.lower(): value for name, value in (hook.headers or {}).items()}
-    if "authorization" not in headers:
+    if headers.get("authorization") == basic_auth(user, password):
+        yield (
+            "webhook-shares-password",
+            "The webhook carries the web's password, which every user of Label Studio can read "
+            "there (an earlier release made it so).",
+        )
+    elif "authorization" not in headers:
         yield (
             "webhook-without-password",
             "The webhook carries no Authorization header, so we refuse every event (Label Studio "
             "makes it so when a backend is connected by hand).",
         )
-    elif headers["authorization"] != expected:
-        yield "webhook-password", "The webhook carries a wrong password: we refuse every event."
+    elif headers["authorization"] != webhook_header(webhook_key(settings.data_dir), secret):
+        yield "webhook-password", "The webhook carries a wrong secret: we refuse every event."
     if not hook.is_active:
         yield "webhook-inactive", "The webhook is switched off."
     if not hook.send_payload:
@@ -223,6 +222,7 @@ FIXES: Mapping[str, Fix] = dict.fromkeys(
         *("not-connected", "connection-elsewhere", "connection-double"),
         *("connection-without-password", "connection-password"),
         *("webhook-missing", "webhook-double", "webhook-without-password", "webhook-password"),
+        "webhook-shares-password",
         *("webhook-inactive", "webhook-empty", "webhook-events"),
     ),
     _reconnect,

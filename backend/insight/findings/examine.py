@@ -13,7 +13,6 @@ from backend.errors import (
     LedgerUnavailable,
     StudioRefused,
     StudioUnreachable,
-    UnknownProject,
 )
 from backend.insight.findings.case import ProjectCase
 from backend.insight.findings.checks import (
@@ -23,8 +22,6 @@ from backend.insight.findings.checks import (
     PROJECT_CHECKS,
 )
 from backend.insight.findings.finding import Finding, Installation, warning
-from backend.label_studio.bulk import Project as StudioProject
-from backend.ledger import Project
 from backend.workplace import Workplace
 
 
@@ -82,7 +79,10 @@ def _examine_project(work: Workplace, studio_id: int, ledger_sound: bool) -> lis
     findings: list[Finding] = []
     try:
         project = work.studio.project(studio_id)
-        case = ProjectCase(work, project, _known_project(work, project) if ledger_sound else None)
+        # This very project, not an older one that had its number.
+        find = work.ledger.projects.find
+        known = find(work.server, studio_id, project.created) if ledger_sound else None
+        case = ProjectCase(work, project, known)
         for check in PROJECT_CHECKS:
             findings += check(case)
     except StudioRefused as error:
@@ -100,12 +100,3 @@ def _refused(studio_id: int, error: StudioRefused) -> Finding:
         return Finding("project-gone", "error", studio_id, what, fix)
     fix = "Give our user the rights to change this project in Label Studio."
     return Finding("project-refused", "error", studio_id, str(error), fix)
-
-
-def _known_project(work: Workplace, project: StudioProject) -> Project | None:
-    """The ledger's record of this very project, not of an older one that had its number."""
-    try:
-        known = work.ledger.projects.of_studio(work.server, project.id)
-    except UnknownProject:
-        return None
-    return known if known.created == project.created else None

@@ -49,8 +49,9 @@ def remember_demo(data_dir: Path, source: str, **changes: Any) -> DemoRecord:
 
 def address_checksum(settings: Settings) -> str:
     """A checksum of what Label Studio needs to call us: it changes when that does."""
+    # "secret": an earlier release gave the webhook the web's password.
     password = settings.basic_auth_pass.get_secret_value()
-    address = f"{settings.backend_url} {settings.basic_auth_user} {password}"
+    address = f"{settings.backend_url} {settings.basic_auth_user} {password} secret"
     return hashlib.sha256(address.encode()).hexdigest()
 
 

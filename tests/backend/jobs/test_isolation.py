@@ -117,7 +117,7 @@ def test_an_event_of_one_project_is_not_anothers(client: FlaskClient, here: Work
     """A webhook of project 1 that names annotations of project 2 only makes us look at 1."""
     a = here.ledger.projects.ensure(HERE, 1, CREATED)
     b = here.ledger.projects.ensure(HERE, 2, CREATED)
-    stamp = "2026-11-24T03:20:45Z"
+    stamp = "2026-11-23T21:20:45Z"
     body = {
         "action": "ANNOTATION_CREATED",
         "project": {"id": 1, "created_at": stamp, "label_config": CONFIG},

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from backend.errors import BadRequest, StudioRefused
+from backend.errors import StudioRefused
 from backend.label_studio.bulk import Studio
 from backend.label_studio.client import Json
 from backend.label_studio.connection import (
@@ -22,8 +22,10 @@ from backend.label_studio.connection import (
     disconnect,
 )
 from backend.label_studio.queue_order import BY_RANK, TITLE, WITHOUT_MODEL
+from backend.label_studio.webhook_secret import name_of, webhook_header
 
 FORMER = FormerSettings("Sequential sampling", "theirs", False, True, 7)
+KEY = b"of this test"
 CONNECTION = Connection(3, "3.1700000000", "http://b:9090", 5, 6, 7, FORMER)
 
 
@@ -41,7 +43,7 @@ class MemoryStudio(Studio):
     """One project in memory, behind both the slim client and the SDK.
 
     What Label Studio adds by itself is left out. ``rows`` holds backends, webhooks and views by
-    id; ``refuse`` is the status that making a backend is refused with; the change after
+    id; ``refuse`` is the status that a backend is refused with; the change after
     ``changes_left`` further ones is refused with 500.
     """
 
@@ -83,19 +85,24 @@ class MemoryStudio(Studio):
         if method == "DELETE":
             del rows[int(number)]
             return None
+        self._refuse(self.ROUTES[parent])
         rows[int(number)] |= body
         return rows[int(number)]
 
-    def add(self, kind: str, row: Json) -> Json:
+    def _refuse(self, kind: str) -> None:
         if kind == "ml" and self.refuse:
             raise StudioRefused("refused by the test", self.refuse)
+
+    def add(self, kind: str, row: Json) -> Json:
+        self._refuse(kind)
         self._next_id += 1
         self.rows[kind][self._next_id] = {"id": self._next_id, **row}
         return self.rows[kind][self._next_id]
 
 
 def join(studio: Studio, url: str = "http://b:9090/", **more: object) -> Connection:
-    return connect(studio, 3, backend_url=url, user="u", password="p", **more)  # type: ignore[arg-type]
+    given: Any = {"backend_url": url, "user": "u", "password": "p", "webhook_key": KEY, **more}
+    return connect(studio, 3, **given)
 
 
 def test_a_connection_survives_json():
@@ -113,22 +120,16 @@ def test_basic_auth_is_what_label_studio_itself_sends():
     assert base64.b64decode(value) == b"committee:se:cret"
 
 
-@pytest.mark.parametrize(
-    ("user", "password"),
-    [("ü", "p"), ("u", "pässword"), ("u:v", "p"), ("u", "p "), (" u", "p"), ("u", "a\nb")],
-)
-def test_basic_auth_that_label_studio_would_change_is_refused(user: str, password: str):
-    with pytest.raises(BadRequest, match="BASIC_AUTH_PASS"):
-        basic_auth(user, password)
-
-
-def test_a_refused_password_leaves_the_project_alone():
+def test_each_connecting_gives_the_webhook_a_new_secret_and_never_the_password():
     studio = MemoryStudio()
-    before = dict(studio.settings)
-    with pytest.raises(BadRequest):
-        connect(studio, 3, backend_url="http://b:9090", user="u", password="ü")
-    assert studio.settings == before
-    assert studio.rows == {"ml": {}, "hooks": {}, "views": {}}
+    secrets = []
+    for _ in range(2):
+        made = join(studio)
+        (hook,) = studio.rows["hooks"].values()
+        assert hook["headers"] == {"Authorization": webhook_header(KEY, made.webhook_secret)}
+        assert made.webhook_secret == name_of(made.to_json())
+        secrets.append(made.webhook_secret)
+    assert len(set(secrets)) == 2
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,16 @@ def test_a_webhook_that_was_there_before_a_refusal_stays():
     with pytest.raises(CannotConnect):
         join(studio)
     assert len(studio.rows["hooks"]) == 1
+
+
+def test_a_refusal_leaves_the_webhook_with_the_secret_that_the_ledger_knows():
+    studio = MemoryStudio()
+    made = join(studio)
+    studio.refuse = 400
+    with pytest.raises(CannotConnect):
+        join(studio)
+    (hook,) = studio.rows["hooks"].values()
+    assert hook["headers"] == {"Authorization": webhook_header(KEY, made.webhook_secret)}
 
 
 def test_other_refusals_keep_their_own_words():

@@ -47,7 +47,7 @@ def ledger(settings: Settings, client: FlaskClient) -> Iterator[Ledger]:
 
 def post(client: FlaskClient, path: str, body: Any) -> TestResponse:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return client.post(path, data=data, auth=("lab", "secret"))
+    return client.post(path, data=data, auth=("lab", "secret"), content_type="application/json")
 
 
 def setup_body(**fields: Any) -> dict[str, Any]:
@@ -157,16 +157,22 @@ def test_a_smart_tool_is_answered_as_an_object_without_regions(
 def test_every_event_of_label_studio_is_in_the_ledger_before_201(
     client: FlaskClient, ledger: Ledger, name: str, expected: list[tuple[str, list[int]]]
 ) -> None:
+    post(client, "/setup", setup_body())
     answer = post(client, "/webhook", captured(f"POST_webhook_{name}"))
     assert answer.status_code == 201
     assert events(ledger) == expected
 
 
-def test_a_project_update_counts_once_when_its_labels_changed_and_never_for_our_own_patch(
+def test_a_project_update_counts_when_its_labels_changed_and_never_for_our_own_patch(
     client: FlaskClient, ledger: Ledger
 ) -> None:
     body = captured("POST_webhook_PROJECT_UPDATED")
+    post(client, "/setup", setup_body())
     assert post(client, "/webhook", body).status_code == 201
+    assert events(ledger) == [("PROJECT_UPDATED", [])]
+    # What it says is not kept: the check asks Label Studio.
+    assert ledger.projects.get(1).label_config == CONFIG
+    ledger.projects.update(1, label_config=body["project"]["label_config"])
     assert post(client, "/webhook", body).json == {"ignored": "nothing that matters here changed"}
     assert events(ledger) == [("PROJECT_UPDATED", [])]
 
@@ -175,6 +181,7 @@ def test_a_project_update_counts_once_when_its_labels_changed_and_never_for_our_
 def test_what_does_not_concern_training_is_ignored_with_201(
     client: FlaskClient, ledger: Ledger, action: str
 ) -> None:
+    post(client, "/setup", setup_body())
     answer = post(client, "/webhook", {"action": action, "project": PROJECT})
     assert answer.status_code == 201
     assert events(ledger) == []
@@ -241,6 +248,7 @@ def test_what_is_no_route_of_ours_is_told_what_was_expected(
 def test_a_locked_ledger_answers_503_in_a_sentence(client: FlaskClient, settings: Settings) -> None:
     import sqlite3
 
+    post(client, "/setup", setup_body())
     other = sqlite3.connect(settings.ledger_path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     answer = post(client, "/webhook", {"action": "START_TRAINING", "project": PROJECT})
@@ -261,7 +269,7 @@ def test_without_a_label_studio_the_web_says_what_to_set(tmp_path: Path) -> None
     with app.test_client() as client:
         answer = client.post(
             "/webhook",
-            data=json.dumps({"action": "START_TRAINING", "project": PROJECT}),
+            json={"action": "START_TRAINING", "project": PROJECT},
             auth=("committee", "secret"),
         )
     app.extensions["committee"].close()
@@ -270,7 +278,55 @@ def test_without_a_label_studio_the_web_says_what_to_set(tmp_path: Path) -> None
 
 
 def test_a_byte_order_mark_is_read_over_and_another_encoding_refused(client: FlaskClient) -> None:
+    post(client, "/setup", setup_body())
     event = json.dumps({"action": "START_TRAINING", "project": PROJECT})
     assert post(client, "/webhook", event.encode("utf-8-sig")).status_code == 201
     answer = post(client, "/webhook", event.encode("utf-16"))
     assert (answer.status_code, "UTF-8" in answer.json["error"]) == (400, True)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "multipart/form-data", "x" * 99])
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook"])
+def test_what_is_not_sent_as_json_is_refused(
+    client: FlaskClient, path: str, kind: str | None
+) -> None:
+    """A page of another site may send these types without asking."""
+    answer = client.post(path, data=b"{}", auth=("lab", "secret"), content_type=kind)
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json["error"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:8080"},  # another port of this machine, as Label Studio's
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://localhost", "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook"])
+def test_a_page_of_another_site_is_refused_with_the_password_too(
+    client: FlaskClient, ledger: Ledger, path: str, headers: dict[str, str]
+) -> None:
+    body = setup_body() | {"tasks": [], "action": "START_TRAINING"}
+    answer = client.post(path, json=body, auth=("lab", "secret"), headers=headers)
+    assert answer.status_code == 403
+    assert "another site" in answer.json["error"]  # type: ignore[index]
+    assert ledger.projects.all() == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "https://committee.example", "Host": "committee.example"},
+        {"Origin": "http://127.0.0.1:9090"},  # BACKEND_URL, before a proxy that changes Host
+        {"Sec-Fetch-Site": "none"},
+    ],
+)
+def test_our_own_page_may_send(client: FlaskClient, headers: dict[str, str]) -> None:
+    answer = client.post("/setup", json=setup_body(), auth=("lab", "secret"), headers=headers)
+    assert answer.status_code == 200

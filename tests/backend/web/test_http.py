@@ -73,9 +73,8 @@ def web(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyServer) -> Itera
 
 
 def head(method: str = "POST", path: str = "/webhook", *lines: str, login: str = LOGIN) -> bytes:
-    return "".join(
-        [f"{method} {path} HTTP/1.1\r\nHost: web\r\n{login}", *(f"{x}\r\n" for x in lines), "\r\n"]
-    ).encode("latin-1")
+    start = f"{method} {path} HTTP/1.1\r\nHost: web\r\nContent-Type: application/json\r\n{login}"
+    return "".join([start, *(f"{x}\r\n" for x in lines), "\r\n"]).encode("latin-1")
 
 
 # ---- what is sent --------------------------------------------------------------------------
@@ -232,9 +231,9 @@ def test_a_field_of_the_wrong_type_is_refused_or_ignored(
         refused((answer.status_code, dict(_lower(answer)), answer.content), 400)
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/json; charset=latin-1", "nonsense"])
-def test_the_content_type_does_not_matter(web: Web, kind: str) -> None:
-    assert web.post("/webhook", EVENT, **{"Content-Type": kind}).status_code == 201
+def test_json_is_read_as_utf_8_whatever_its_type_says_of_letters(web: Web) -> None:
+    kind = {"Content-Type": "application/json; charset=latin-1"}
+    assert web.post("/webhook", EVENT, **kind).status_code == 201
     assert web.post("/webhook", b"\xef\xbb\xbf" + EVENT).status_code == 201
 
 
@@ -457,6 +456,7 @@ def test_many_webhooks_at_once_are_all_kept(web: Web) -> None:
     def send() -> None:
         with requests.Session() as session:
             session.auth = web.auth
+            session.headers["Content-Type"] = "application/json"
             for _ in range(25):
                 answer = session.post(f"{web.url}/webhook", data=EVENT, timeout=PATIENCE_S)
                 answers.append(answer.status_code)

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from backend.ledger import upgrade
+from backend.ledger import Ledger, upgrade
 from backend.settings import Settings, load_settings
 from tests.backend.web import impatient
 from tests.limits import wait_until
@@ -47,6 +47,9 @@ class Web:
         }
         self.settings: Settings = load_settings(_env_file=None, **fields)
         upgrade(self.settings.ledger_url)
+        ledger = Ledger(self.settings.ledger_url)
+        ledger.projects.ensure(self.settings.label_studio()[0], *map(int, PROJECT.split(".")))
+        ledger.close()
         command = [sys.executable, "-m", impatient.__name__]
         environment = {name.upper(): str(value) for name, value in fields.items()}
         self.process = Process(command, folder / "web.log", environment, cwd=ROOT)
@@ -73,8 +76,9 @@ class Web:
             return answer_of(link)
 
     def post(self, path: str, body: bytes, **headers: str) -> requests.Response:
+        sent = {"Content-Type": "application/json", **headers}
         return requests.post(
-            self.url + path, data=body, auth=self.auth, headers=headers, timeout=PATIENCE_S
+            self.url + path, data=body, auth=self.auth, headers=sent, timeout=PATIENCE_S
         )
 
 
