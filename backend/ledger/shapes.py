@@ -155,6 +155,7 @@ class Metrics(TypedDict, total=False):
     scores: dict[str, float]
     problems: list[str]
     temperature: float
+    class_bias: dict[str, float]
     ece: float | None
     ece_uncalibrated: float | None
     reliability: list[tuple[float, float, int]]

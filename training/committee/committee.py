@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from acquisition.aggregate import aggregate, class_means
 from acquisition.uncertainty import MEASURES, uncertainty_maps
+from training.committee.calibration import Calibration
 from training.committee.compiled import CompiledCache
 from training.committee.engine import Engine
 from training.committee.engine_choice import EngineChoice, device_of
@@ -26,6 +26,7 @@ from training.committee.tiles import strips
 from training.committee.version import DamagedVersion, read_version
 from training.compute import bounded_threads
 from training.config import TrainConfig
+from training.examples import Example
 from training.images import network_size
 from training.networks.build import check_allowed
 from training.pixels import Image8
@@ -38,12 +39,15 @@ BF16_AGREEMENT = 0.998
 """bfloat16 serves where it predicts float32's class on at least this share of the pixels."""
 
 
+UNCALIBRATED = Calibration()
+
+
 class Committee:
     """A version, ready to predict.
 
     Args:
         ensemble: the members.
-        temperature: divides their logits.
+        calibration: what makes probabilities of their logits.
         version: its number; 0 if it was never saved.
         engine: "openvino" (on the CPU), "torch" or "auto", as for ``EngineChoice``.
         bf16: let OpenVINO compute in bfloat16.
@@ -54,14 +58,14 @@ class Committee:
         self,
         ensemble: Ensemble,
         *,
-        temperature: float = 1.0,
+        calibration: Calibration = UNCALIBRATED,
         version: int = 0,
         engine: str = "auto",
         bf16: bool = False,
         cache: CompiledCache | None = None,
     ) -> None:
         self.ensemble, self.version = ensemble, version
-        self._choice = EngineChoice(ensemble, temperature, engine, bf16, cache)
+        self._choice = EngineChoice(ensemble, calibration, engine, bf16, cache)
 
     @classmethod
     def load(
@@ -97,14 +101,15 @@ class Committee:
         stored = read_version(folder)
         check_allowed(stored.config, own_network)
         agreement = stored.metrics.get("bf16_agreement")
-        temperature = stored.metrics.get("temperature")
-        if not isinstance(temperature, float) or not 0 < temperature < math.inf:
-            raise DamagedVersion(f"{folder} has no temperature above 0, but {temperature!r:.40}")
+        try:
+            calibration = Calibration.from_metrics(stored.metrics, stored.config.classes)
+        except ValueError as error:
+            raise DamagedVersion(f"{folder} has {error}") from error
         committee = cls(
             Ensemble(
                 stored.weights, stored.config, threads=threads, device=device_of(engine, device)
             ),
-            temperature=temperature,
+            calibration=calibration,
             version=stored.number,
             engine=engine,
             bf16=isinstance(agreement, float) and agreement >= BF16_AGREEMENT,
@@ -119,9 +124,9 @@ class Committee:
         return self.ensemble.config
 
     @property
-    def temperature(self) -> float:
-        """Divides the members' logits."""
-        return self._choice.temperature
+    def calibration(self) -> Calibration:
+        """What makes probabilities of the members' logits."""
+        return self._choice.calibration
 
     @property
     def wants_torch(self) -> bool:
@@ -181,6 +186,11 @@ class Committee:
         """
         self._choice.cache = CompiledCache.of_version(folder, seal)
         self.engine = self._choice.make()
+
+    def out_of_fold(self, example: Example) -> tuple[Tensor, NDArray[np.uint8]]:
+        """Probabilities [C, h, w] and classes [h, w] by the member that never trains on it."""
+        probs = self.calibration.probs(self.ensemble.out_of_fold(example), dim=0)
+        return probs, winners(probs[None])[0].numpy()
 
     def predict(self, image: Image8) -> Prediction:
         """Predict an image [H, W, channels] uint8: classes, uncertainty, the scores of all arms.

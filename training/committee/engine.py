@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from training.committee.calibration import Calibration
 from training.compute import bounded_threads
 from training.errors import TrainingError
 from training.networks.forward import forward_padded, logits_and_features, stride_of
@@ -50,16 +51,16 @@ class Members(nn.Module):
 
     Args:
         members: of one kind.
-        temperature: divides their logits.
+        calibration: what makes probabilities of their logits.
         pads: take images of any size; else their sides must be multiples of ``stride``.
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], temperature: float, *, pads: bool = True
+        self, members: Sequence[nn.Module], calibration: Calibration, *, pads: bool = True
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.temperature, self.pads = temperature, pads
+        self.calibration, self.pads = calibration, pads
         self.stride = stride_of(members[0])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +72,7 @@ class Members(nn.Module):
         """One member's probabilities [B, C, h, w] and features [B, F]."""
         run = logits_and_features if self.pads else forward_padded
         logits, features = run(self.members[member], images)
-        probs = (logits.float() / self.temperature).softmax(dim=1)
+        probs = self.calibration.probs(logits.float(), dim=1)
         if features is None:
             # What a network without features can still say of an image: how much of each class
             # it sees, and how unevenly.

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from training.committee.calibration import Calibration
 from training.committee.compiled import CompiledCache
 from training.committee.engine import Engine, Members, NoEngine, TorchEngine
 from training.committee.ensemble import Ensemble
@@ -40,7 +41,7 @@ class EngineChoice:
 
     Attributes:
         ensemble: the members.
-        temperature: divides their logits.
+        calibration: what makes probabilities of their logits.
         wanted: "openvino", "torch", or "auto": torch on a GPU, OpenVINO on a CPU, and torch there
             too for a network that OpenVINO cannot express.
         bf16: let OpenVINO compute in bfloat16 where the processor does it itself.
@@ -48,7 +49,7 @@ class EngineChoice:
     """
 
     ensemble: Ensemble
-    temperature: float
+    calibration: Calibration
     wanted: str = "auto"
     bf16: bool = False
     cache: CompiledCache | None = None
@@ -83,7 +84,7 @@ class EngineChoice:
         Raises:
             NoEngine: OpenVINO cannot express a member, or its answers differ from torch's.
         """
-        members = self.ensemble.as_one_network(self.temperature, pads=False)
+        members = self.ensemble.as_one_network(self.calibration, pads=False)
         return self._converted(members, by_rows=False)
 
     @cached_property
@@ -95,8 +96,8 @@ class EngineChoice:
         """
         if not self._by_rows:
             return self.openvino_model
-        members = self.ensemble.as_one_network(self.temperature, pads=False)
-        return self._converted(Bodies(members.members, self.temperature), by_rows=True)
+        members = self.ensemble.as_one_network(self.calibration, pads=False)
+        return self._converted(Bodies(members.members, self.calibration), by_rows=True)
 
     def variant(self, wanted: str, *, bf16: bool) -> EngineChoice:
         """Another choice for the same members; what was converted for OpenVINO is shared."""
@@ -115,7 +116,7 @@ class EngineChoice:
         model = to_openvino(members, self.ensemble.config.channels)
         compiled = compile_openvino(model, "f32", self.ensemble.threads)
         engine = self._of_compiled(compiled, "f32", by_rows=by_rows)
-        check_answers(self.ensemble, self.temperature, engine)
+        check_answers(self.ensemble, self.calibration, engine)
         return model
 
     def _of_compiled(self, compiled: Any, precision: str, *, by_rows: bool) -> Engine:
@@ -126,7 +127,7 @@ class EngineChoice:
         return RowEngine(
             body,
             cast("list[Lite0UNet | UNet]", self.ensemble.modules),
-            self.temperature,
+            self.calibration,
             stride=self.ensemble.stride,
             threads=self.ensemble.threads,
             release=release,
@@ -135,7 +136,7 @@ class EngineChoice:
     def _torch_engine(self) -> Engine:
         # The modules are shared with ``Ensemble.logits``.
         kind = Bodies if self._by_rows else Members
-        members = kind(self.ensemble.modules, self.temperature)
+        members = kind(self.ensemble.modules, self.calibration)
         engine = TorchEngine(members, threads=self.ensemble.threads, device=self.ensemble.device)
         return self._row_engine(engine) if self._by_rows else engine
 
@@ -165,7 +166,7 @@ def device_of(engine: str, device: torch.device | None) -> torch.device | None:
     return torch.device("cpu") if engine == "openvino" else device
 
 
-def check_answers(ensemble: Ensemble, temperature: float, engine: Engine) -> None:
+def check_answers(ensemble: Ensemble, calibration: Calibration, engine: Engine) -> None:
     """Compare an engine with torch, at an image size that the engine was not made with.
 
     Raises:
@@ -176,7 +177,7 @@ def check_answers(ensemble: Ensemble, temperature: float, engine: Engine) -> Non
     image = rng.integers(0, 256, (STRIDE + 13, 2 * STRIDE + 5, ensemble.config.channels), np.uint8)
     probs, _ = engine(ensemble.batch([image]))
     for m in range(ensemble.config.members):
-        expected = (ensemble.logits(image, m) / temperature).softmax(dim=0)
+        expected = calibration.probs(ensemble.logits(image, m), dim=0)
         if expected.shape != probs[m, 0].shape:
             raise NoEngine(
                 f"it answers {tuple(probs[m, 0].shape)} where torch answers {tuple(expected.shape)}"

@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.committee.calibration import Calibration
 from training.committee.checksums import DamagedVersion
 from training.committee.engine import Members
 from training.compute import bounded_threads, default_device
@@ -66,13 +66,13 @@ class Ensemble:
             ) from error
         return member.eval().requires_grad_(requires_grad=False)
 
-    def as_one_network(self, temperature: float, *, pads: bool = True) -> Members:
+    def as_one_network(self, calibration: Calibration, *, pads: bool = True) -> Members:
         """Fresh modules of all members as one network; ``pads`` as for ``Members``.
 
         Raises:
             DamagedVersion: as ``member``.
         """
-        return Members(self._fresh(), temperature, pads=pads)
+        return Members(self._fresh(), calibration, pads=pads)
 
     @cached_property
     def stride(self) -> int:
@@ -95,7 +95,7 @@ class Ensemble:
 
     @torch.inference_mode()
     def logits(self, image: Image8, member: int) -> Tensor:
-        """One member's logits [C, h, w] on the CPU, not divided by the temperature.
+        """One member's logits [C, h, w] on the CPU, not calibrated.
 
         Args:
             image: [H, W, channels] uint8.
@@ -105,10 +105,9 @@ class Ensemble:
             logits, _ = logits_and_features(self.modules[member], x)
             return logits[0].float().contiguous().cpu()
 
-    def out_of_fold(self, example: Example) -> tuple[Tensor, NDArray[np.uint8]]:
-        """Logits [C, h, w] and classes [h, w] by the member that never trains on this key."""
-        logits = self.logits(example.image, fold(example.key, self.config.members))
-        return logits, logits.argmax(dim=0).to(torch.uint8).numpy()
+    def out_of_fold(self, example: Example) -> Tensor:
+        """Logits [C, h, w], not calibrated, by the member that never trains on this key."""
+        return self.logits(example.image, fold(example.key, self.config.members))
 
     def batch(self, images: Sequence[Image8]) -> Tensor:
         """Images of one size as the network takes them: [B, channels, h, w] in [0, 1].

@@ -60,7 +60,7 @@ def _to_openvino(committee: Committee, folder: Path) -> list[Path]:
     xml = folder / "committee.xml"
     _ = committee.openvino_model  # its answers are checked; the exported one pads as well
     model = to_openvino(
-        committee.ensemble.as_one_network(committee.temperature), committee.config.channels
+        committee.ensemble.as_one_network(committee.calibration), committee.config.channels
     )
     # fp16 is what the version itself holds.
     save_model(model, xml, compress_to_fp16=True)
@@ -79,7 +79,7 @@ def _to_onnx(committee: Committee, folder: Path) -> list[Path]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
-                committee.ensemble.as_one_network(committee.temperature).eval(),
+                committee.ensemble.as_one_network(committee.calibration).eval(),
                 (images,),
                 dynamo=True,
                 dynamic_shapes=({0: batch, 2: height, 3: width},),
@@ -105,7 +105,7 @@ def _describe(committee: Committee, format_: str) -> dict[str, Any]:
         "classes": list(config.classes),
         "members": config.members,
         "network": config.network,
-        "temperature": committee.temperature,
+        **committee.calibration.to_metrics(config.classes),
         "max_side_px": config.max_side_px,
         "inputs": {"images": f"[B, {config.channels}, h, w] float32 in [0, 1], RGB where 3"},
         "outputs": {

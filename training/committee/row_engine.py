@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.committee.calibration import Calibration
 from training.committee.engine import Engine, Members
 from training.committee.tiles import Span, Strip, spans
 from training.compute import bounded_threads
@@ -46,7 +47,7 @@ class RowEngine:
     Args:
         body: runs ``Bodies``.
         members: on the body's device.
-        temperature: divides their logits.
+        calibration: what makes probabilities of their logits.
         threads: of torch.
         release: gives back what the body needed in between: 1 GB, which is wanted for the rows.
     """
@@ -55,14 +56,14 @@ class RowEngine:
         self,
         body: Engine,
         members: Sequence[Lite0UNet | UNet],
-        temperature: float,
+        calibration: Calibration,
         *,
         stride: int,
         threads: int,
         release: Callable[[], None],
     ) -> None:
         self.name, self.precision = body.name, body.precision
-        self._body, self._members, self._temperature = body, members, temperature
+        self._body, self._members, self._calibration = body, members, calibration
         self._stride, self._threads, self._release = stride, threads, release
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,4 +129,4 @@ class RowEngine:
         logits = network.logits_of(part)[:, :, rows.start - first * scale :][
             :, :, : rows.stop - rows.start
         ]
-        return (logits.float() / self._temperature).softmax(dim=1)
+        return self._calibration.probs(logits.float(), dim=1)

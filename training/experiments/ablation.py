@@ -237,7 +237,7 @@ def measure(trial: Trial, cell: Cell) -> dict[str, Any]:
         "classes": list(classes),
         "steps": config.steps,
         "seconds": sum(history.seconds for _, history in fitted),
-        "temperature": committee.temperature,
+        **committee.calibration.to_metrics(classes),
         "test": tested.summary,
     }
     if images.other is not None:

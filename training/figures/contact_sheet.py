@@ -75,8 +75,7 @@ def version_sheet(
     by_key = {example.key: example for example in examples}
     tasks = []
     for name, key in worst_median_best(scores).items():
-        logits, predicted = committee.ensemble.out_of_fold(by_key[key])
-        probs = (logits / committee.temperature).softmax(dim=0)
+        probs, predicted = committee.out_of_fold(by_key[key])
         entropy = torch.special.entr(probs).sum(dim=0).numpy()
         caption = f"{name}: {key}, foreground Dice {scores[key]:.3f}"
         tasks.append(OutOfFold(by_key[key], predicted, entropy, caption))

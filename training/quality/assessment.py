@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.committee.calibration import Calibration
 from training.committee.committee import BF16_AGREEMENT, Committee
 from training.committee.engine import NoEngine
 from training.committee.engine_choice import device_of
@@ -20,7 +21,7 @@ from training.committee.openvino_engine import has_bf16
 from training.config import TrainConfig
 from training.examples import Example
 from training.networks.build import Weights
-from training.quality.calibrate import expected_calibration_error, fit_temperature, reliability
+from training.quality.calibrate import expected_calibration_error, fit_calibration, reliability
 from training.quality.metrics import Overlap, overlap
 from training.quality.quality import draw_known
 
@@ -42,7 +43,8 @@ class Assessment:
 
     Attributes:
         config: the version's.
-        metrics: JSON: temperature, Dice and IoU per class, calibration, scores per image.
+        metrics: JSON: temperature, class biases, Dice and IoU per class, reliability, scores per
+            image.
         scores: key to foreground Dice.
         problems: sentences for what makes it unfit to serve; none if it is sane.
         committee: the version, calibrated.
@@ -82,24 +84,23 @@ def assess(
     if not examples:
         raise ValueError("assess needs at least one example")
     ensemble = Ensemble(weights, config, threads=config.threads, device=device_of(engine, device))
+    ordered = sorted(examples, key=lambda each: each.key)
+    half = None if progress is None else (lambda share: progress(share / 2))
+    logits, truth = _out_of_fold_pixels(ensemble, ordered, half)
+    calibration = _calibrate(logits, truth, config, len(ordered))
+    committee = Committee(ensemble, calibration=calibration, engine=engine)
     C = len(config.classes)
     total = Overlap.none(C)
     scores: dict[str, float] = {}
-    logits_of, truth_of = [], []
     shown: set[int] = set()
-    rng = np.random.default_rng(config.seed)
-    calibration_px = min(CALIBRATION_PX, CALIBRATION_VALUES // C)
-    for done, example in enumerate(sorted(examples, key=lambda each: each.key)):
-        logits, predicted = ensemble.out_of_fold(example)
+    for done, example in enumerate(ordered):
+        _, predicted = committee.out_of_fold(example)
         counts = overlap(example.mask, predicted, C)
         total += counts
         scores[example.key] = counts.foreground_dice()
         shown.update(np.unique(predicted).tolist())
-        drawn = torch.from_numpy(draw_known(example.mask, calibration_px, rng))
-        logits_of.append(logits.flatten(1)[:, drawn].T)
-        truth_of.append(torch.from_numpy(example.mask).flatten()[drawn].long())
         if progress is not None:
-            progress((done + 1) / len(examples))
+            progress(0.5 + (done + 1) / len(ordered) / 2)
     problems = _problems(weights, total, shown, config)
     metrics: dict[str, Any] = {
         "out_of_fold": config.members > 1,
@@ -110,8 +111,8 @@ def assess(
         "scores": scores,
         "problems": list(problems),
     }
-    metrics |= _calibration(torch.cat(logits_of), torch.cat(truth_of), config)
-    committee = Committee(ensemble, temperature=metrics["temperature"], engine=engine)
+    metrics |= calibration.to_metrics(config.classes)
+    metrics |= _reliability(logits, truth, calibration)
     agreement = None if problems else bf16_agreement(committee, examples)
     metrics["bf16_agreement"] = agreement
     agrees = agreement is not None and agreement >= BF16_AGREEMENT
@@ -145,14 +146,34 @@ def _per_class(config: TrainConfig, values: NDArray[np.float64]) -> dict[str, fl
     return {name: value if np.isfinite(value) else None for name, value in pairs}
 
 
-def _calibration(logits: Tensor, truth: Tensor, config: TrainConfig) -> dict[str, Any]:
-    if not torch.isfinite(logits).all() or not len(truth):
-        return {"temperature": 1.0, "ece": None, "ece_uncalibrated": None, "reliability": []}
+def _out_of_fold_pixels(
+    ensemble: Ensemble, examples: Sequence[Example], progress: Callable[[float], None] | None
+) -> tuple[Tensor, Tensor]:
+    """Logits [P, C] and truth [P] of known pixels drawn from all images."""
+    logits_of, truth_of = [], []
+    rng = np.random.default_rng(ensemble.config.seed)
+    calibration_px = min(CALIBRATION_PX, CALIBRATION_VALUES // len(ensemble.config.classes))
+    for done, example in enumerate(examples):
+        drawn = torch.from_numpy(draw_known(example.mask, calibration_px, rng))
+        logits_of.append(ensemble.out_of_fold(example).flatten(1)[:, drawn].T)
+        truth_of.append(torch.from_numpy(example.mask).flatten()[drawn].long())
+        if progress is not None:
+            progress((done + 1) / len(examples))
+    return torch.cat(logits_of), torch.cat(truth_of)
+
+
+def _calibrate(logits: Tensor, truth: Tensor, config: TrainConfig, images: int) -> Calibration:
     # A lone member has seen these very pixels: they would teach it to be surer than it should.
-    temperature = fit_temperature(logits, truth) if config.members > 1 else 1.0
-    probs = (logits / temperature).softmax(dim=1)
+    if config.members == 1 or not len(truth) or not torch.isfinite(logits).all():
+        return Calibration()
+    return fit_calibration(logits, truth, images)
+
+
+def _reliability(logits: Tensor, truth: Tensor, calibration: Calibration) -> dict[str, Any]:
+    if not torch.isfinite(logits).all() or not len(truth):
+        return {"ece": None, "ece_uncalibrated": None, "reliability": []}
+    probs = calibration.probs(logits, dim=1)
     return {
-        "temperature": temperature,
         "ece": expected_calibration_error(probs, truth),
         "ece_uncalibrated": expected_calibration_error(logits.softmax(dim=1), truth),
         "reliability": reliability(probs, truth),

@@ -2,55 +2,75 @@
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
-from torch.nn import functional as F
+
+from training.committee.calibration import Calibration
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.25, 8.0
 """Beyond these the logits say nothing worth scaling, and a search would run away."""
 
+MOST_BIAS = 4.0
+"""Nats. A background that had to be 50 times as likely was never learnt."""
 
-def fit_temperature(logits: Tensor, truth: Tensor) -> float:
-    """The temperature at which softmax(logits / T) is likeliest to give the truth.
+HALF_TRUSTED_IMAGES = 10
+"""From so many labelled images half of the bias is taken: few images hold the share of the
+background of other few images only."""
+
+
+def fit_calibration(logits: Tensor, truth: Tensor, images: int) -> Calibration:
+    """The temperature and the background's bias at which softmax gives the truth likeliest.
+
+    Weights of rare classes and crops that seek them both raise what is rare, so a network paints
+    too much foreground. One bias corrects that; a bias for each class would lower the rare ones,
+    whose pixels are few.
 
     Args:
-        logits: [P, C] of pixels that the network never trained on.
+        logits: [P, C] of pixels that the network never trained on; class 0 is the background.
         truth: [P] class indices, int64.
+        images: how many images the pixels are of.
 
     Returns:
-        T, between MIN_TEMPERATURE and MAX_TEMPERATURE.
+        A temperature between MIN_TEMPERATURE and MAX_TEMPERATURE, and a bias of the background
+        alone, shrunk towards 0 where the images are few.
 
     Raises:
         ValueError: no pixels, or shapes that do not belong together.
 
-    Source: Guo et al. 2017 (arXiv 1706.04599), section 4.2.
+    Source: temperature: Guo et al. 2017 (arXiv 1706.04599), section 4.2; bias: the logit
+    adjustment of Menon et al. 2021 (arXiv 2007.07314), fitted.
     """
     if logits.ndim != 2 or truth.shape != logits.shape[:1] or not len(truth):
         raise ValueError(
             f"expected logits [P, C] and truth [P], got {tuple(logits.shape)} "
             f"and {tuple(truth.shape)}"
         )
-    # The loss is convex in 1/T: golden-section search cannot miss the minimum.
-    ratio = (math.sqrt(5) - 1) / 2
-    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    loss_left, loss_right = _loss(logits, truth, left), _loss(logits, truth, right)
-    while high - low > 1e-3:
-        if loss_left <= loss_right:
-            high, right, loss_right = right, left, loss_left
-            left = high - ratio * (high - low)
-            loss_left = _loss(logits, truth, left)
-        else:
-            low, left, loss_left = left, right, loss_right
-            right = low + ratio * (high - low)
-            loss_right = _loss(logits, truth, right)
-    return 2 / (low + high)
+    of_truth = logits.gather(1, truth[:, None])[:, 0].mean()
+    background = (truth == 0).float().mean()
 
+    def loss(x: NDArray[np.float64]) -> tuple[float, list[float]]:
+        """Mean negative log-likelihood at 1 / T and the bias, convex in both, and its gradient."""
+        scaled = logits * float(x[0])
+        scaled[:, 0] += float(x[1])
+        norm = scaled.logsumexp(dim=1)
+        probs = (scaled - norm[:, None]).exp_()
+        value = norm.mean() - x[0] * of_truth - x[1] * background
+        by_scale = (probs * logits).sum(dim=1).mean() - of_truth
+        return float(value), [float(by_scale), float(probs[:, 0].mean() - background)]
 
-def _loss(logits: Tensor, truth: Tensor, inverse_temperature: float) -> float:
-    return float(F.cross_entropy(logits * inverse_temperature, truth))
+    found = minimize(
+        loss,
+        [1.0, 0.0],
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE), (-MOST_BIAS, MOST_BIAS)],
+    )
+    inverse_temperature, bias = found.x.tolist()
+    trusted = images / (images + HALF_TRUSTED_IMAGES)
+    return Calibration(1 / inverse_temperature, (bias * trusted, *[0.0] * (logits.shape[1] - 1)))
 
 
 def reliability(probs: Tensor, truth: Tensor, bins: int = 15) -> list[tuple[float, float, int]]:

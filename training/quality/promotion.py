@@ -22,7 +22,7 @@ SIGNIFICANCE = 0.05
 
 def _at_size_of(example: Example, old: Committee) -> NDArray[np.uint8]:
     """What the old version sees out of fold, which may be smaller: ``max_side_px`` was raised."""
-    predicted = old.ensemble.out_of_fold(example)[1]
+    _, predicted = old.out_of_fold(example)
     h, w = example.mask.shape
     return nearest(predicted, h, w)
 

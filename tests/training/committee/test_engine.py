@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.committee.untrained import CPU, SMALL, UNTRAINED, as_batch, random_image
+from training.committee.calibration import Calibration
 from training.committee.committee import Committee
 from training.committee.engine import NoEngine
 from training.committee.engine_choice import check_answers
@@ -47,11 +48,27 @@ def test_the_temperature_divides_the_logits(engine):
     config = replace(UNTRAINED, network=SMALL, members=2)
     ensemble = Ensemble([build_network(config).state_dict() for _ in range(2)], config, device=CPU)
     cold, warm = (
-        Committee(ensemble, engine=engine, temperature=temperature).engine(x)[0].clone()
+        Committee(ensemble, engine=engine, calibration=Calibration(temperature))
+        .engine(x)[0]
+        .clone()
         for temperature in (1.0, 2.0)
     )
     expected = cold.log().div(2).softmax(dim=2)
     np.testing.assert_allclose(warm, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_a_bias_raises_its_class(engine):
+    x = as_batch(random_image(32, 32))
+    config = replace(UNTRAINED, network=SMALL, members=2)
+    ensemble = Ensemble([build_network(config).state_dict() for _ in range(2)], config, device=CPU)
+    bias = (1.5, *[0.0] * (len(config.classes) - 1))
+    plain, biased = (
+        Committee(ensemble, engine=engine, calibration=each).engine(x)[0].clone()
+        for each in (Calibration(2.0), Calibration(2.0, bias))
+    )
+    logits = plain.log() + torch.tensor(bias)[:, None, None]
+    np.testing.assert_allclose(biased, logits.softmax(dim=2), atol=1e-4)
 
 
 def test_an_engine_that_answers_otherwise_is_refused(untrained):
@@ -60,5 +77,5 @@ def test_an_engine_that_answers_otherwise_is_refused(untrained):
         return probs.flip(2), features
 
     with pytest.raises(NoEngine, match=r"differ from torch's by up to \d"):
-        check_answers(untrained.ensemble, untrained.temperature, other)
-    check_answers(untrained.ensemble, untrained.temperature, untrained.engine)
+        check_answers(untrained.ensemble, untrained.calibration, other)
+    check_answers(untrained.ensemble, untrained.calibration, untrained.engine)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from tests.training.discs import CLASSES
 from training.__main__ import cli
+from training.committee.calibration import Calibration
 from training.committee.committee import Committee
 from training.committee.engine import NoEngine
 from training.committee.ensemble import Ensemble
@@ -19,6 +20,8 @@ from training.networks.build import build_network
 
 CPU = torch.device("cpu")
 OWN = TrainConfig(CLASSES, members=2, network="tests.training.laboratory:small")
+BIAS = (0.75, *[0.0] * (len(CLASSES) - 1))
+
 OTHER_SIZES = ((32, 64), (75, 41))
 
 
@@ -27,7 +30,9 @@ def committee_of(config):
     for member in range(config.members):
         torch.manual_seed(member)
         weights.append(build_network(config).state_dict())
-    return Committee(Ensemble(weights, config, device=CPU), temperature=1.7, version=3)
+    return Committee(
+        Ensemble(weights, config, device=CPU), calibration=Calibration(1.7, BIAS), version=3
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,7 @@ def test_an_exported_model_answers_as_the_committee_at_any_size(tmp_path, format
     said = json.loads((tmp_path / "committee.json").read_text())
     assert said["classes"] == list(CLASSES)
     assert said["temperature"] == 1.7
+    assert tuple(said["class_bias"].values()) == BIAS
     assert said["version"] == 3
 
 

@@ -337,6 +337,16 @@ def test_a_temperature_that_divides_nothing_is_refused(folder: Path, text: str) 
         Committee.load(folder, engine="torch")
 
 
+@pytest.mark.parametrize(
+    "bias", ["[]", "{}", '{"background": 1.0}', '{"background": 1.0, "%s": NaN}', "3"]
+)
+def test_class_biases_that_are_none_are_refused(folder: Path, bias: str) -> None:
+    text = bias.replace("%s", CONFIG.classes[1])
+    rewrite(folder, "metrics.json", f'{{"temperature": 1.0, "class_bias": {text}}}'.encode())
+    with pytest.raises(DamagedVersion, match="class_bias"):
+        Committee.load(folder, engine="torch")
+
+
 # Compiled members, which OpenVINO reads with no guard of its own
 
 

@@ -12,6 +12,7 @@ import torch
 import training.files
 from tests.training.discs import CLASSES, disc_example
 from training.committee import registry as registry_module
+from training.committee.calibration import Calibration
 from training.committee.registry import (
     DamagedVersion,
     Registry,
@@ -66,7 +67,7 @@ def test_whole_numbers_come_back_exactly_and_kernels_in_half(registry):
 def test_a_loaded_committee_knows_its_version_and_temperature(registry):
     save(registry, version=7)
     committee = registry.load("p1", 7)
-    assert (committee.version, committee.temperature) == (7, 1.5)
+    assert (committee.version, committee.calibration) == (7, Calibration(1.5))
     assert committee.predict(disc_example("a", 0).image).probs.shape == (3, 72, 88)
 
 

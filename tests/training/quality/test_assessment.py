@@ -33,9 +33,8 @@ def test_an_assessment_is_out_of_fold_and_near_the_truth(trained):
     assert 0.25 <= assessment.metrics["temperature"] <= 8
     assert assessment.metrics["ece"] <= assessment.metrics["ece_uncalibrated"] + 0.01
     assert told[-1] == 1.0
-    committee = Committee(Ensemble(weights, TINY, device=CPU))
     for example in examples:
-        predicted = committee.ensemble.out_of_fold(example)[1]
+        _, predicted = assessment.committee.out_of_fold(example)
         expected = overlap(example.mask, predicted, 3).foreground_dice()
         assert assessment.scores[example.key] == pytest.approx(expected)
 
