@@ -45,12 +45,18 @@ def test_an_assessment_does_not_depend_on_the_order_of_the_examples(trained, ass
 
 
 def test_a_version_as_good_as_the_old_one_is_promoted(trained, assessed):
-    weights, examples, _ = trained
-    old = Committee(Ensemble(weights, TINY, device=CPU))
-    verdict = compare(old, assessed, examples, 0)
+    verdict = compare(assessed.committee, assessed, trained.examples, 0)
     assert verdict.promote
     assert verdict.difference is not None
     assert verdict.difference.mean == 0
+
+
+def test_the_correction_is_part_of_what_is_compared(trained, assessed):
+    weights, examples, _ = trained
+    verdict = compare(Committee(Ensemble(weights, TINY, device=CPU)), assessed, examples, 0)
+    assert assessed.committee.calibration.bias[0] > 0  # crops that seek classes raise them
+    assert verdict.difference is not None
+    assert verdict.difference.mean > 0
 
 
 def test_a_clearly_worse_version_is_kept_back(trained):
@@ -111,7 +117,7 @@ def test_a_version_worse_than_seeing_only_background_is_never_promoted(trained):
         turned.append({**member, **head})
     verdict = compare(None, assess(turned, TINY, examples, device=CPU), examples, 0)
     assert not verdict.promote
-    assert "only background" in verdict.reason
+    assert "background" in verdict.reason
 
 
 def test_a_lone_member_says_that_it_was_measured_on_what_it_knows(trained):
