@@ -264,7 +264,8 @@ def _test(committee: Committee, images: Images) -> Tested:
     Returns:
         Mean foreground IoU, of all classes and of those with enough particles (None if there are
         none); per class IoU, the particles of the truth and their recall and precision; expected
-        calibration error; how well each measure finds wrong pixels (AUROC).
+        calibration error, of the winning class and of each class's probability; how well each
+        measure finds wrong pixels (AUROC).
     """
     C = len(committee.config.classes)
     counts, found = Overlap.none(C), Particles.none(C)
@@ -293,6 +294,7 @@ def _test(committee: Committee, images: Images) -> Tested:
         "particle_recall": found.recall(),
         "particle_precision": found.precision(),
         "ece": quality.ece(),
+        "ece_by_class": quality.ece_by_class(),
         "finds_errors": {
             name: auroc(np.concatenate(uncertainties[name]), errors) for name in MEASURES
         },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.25, 8.0
 
 MOST_BIAS = 4.0
 """Nats. A background that had to be 50 times as likely was never learnt."""
+
+BIASES = np.linspace(-MOST_BIAS, MOST_BIAS, 81)
+SWEEPS = 2
 
 HALF_TRUSTED_IMAGES = 10
 """From so many labelled images half of the bias is taken: few images hold the share of the
@@ -73,6 +78,62 @@ def fit_calibration(logits: Tensor, truth: Tensor, images: int) -> Calibration:
     return Calibration(1 / inverse_temperature, (bias * trusted, *[0.0] * (logits.shape[1] - 1)))
 
 
+def fit_mask_bias(probs: Tensor, truth: Tensor, images_C: Sequence[int]) -> tuple[float, ...]:
+    """The biases under which the likeliest class has the best mean foreground IoU.
+
+    Probabilities that mean what they say give the fewest wrong pixels, and leave out a rare class
+    that is never likelier than the others; what people correct is shapes of every class. One class
+    after the other gets the bias that is best while the others stay.
+
+    Args:
+        probs: [P, C] of pixels that the network never trained on; class 0 is the background.
+        truth: [P] class indices, int64.
+        images_C: [C] how many labelled images show each class.
+
+    Returns:
+        [C] nats between -MOST_BIAS and MOST_BIAS, shrunk towards 0 for a class that few images
+        show; 0 for one that none shows.
+    """
+    C = probs.shape[1]
+    logs, truth_ = probs.clamp_min(1e-12).log().numpy(), truth.numpy()
+    bias = np.zeros(C)
+    for _ in range(SWEEPS):
+        for c in np.unique(truth_):
+            bias[c] = _best_bias(logs, truth_, bias, c)
+    trusted = np.array(images_C) / (np.array(images_C) + HALF_TRUSTED_IMAGES)
+    return tuple((bias * trusted).tolist())
+
+
+def _best_bias(
+    logs: NDArray[np.float32], truth: NDArray[np.int64], bias: NDArray[np.float64], c: int
+) -> float:
+    """Of BIASES the one of class ``c`` with the highest mean foreground IoU; the least of equals.
+
+    A pixel goes from its best other class to ``c`` at one bias. So all biases are tried by
+    counting, between each two, the pixels that go and what they are.
+    """
+    C = logs.shape[1]
+    others = logs + bias.astype(np.float32)
+    others[:, c] = -np.inf
+    rival = others.argmax(axis=1)
+    margin = np.take_along_axis(others, rival[:, None], axis=1)[:, 0] - logs[:, c]
+    step = np.searchsorted(BIASES, margin, side="right")  # c wins from BIASES[step] on
+    gone = np.zeros((len(BIASES) + 1, C, C))  # step, truth, rival
+    np.add.at(gone, (step, truth, rival), 1)
+    gone = gone[:-1].cumsum(axis=0)
+    table = np.zeros((C, C))
+    np.add.at(table, (truth, rival), 1)
+    after = table - gone  # [B, truth, predicted]
+    after[:, :, c] += gone.sum(axis=2)
+    shared = np.einsum("bcc->bc", after)
+    truth_C = table.sum(axis=1)
+    union = truth_C + after.sum(axis=1) - shared
+    shown = np.flatnonzero(truth_C[1:]) + 1
+    iou = (shared[:, shown] / union[:, shown]).mean(axis=1)
+    best = np.flatnonzero(iou >= iou.max() - 1e-9)
+    return float(BIASES[best[np.abs(BIASES[best]).argmin()]])
+
+
 def reliability(probs: Tensor, truth: Tensor, bins: int = 15) -> list[tuple[float, float, int]]:
     """The reliability curve: per bin of confidence its mean, the share right, and the count.
 
@@ -84,16 +145,7 @@ def reliability(probs: Tensor, truth: Tensor, bins: int = 15) -> list[tuple[floa
         One triple per bin that is not empty, in order of confidence.
     """
     confidence, predicted = probs.max(dim=1)
-    right = (predicted == truth).double()
-    bin_of = (confidence * bins).long().clamp_(0, bins - 1)
-    counts = torch.bincount(bin_of, minlength=bins)
-    confidences = torch.bincount(bin_of, weights=confidence.double(), minlength=bins)
-    rights = torch.bincount(bin_of, weights=right, minlength=bins)
-    return [
-        (float(confidences[b] / counts[b]), float(rights[b] / counts[b]), int(counts[b]))
-        for b in range(bins)
-        if counts[b]
-    ]
+    return _curve(confidence, predicted == truth, bins)
 
 
 def expected_calibration_error(probs: Tensor, truth: Tensor, bins: int = 15) -> float:
@@ -105,6 +157,34 @@ def expected_calibration_error(probs: Tensor, truth: Tensor, bins: int = 15) -> 
 
     Source: Naeini et al. 2015; Guo et al. 2017, eq. 3.
     """
-    curve = reliability(probs, truth, bins)
+    return _error(reliability(probs, truth, bins))
+
+
+def calibration_error_by_class(probs: Tensor, truth: Tensor, bins: int = 15) -> list[float]:
+    """[C] mean distance between a class's probability and the share of its pixels, 0 to 1.
+
+    Args:
+        probs: [P, C], each row sums to 1.
+        truth: [P] class indices, int64.
+
+    Source: class-wise ECE, Kull et al. 2019 (arXiv 1910.12656), section 2.
+    """
+    return [_error(_curve(probs[:, c], truth == c, bins)) for c in range(probs.shape[1])]
+
+
+def _curve(probability: Tensor, true: Tensor, bins: int) -> list[tuple[float, float, int]]:
+    """Per bin of a probability [P] its mean, the share true, and the count."""
+    bin_of = (probability * bins).long().clamp_(0, bins - 1)
+    counts = torch.bincount(bin_of, minlength=bins)
+    means = torch.bincount(bin_of, weights=probability.double(), minlength=bins)
+    trues = torch.bincount(bin_of, weights=true.double(), minlength=bins)
+    return [
+        (float(means[b] / counts[b]), float(trues[b] / counts[b]), int(counts[b]))
+        for b in range(bins)
+        if counts[b]
+    ]
+
+
+def _error(curve: list[tuple[float, float, int]]) -> float:
     total = sum(count for _, _, count in curve)
-    return sum(abs(confidence - right) * count for confidence, right, count in curve) / total
+    return sum(abs(mean - share) * count for mean, share, count in curve) / total

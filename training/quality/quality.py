@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from acquisition.masks import UNKNOWN
-from training.quality.calibrate import expected_calibration_error
+from training.quality.calibrate import calibration_error_by_class, expected_calibration_error
 from training.quality.metrics import Overlap, overlap
 
 
@@ -69,7 +70,14 @@ class Quality:
 
     def ece(self) -> float:
         """Expected calibration error over the drawn pixels of all images."""
-        return expected_calibration_error(
+        return expected_calibration_error(*self._drawn())
+
+    def ece_by_class(self) -> list[float]:
+        """[C] of each class's own probability, over the drawn pixels of all images."""
+        return calibration_error_by_class(*self._drawn())
+
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        return (
             torch.from_numpy(np.concatenate(self._probs)),
             torch.from_numpy(np.concatenate(self._truth)).long(),
         )

@@ -9,6 +9,7 @@ from PIL import Image
 from acquisition.uncertainty import MEASURES
 from tests.training.discs import CLASSES, write_discs
 from training.__main__ import cli
+from training.committee.calibration import Calibration
 from training.committee.prediction import Prediction
 from training.datasets.labelled import BadFolder, by_hash, read_labelled_folder
 from training.experiments import ablation
@@ -110,7 +111,7 @@ def test_the_other_laboratory_needs_the_same_classes(tmp_path):
 class ByGrey:
     """Sees discs by their grey, at the network's resolution; the bright ones if it is told to."""
 
-    temperature = 2.0
+    calibration = Calibration(2.0, (1.5, 0.0, 0.0))
 
     def __init__(self, config, sees_bright):
         self.config, self._sees_bright = config, sees_bright
@@ -151,7 +152,9 @@ def test_the_committee_that_its_assessment_gives_is_tested(tmp_path, by_grey):
     trial = Trial(folder, folder, test=4, members=2)
     result = measure(trial, Cell(BASE, {}, 2, 0))
     assert result["temperature"] == 2.0
+    assert result["class_bias"] == dict(zip(CLASSES, (1.5, 0.0, 0.0), strict=True))
     test = result["test"]
+    assert test["ece_by_class"] == [0, 0, 0]
     assert test["mean_iou"] == 1
     assert test["particle_recall"] == test["particle_precision"] == [None, 1, 1]
     masks = [split(trial).test.folder.read_mask(item) for item in split(trial).test.items]

@@ -5,6 +5,7 @@ from training.committee.calibration import Calibration
 from training.quality.calibrate import (
     MAX_TEMPERATURE,
     MOST_BIAS,
+    calibration_error_by_class,
     expected_calibration_error,
     fit_calibration,
     reliability,
@@ -66,6 +67,12 @@ def test_the_error_by_hand():
     assert expected_calibration_error(probs, truth) == pytest.approx((0.4 * 2 + 0.4 * 2) / 4)
     curve = reliability(probs, truth)
     assert [(round(c, 3), r, n) for c, r, n in curve] == [(0.6, 1.0, 2), (0.9, 0.5, 2)]
+
+
+def test_the_error_of_each_class_by_hand():
+    probs = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    truth = torch.tensor([0, 1, 0, 1])
+    assert calibration_error_by_class(probs, truth) == pytest.approx([0.4, 0.4])
 
 
 def test_certainty_belongs_to_the_last_bin():
