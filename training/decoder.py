@@ -103,6 +103,8 @@ class Decoder:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._of != os.getpid():  # after a fork: it is the parent's
             self._process, self._of = None, os.getpid()
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it ended while nobody asked, which is no image's fault
         if self._process is None:
             limits = (str(self._cpu_s), str(self._memory_bytes))
             self._process = subprocess.Popen(

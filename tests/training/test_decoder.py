@@ -131,12 +131,28 @@ def test_an_image_that_takes_too_much_memory_is_refused() -> None:
         decoder.close()
 
 
-def test_an_image_on_which_the_decoder_crashes_is_refused(decoder: Decoder) -> None:
-    decoder._running().send_signal(signal.SIGSEGV)
-    decoder._running().wait()
-    with pytest.raises(UnreadableImage, match=r"its decoder crashed \(SIGSEGV\)"):
-        decoder.read(SMALL)
+def test_an_image_on_which_the_decoder_crashes_is_refused(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Decoder._ask
+
+    def crash(self: Decoder, process: Any, *sent: Any) -> Any:
+        process.send_signal(signal.SIGSEGV)
+        return ask(self, process, *sent)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "_ask", crash)
+        with pytest.raises(UnreadableImage, match=r"its decoder crashed \(SIGSEGV\)"):
+            decoder.read(SMALL)
     assert decoder.read(SMALL).image.shape == (2, 2, 3)
+
+
+def test_a_decoder_that_ended_while_nobody_asked_is_replaced(decoder: Decoder) -> None:
+    ended = decoder._running()
+    ended.kill()
+    ended.wait()
+    assert decoder.read(SMALL).image.shape == (2, 2, 3)
+    assert decoder._running().pid != ended.pid
 
 
 def test_a_decoder_that_says_nothing_is_not_waited_for_for_ever() -> None:
