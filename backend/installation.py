@@ -139,10 +139,11 @@ def _fill(
     locks: Sequence[Path],
     sources: Sequence[Path],
 ) -> None:
+    """Install by hash what ``ensure_environment`` is asked for; ``run`` does one command."""
     install = [*pip, "install", "--progress-bar", "off", "--no-input"]
     versions, hashes = _read_pins(locks)
     constraints = folder / ".committee-constraints.txt"
-    constraints.write_text("\n".join(versions))
+    constraints.write_text("\n".join(versions))  # with hashes pip would ask for one of everything
     report = folder / ".committee-report.json"
     exact = folder / ".committee-exact.txt"
 

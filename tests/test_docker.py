@@ -44,11 +44,9 @@ def instructions(keyword: str) -> list[str]:
 
 
 def copied(stage: int) -> list[list[str]]:
-    """The words of each COPY from the checkout: what, and where to. The image is the last stage."""
-    text = re.split("^FROM ", DOCKERFILE.read_text().replace("\\\n", " "), flags=re.MULTILINE)[
-        stage
-    ]
-    found = re.findall("^COPY +(.*)$", text, re.MULTILINE)
+    """The words of each COPY from the checkout, the last of them where to; stage 2 is the image."""
+    of_stage = DOCKERFILE.read_text().replace("\\\n", " ").split("\nFROM ")[stage]
+    found = re.findall("^COPY +(.*)$", of_stage, re.MULTILINE)
     return [line.split() for line in found if not line.startswith("--from")]
 
 
