@@ -20,6 +20,7 @@ from training.committee.compiled import CompiledCache
 from training.committee.engine import Engine
 from training.committee.engine_choice import EngineChoice, device_of
 from training.committee.ensemble import Ensemble
+from training.committee.memory import MOST_AT_ONCE
 from training.committee.prediction import Prediction, winners
 from training.committee.row_engine import RowEngine
 from training.committee.tiles import strips
@@ -220,7 +221,10 @@ class Committee:
         """How many such images are predicted at once."""
         height, width = network_size(image.shape[0], image.shape[1], self.config.max_side_px)
         on_gpu = self.wants_torch and self.ensemble.device.type != "cpu"
-        return max(1, BATCH_PX["cuda" if on_gpu else "cpu"] // (height * width))
+        most_px = BATCH_PX["cuda" if on_gpu else "cpu"]
+        # Of many classes fewer images, so that their probabilities take no more room.
+        values = max(MOST_AT_ONCE, self.config.members * len(self.config.classes))
+        return max(1, most_px * MOST_AT_ONCE // (values * height * width))
 
     def _predict_batch(self, images: Sequence[Image8]) -> list[Prediction]:
         """Predict images of one size."""

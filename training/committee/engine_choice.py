@@ -97,7 +97,7 @@ class EngineChoice:
         if not self._by_rows:
             return self.openvino_model
         members = self.ensemble.as_one_network(self.calibration, pads=False)
-        return self._converted(Bodies(members.members, self.calibration), by_rows=True)
+        return self._converted(Bodies(list(members.members), self.calibration), by_rows=True)
 
     def variant(self, wanted: str, *, bf16: bool) -> EngineChoice:
         """Another choice for the same members; what was converted for OpenVINO is shared."""

@@ -12,7 +12,7 @@ CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 MOST_AT_ONCE = 80
 """Members times classes up to which an engine makes all probabilities at once: five members and
-16 classes take 1.0 GB at 1024 px."""
+16 classes take 1.8 GB at 1024 px."""
 
 WHOLE_PX = 1024
 """Up to this length images are not divided; the default ``max_side_px`` is seen whole."""

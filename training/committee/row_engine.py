@@ -1,7 +1,7 @@
 """Many classes: the members' last layer runs a few rows at a time, in bounded memory.
 
 The probabilities of five members for 64 classes take 1.3 GB at 1024 px, and an engine that makes
-them at once needs three times as much. What they are made of takes 126 MB, whatever the classes.
+them at once needs four times as much. What they are made of takes 126 MB, whatever the classes.
 """
 
 from __future__ import annotations
