@@ -34,7 +34,7 @@ from backend.label_studio.webhook_secret import name_in, webhook_header
 from tests.limits import wait_until
 from tests.live.conftest import BRUSH, MakeProject
 from tests.live.harness.rows import backends_of, webhooks_of
-from tests.live.harness.servers import LabelStudio, free_port, start_label_studio
+from tests.live.harness.servers import OWNER, LabelStudio, free_port, start_label_studio
 from tests.served import Served
 
 pytestmark = pytest.mark.live
@@ -331,10 +331,10 @@ def test_a_wrong_password_is_refused(project: MakeProject, studio: Studio, backe
     assert backends_of(studio, made.id) == []
 
 
-def test_the_password_goes_wherever_an_account_points_the_connection(
+def test_password_and_creators_token_go_wherever_an_account_points_the_connection(
     project: MakeProject, studio: Studio, second_studio: Studio, backend: Backend
 ):
-    """Which is why docs/SECURITY.md says that it keeps no account of Label Studio out."""
+    """Which is why docs/SECURITY.md says that they keep no account of Label Studio out."""
     made = project(tasks=1)
     connection = join(studio, made.id, backend)
     theirs = Backend()
@@ -342,7 +342,9 @@ def test_the_password_goes_wherever_an_account_points_the_connection(
     (there,) = backends_of(second_studio, made.id)
     assert PASSWORD not in str(there)
     control_of(second_studio).ml.update(connection.backend_id, project=made.id, url=theirs.url)
-    assert ("/setup", True) in {(path, right) for path, right, _ in theirs.seen}
+    setups = [(right, sent) for path, right, sent in theirs.seen if path == "/setup"]
+    assert True in {right for right, _ in setups}
+    assert {sent["access_token"] for _, sent in setups} == {OWNER.api_key}
     theirs.close()
 
 
