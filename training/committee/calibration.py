@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LARGEST_BIAS = 50.0
+"""Nats; with one far beyond, float32 gives no number."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -17,7 +20,7 @@ class Calibration:
 
     Attributes:
         temperature: above 0.
-        bias: [C] nats by class; () for none, as versions of 0.1.0 have.
+        bias: [C] nats by class; () for none, as versions of 0.2.0 have.
     """
 
     temperature: float = 1.0
@@ -42,10 +45,10 @@ class Calibration:
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, Any], classes: Sequence[str]) -> Calibration:
-        """What ``to_metrics`` wrote; metrics of 0.1.0 have no bias.
+        """What ``to_metrics`` wrote; metrics of 0.2.0 have no bias.
 
         Raises:
-            ValueError: no temperature above 0, or not one finite bias for each class.
+            ValueError: no temperature above 0, or not one bias for each class.
         """
         temperature = metrics.get("temperature")
         if not isinstance(temperature, float) or not 0 < temperature < math.inf:
@@ -56,6 +59,6 @@ class Calibration:
         if not isinstance(found, Mapping) or set(found) != set(classes):
             raise ValueError(f"no class_bias for each class, but {found!r:.80}")
         bias = tuple(found[name] for name in classes)
-        if not all(isinstance(each, float) and math.isfinite(each) for each in bias):
-            raise ValueError(f"a class_bias that is no finite number: {found!r:.80}")
+        if not all(isinstance(each, float) and abs(each) <= LARGEST_BIAS for each in bias):
+            raise ValueError(f"a class_bias beyond {LARGEST_BIAS:g}, or no number: {found!r:.80}")
         return cls(temperature, bias)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,9 +15,6 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.25, 8.0
 
 MOST_BIAS = 4.0
 """Nats. A background that had to be 50 times as likely was never learnt."""
-
-BIASES = np.linspace(-MOST_BIAS, MOST_BIAS, 81)
-SWEEPS = 2
 
 HALF_TRUSTED_IMAGES = 10
 """From so many labelled images half of the bias is taken: few images hold the share of the
@@ -76,62 +71,6 @@ def fit_calibration(logits: Tensor, truth: Tensor, images: int) -> Calibration:
     inverse_temperature, bias = found.x.tolist()
     trusted = images / (images + HALF_TRUSTED_IMAGES)
     return Calibration(1 / inverse_temperature, (bias * trusted, *[0.0] * (logits.shape[1] - 1)))
-
-
-def fit_mask_bias(probs: Tensor, truth: Tensor, images_C: Sequence[int]) -> tuple[float, ...]:
-    """The biases under which the likeliest class has the best mean foreground IoU.
-
-    Probabilities that mean what they say give the fewest wrong pixels, and leave out a rare class
-    that is never likelier than the others; what people correct is shapes of every class. One class
-    after the other gets the bias that is best while the others stay.
-
-    Args:
-        probs: [P, C] of pixels that the network never trained on; class 0 is the background.
-        truth: [P] class indices, int64.
-        images_C: [C] how many labelled images show each class.
-
-    Returns:
-        [C] nats between -MOST_BIAS and MOST_BIAS, shrunk towards 0 for a class that few images
-        show; 0 for one that none shows.
-    """
-    C = probs.shape[1]
-    logs, truth_ = probs.clamp_min(1e-12).log().numpy(), truth.numpy()
-    bias = np.zeros(C)
-    for _ in range(SWEEPS):
-        for c in np.unique(truth_):
-            bias[c] = _best_bias(logs, truth_, bias, c)
-    trusted = np.array(images_C) / (np.array(images_C) + HALF_TRUSTED_IMAGES)
-    return tuple((bias * trusted).tolist())
-
-
-def _best_bias(
-    logs: NDArray[np.float32], truth: NDArray[np.int64], bias: NDArray[np.float64], c: int
-) -> float:
-    """Of BIASES the one of class ``c`` with the highest mean foreground IoU; the least of equals.
-
-    A pixel goes from its best other class to ``c`` at one bias. So all biases are tried by
-    counting, between each two, the pixels that go and what they are.
-    """
-    C = logs.shape[1]
-    others = logs + bias.astype(np.float32)
-    others[:, c] = -np.inf
-    rival = others.argmax(axis=1)
-    margin = np.take_along_axis(others, rival[:, None], axis=1)[:, 0] - logs[:, c]
-    step = np.searchsorted(BIASES, margin, side="right")  # c wins from BIASES[step] on
-    gone = np.zeros((len(BIASES) + 1, C, C))  # step, truth, rival
-    np.add.at(gone, (step, truth, rival), 1)
-    gone = gone[:-1].cumsum(axis=0)
-    table = np.zeros((C, C))
-    np.add.at(table, (truth, rival), 1)
-    after = table - gone  # [B, truth, predicted]
-    after[:, :, c] += gone.sum(axis=2)
-    shared = np.einsum("bcc->bc", after)
-    truth_C = table.sum(axis=1)
-    union = truth_C + after.sum(axis=1) - shared
-    shown = np.flatnonzero(truth_C[1:]) + 1
-    iou = (shared[:, shown] / union[:, shown]).mean(axis=1)
-    best = np.flatnonzero(iou >= iou.max() - 1e-9)
-    return float(BIASES[best[np.abs(BIASES[best]).argmin()]])
 
 
 def reliability(probs: Tensor, truth: Tensor, bins: int = 15) -> list[tuple[float, float, int]]:

@@ -338,7 +338,11 @@ def test_a_temperature_that_divides_nothing_is_refused(folder: Path, text: str) 
 
 
 @pytest.mark.parametrize(
-    "bias", ["[]", "{}", '{"background": 1.0}', '{"background": 1.0, "%s": NaN}', "3"]
+    "bias",
+    [
+        *("[]", "{}", "3", '{"background": 1.0}'),
+        *('{"background": 1.0, "%s": NaN}', '{"background": 1.0, "%s": 1e300}'),
+    ],
 )
 def test_class_biases_that_are_none_are_refused(folder: Path, bias: str) -> None:
     text = bias.replace("%s", CONFIG.classes[1])

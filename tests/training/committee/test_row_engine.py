@@ -8,12 +8,14 @@ import torch
 
 from tests.training.committee.untrained import CPU, SMALL, UNTRAINED, as_batch, random_image
 from training.committee import memory, row_engine, tiles
+from training.committee.calibration import Calibration
 from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
 from training.committee.row_engine import RowEngine
 from training.networks.build import skeleton
 
 CONFIG = replace(UNTRAINED, members=2)
+CALIBRATION = Calibration(1.5, (0.5, *[0.0] * (len(CONFIG.classes) - 1)))
 
 
 def ensemble_of(network):
@@ -28,7 +30,7 @@ def ensemble_of(network):
 def by_rows(monkeypatch, ensemble, engine, values=3000):
     monkeypatch.setattr(memory, "MOST_AT_ONCE", 1)
     monkeypatch.setattr(row_engine, "STRIP_VALUES", values)
-    committee = Committee(ensemble, engine=engine, temperature=1.5)
+    committee = Committee(ensemble, engine=engine, calibration=CALIBRATION)
     assert isinstance(committee.engine, RowEngine)
     return committee
 
@@ -46,7 +48,7 @@ def assert_alike(found, expected):
 def test_rows_give_what_the_whole_gives(monkeypatch, network, engine):
     ensemble = ensemble_of(network)
     image = random_image(97, 141)
-    whole = Committee(ensemble, engine=engine, temperature=1.5).predict(image)
+    whole = Committee(ensemble, engine=engine, calibration=CALIBRATION).predict(image)
     assert_alike(by_rows(monkeypatch, ensemble, engine).predict(image), whole)
 
 
@@ -71,7 +73,7 @@ def test_large_images_are_blended_as_by_other_engines(monkeypatch):
     ensemble = ensemble_of("shared")
     ensemble.config = replace(ensemble.config, max_side_px=4096)
     image = random_image(500, 420)
-    tiled = Committee(ensemble, engine="torch", temperature=1.5).predict(image)
+    tiled = Committee(ensemble, engine="torch", calibration=CALIBRATION).predict(image)
     assert_alike(by_rows(monkeypatch, ensemble, "torch", 30_000).predict(image), tiled)
 
 
