@@ -164,9 +164,9 @@ def connect(
         webhook_id = _one_webhook(control, project_id, there, url, header)
     except StudioRefused as error:
         # Where Label Studio may call us but not send webhooks, it answers 403 and keeps the row.
-        for made in _our_backends(control, project_id, url, previous):
-            if id_of(made) not in {id_of(backend) for backend in backends}:
-                control.ml.delete(id_of(made))
+        for row in _our_backends(control, project_id, url, previous):
+            if id_of(row) not in {id_of(backend) for backend in backends}:
+                control.ml.delete(id_of(row))
         for hook in _our_webhooks(control, project_id, urls):
             if id_of(hook) not in {id_of(other) for other in hooks}:
                 control.webhooks.delete(id_of(hook))

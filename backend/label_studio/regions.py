@@ -178,7 +178,7 @@ def _results(
     height, width = size
     name = f"{tag.from_name}/{label}/{n}".encode()
     shape = _geometry(patch, tag.shape, (height, width))
-    parts = [(tag.from_name, tag.kind, {**shape, tag.kind: [label]})]
+    parts: list[tuple[str, str, Region]] = [(tag.from_name, tag.kind, {**shape, tag.kind: [label]})]
     if tag.drawn_by is not None:
         # As the editor keeps it; the server refuses labels without the shape beside them.
         parts.insert(0, (*tag.drawn_by, shape))
