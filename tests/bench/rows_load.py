@@ -154,8 +154,10 @@ class Laboratory:
     @cached_property
     def load(self) -> Load:
         sizes = self._sizes
+        # Written now: the connection that was made last gave the webhook its secret.
+        webhook = _write(self.folder, webhook_request(self.stack, self.project))
         streams = [
-            _stream("webhook", sizes.webhooks_per_s, self._requests["webhook"]),
+            _stream("webhook", sizes.webhooks_per_s, [webhook]),
             _stream("health", sizes.health_per_s, self._requests["health"]),
         ]
         with self.training(events=sizes.webhooks_per_s * sizes.seconds):
@@ -276,7 +278,6 @@ def _requests(
     key = f"{settings.id}.{settings.created}"
     setup = {"project": key, "schema": settings.label_config, "extra_params": _options(sizes, 1)}
     files = {
-        "webhook": [_write(folder, webhook_request(stack, project))],
         "health": [_file(stack, folder, "GET", "/health", b"")],
         "setup": [_file(stack, folder, "POST", "/setup", orjson.dumps(setup))],
         "predict": [],

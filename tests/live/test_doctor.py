@@ -511,7 +511,7 @@ RECTANGLES = """<View><Image name="image" value="$image"/>
 
 
 @pytest.mark.parametrize(
-    ("config", "word"), [(TWO_IMAGES, "2 Image tags"), (RECTANGLES, "rectanglelabels")]
+    ("config", "word"), [(TWO_IMAGES, "2 Image tags"), (RECTANGLES, "RectangleLabels")]
 )
 def test_a_labeling_configuration_without_use_is_told(
     place: Place, project: MakeProject, config: str, word: str
