@@ -306,7 +306,9 @@ def test_the_local_label_studio_calls_our_web_without_a_proxy(
     tmp_path: Path, given: dict[str, str], expected: str
 ) -> None:
     ours = {"HTTP_PROXY": "http://proxy.test:3128", **given}
-    environment = label_studio_environment(ours, tmp_path, load_secrets(tmp_path))
+    environment = label_studio_environment(
+        ours, tmp_path, load_secrets(tmp_path), "http://127.0.0.1:9090"
+    )
     assert environment["no_proxy"] == environment["NO_PROXY"] == expected
     assert environment["HTTP_PROXY"] == "http://proxy.test:3128"
 
