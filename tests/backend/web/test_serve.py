@@ -91,13 +91,15 @@ serve.serve(load_settings())
 
 LARGE_WEB = """
 from backend.settings import load_settings
-from backend.web import app, serve
+from backend.web import app, serve, server
 
 def large(environ, start_response):
     start_response("200 OK", [("Content-Length", str(2 ** 23))])
     print("answered", flush=True)
     return [b"x" * 2 ** 23]
 
+# A busy machine does not send so much within 2 s.
+server.SEND_WITHIN_S, serve.STOP_S = 60, 90
 app.build_app = lambda settings: large
 serve.serve(load_settings())
 """
