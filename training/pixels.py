@@ -143,7 +143,7 @@ def stretch(
     Raises:
         UnreadableImage: no value is a number.
     """
-    valid = _valid(deep, nodata)
+    valid = valid_values(deep, nodata)
     counted = deep if valid is None else deep[valid]
     if counted.size == 0:
         raise UnreadableImage("the image holds no values: none is finite, or all are no data")
@@ -168,7 +168,7 @@ def stretch(
     return stretched, f"{low:.6g} to {high:.6g}"
 
 
-def _valid(deep: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
+def valid_values(deep: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
     """Which values are measurements; None where all are."""
     valid: NDArray[np.bool_] | None = None
     if deep.dtype.kind == "f":
@@ -181,18 +181,22 @@ def _valid(deep: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None
     return None if valid is None or valid.all() else valid
 
 
-def over_white(deep: NDArray[Any], premultiplied: bool = False) -> NDArray[Any]:
+def over_white(
+    deep: NDArray[Any], premultiplied: bool = False, inverted: bool = False
+) -> NDArray[Any]:
     """[H, W, 3] of [H, W, 4] unsigned integers whose last channel is the opacity.
 
     Args:
         premultiplied: the colours are multiplied by their opacity already.
+        inverted: the least value is white.
     """
-    white = np.iinfo(deep.dtype).max
+    most = np.iinfo(deep.dtype).max
+    white = 0 if inverted else most
     laid = np.empty((*deep.shape[:2], 3), deep.dtype)
     for rows in strips(deep):
-        opacity = deep[rows, :, 3:].astype(np.float32) / white
+        opacity = deep[rows, :, 3:].astype(np.float32) / most
         colour = deep[rows, :, :3] if premultiplied else deep[rows, :, :3] * opacity
-        laid[rows] = np.minimum(colour + white * (1 - opacity), white)
+        laid[rows] = np.minimum(colour + white * (1 - opacity), most)
     return laid
 
 

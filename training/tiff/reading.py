@@ -23,6 +23,7 @@ from training.pixels import (
     rgb,
     stretch,
     upright,
+    valid_values,
 )
 from training.tiff.directories import Directories, Directory, not_read
 from training.tiff.layout import Layout, Plane, layout_of, main_page
@@ -176,7 +177,11 @@ class _Reader:
     def _colour(self, page: TiffPage, plane: Plane) -> tuple[Image8, str]:
         """[H, W, 3] of a page that says which colours its samples are."""
         if page.photometric == PALETTE:
-            return _through_palette(page, self._read(plane, [0])[..., 0]), ""
+            image = _through_palette(page, self._read(plane, [0])[..., 0])
+            if (found := _opacity(page, 1)) is not None:
+                seen = _eight_bits(page, self._read(plane, [found[0]]))
+                image = over_white(np.dstack([image, seen]), premultiplied=found[1])
+            return image, ""
         if page.photometric == CMYK:
             ink = _eight_bits(page, self._read(plane, range(4)))
             return np.asarray(
@@ -211,7 +216,8 @@ class _Reader:
             if alpha is None:
                 return self._read(plane, [sample])[..., 0]
             deep = self._read(plane, [sample, sample, sample, alpha[0]])
-            return over_white(deep, premultiplied=alpha[1])[..., 0]
+            inverted = page.photometric == MIN_IS_WHITE
+            return over_white(deep, premultiplied=alpha[1], inverted=inverted)[..., 0]
 
         if channels is not None:
             check_channels(channels, count)
@@ -234,7 +240,8 @@ def _first_that_hold_something(
     found: dict[int, NDArray[Any]] = {}
     for channel in range(1, min(count, MOST_TRIED) + 1):
         deep = values(channel)
-        known = deep if _nodata(page) is None else deep[deep != page.nodata]
+        valid = valid_values(deep, _nodata(page))
+        known = deep if valid is None else deep[valid]
         if known.size and not (known == known.flat[0]).all():
             found[channel] = deep
         if len(found) == 3:
@@ -244,7 +251,7 @@ def _first_that_hold_something(
 
 def _is_colour(page: TiffPage) -> bool:
     if page.photometric == PALETTE:
-        return page.samplesperpixel == 1
+        return page.samplesperpixel <= 2  # the second says how opaque it is
     fewest = {COLOURS: 3, YCBCR: 3, CIELAB: 3, CMYK: 4}
     return page.samplesperpixel >= fewest.get(page.photometric, MAX_SAMPLES + 1)
 

@@ -247,6 +247,15 @@ def test_an_image_without_any_number_is_refused() -> None:
         read(tif(np.full((H, W), np.nan, np.float32)))
 
 
+def test_a_channel_without_any_number_holds_nothing() -> None:
+    empty, partly = np.full((2, H, W), np.nan, np.float32)
+    partly[5:] = 7.0
+    stack = np.stack([empty, partly, RISING.astype(np.float32)])
+    seen = read(tif(stack, photometric="minisblack", metadata={"axes": "CYX"}))
+    assert seen.channels == "channel 3 of 3"
+    close(seen.image, GREY8)
+
+
 def test_tiles_that_gdal_left_out_are_black() -> None:
     data = tif(GREY8 + 1 - (GREY8 == 255), tile=(16, 16), compression="zlib")
     with tifffile.TiffFile(io.BytesIO(data)) as opened:
@@ -286,6 +295,20 @@ def test_a_palette_gives_its_colours(dtype: Any) -> None:
     indices = (GREY8 if dtype == np.uint8 else RISING).astype(dtype)
     seen = read(tif(indices, photometric="palette", colormap=colours))
     np.testing.assert_array_equal(seen.image, (colours[:, indices] >> 8).transpose(1, 2, 0))
+    assert seen.channels == "RGB"
+
+
+def test_a_palette_with_opacity_gives_its_colours_over_white() -> None:
+    picture = Image.fromarray(RGB8).convert("P")
+    colours = np.asarray(picture.convert("RGB")).copy()
+    picture = picture.convert("PA")
+    opacity = np.where(Y < 10, 0, 255).astype(np.uint8)
+    picture.putalpha(Image.fromarray(opacity))
+    file = io.BytesIO()
+    picture.save(file, "TIFF")
+    colours[:10] = 255
+    seen = read(file.getvalue())
+    np.testing.assert_array_equal(seen.image, colours)
     assert seen.channels == "RGB"
 
 
@@ -331,6 +354,14 @@ def test_grey_with_opacity_is_laid_over_white() -> None:
     assert (seen.image[:10] == 255).all()
     np.testing.assert_array_equal(seen.image[10:, :, 0], GREY8[10:])
     assert seen.channels == "grey"
+
+
+def test_opacity_is_laid_over_white_where_the_least_is_white_too() -> None:
+    opacity = np.where(Y < 10, 0, 255).astype(np.uint8)
+    values = np.dstack([GREY8, opacity])
+    seen = read(tif(values, photometric="miniswhite", extrasamples=["unassalpha"])).image
+    assert (seen[:10] == 255).all()
+    np.testing.assert_array_equal(seen[10:, :, 0], 255 - GREY8[10:])
 
 
 def test_a_fourth_sample_that_says_nothing_is_not_shown() -> None:
