@@ -8,6 +8,7 @@ classes.txt names one class per line, background first; a line may begin with it
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ _CONVERSIONS = {
 }
 
 _SPREAD = {"L;2": 255 // 3, "L;4": 255 // 15}
+
+
+_NO_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 class BadFolder(TrainingError):
@@ -170,7 +174,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         BadFolder: no such file, no background, a gap, or a name given twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows begins files by a mark
     except (OSError, UnicodeDecodeError) as error:
         raise BadFolder(f"{path} must be a text file, one class per line ({error}).") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -205,7 +209,7 @@ def _fault(item: Labelled) -> str | None:
     for path in (item.image, item.mask):
         try:
             sizes.append(_shown_size(path))
-        except (OSError, UnidentifiedImageError, UnreadableImage) as error:
+        except (*_NO_IMAGE, UnreadableImage) as error:
             return f"{path} cannot be read as an image ({error})."
     if sizes[0] != sizes[1]:
         (width, height), (mask_width, mask_height) = sizes
@@ -225,7 +229,9 @@ def _shown_size(path: Path) -> tuple[int, int]:
             return shown_size(file)
     with Image.open(path) as header:
         width, height = header.size
-        turned = header.getexif().get(ORIENTATION_TAG) in SIDEWAYS
+        # Browsers turn no others (``training.images``).
+        turns = header.format in ("JPEG", "MPO", "PNG")
+        turned = turns and header.getexif().get(ORIENTATION_TAG) in SIDEWAYS
     return (height, width) if turned else (width, height)
 
 
@@ -328,7 +334,7 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
             mode = mask.mode
             packed = mask.tile[0].args if mask.tile else None
             indices = np.asarray(mask)
-    except (OSError, UnidentifiedImageError) as error:
+    except _NO_IMAGE as error:
         raise BadFolder(f"{path} cannot be read as an image ({error}).") from error
     # Palette images hold their indices too; colours and 16 bits are something else.
     if mode not in ("L", "P") or indices.dtype != np.uint8:
@@ -341,4 +347,4 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
 
 
 def _hash(name: str) -> str:
-    return hashlib.sha256(f"held back:{name}".encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(f"held back:{name}")).hexdigest()

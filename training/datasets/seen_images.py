@@ -55,8 +55,11 @@ def write_seen_images(
         BadOutput: there is nothing to do, or it would overwrite the images.
         OSError: the output folder cannot be written to.
     """
-    if output.resolve() == folder.resolve():
-        raise BadOutput(f"--output must be another folder than the images' own, got {output}.")
+    if output.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise BadOutput(
+            "--output must be another folder than the images' own and none around it, "
+            f"got {output}."
+        )
     files = [path for path in sorted(folder.rglob("*")) if _is_wanted(path, output)]
     if not files:
         raise BadOutput(f"{folder} holds no files.")
@@ -81,15 +84,21 @@ def _is_wanted(path: Path, output: Path) -> bool:
     return path.name[0] != "." and path.is_file() and output.resolve() not in path.resolve().parents
 
 
+def _as_text(path: Path) -> str:
+    """The path in UTF-8; what a name from another system holds beside that as ``\\udce4``."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 def _write(
     path: Path, inside: Path, output: Path, png: Path, channels: Sequence[int] | None
 ) -> SeenImage:
     from training.images import encode_png, read_image
 
+    name = _as_text(inside)
     if path.suffix.lower() not in SUFFIXES:
         known = ", ".join(sorted(SUFFIXES))
         return SeenImage(
-            str(inside),
+            name,
             refusal=f"its name does not end as an image's ({known}); export a microscope's own "
             "format as OME-TIFF",
         )
@@ -97,12 +106,12 @@ def _write(
         with path.open("rb") as file:
             read = read_image(file, channels=channels)
     except (UnreadableImage, OSError) as error:
-        return SeenImage(str(inside), refusal=str(error))
+        return SeenImage(name, refusal=str(error))
     target = output / png
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(encode_png(read.image))
     height, width = read.image.shape[:2]
     return SeenImage(
-        *(str(inside), str(png), f"{width} x {height}"),
+        *(name, _as_text(png), f"{width} x {height}"),
         *(read.bits, read.channels, read.page, read.stretch),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -55,6 +56,6 @@ def skipped_files(folder: Path) -> str:
 
 def unique_name(path: Path) -> str:
     """A file name without extension, made unique by the path's checksum."""
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", str(path.with_suffix("")))
     return f"{stem[-60:].strip('-') or 'image'}-{digest}"

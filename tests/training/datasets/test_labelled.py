@@ -11,13 +11,15 @@ from PIL import Image
 from tests.backend.odd_images import chunk, png
 from training.datasets.labelled import (
     BadFolder,
+    Labelled,
+    by_hash,
     check_masks,
     indices_beyond,
     read_classes,
     read_image,
     read_labelled_folder,
 )
-from training.pixels import MAX_PIXELS, UnreadableImage
+from training.pixels import MAX_PIXELS, ORIENTATION_TAG, UnreadableImage
 
 CLASSES = "0 background\n1 red cell\n2 crystal\n255 ignore\n"
 
@@ -47,6 +49,9 @@ class TestClasses:
 
     def test_plain_lines_are_numbered_by_their_order(self, tmp_path: Path) -> None:
         assert self.read(tmp_path, "Background\nyeast\n\n") == ("background", "yeast")
+
+    def test_the_mark_that_windows_begins_a_file_by_is_no_letter(self, tmp_path: Path) -> None:
+        assert self.read(tmp_path, "\ufeffbackground\r\nyeast\r\n") == ("background", "yeast")
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -80,10 +85,34 @@ class TestSplit:
             [i.name for i in part] for part in second
         ]
 
+    def test_names_that_are_no_text_here_are_split_too(self) -> None:
+        items = [Labelled(Path(name), Path(name)) for name in ("\udce9.png", "a.png")]
+        assert set(by_hash(items)) == set(items)
+
     def test_training_images_come_in_no_order_of_their_names(self, tmp_path: Path) -> None:
         training, _ = read_labelled_folder(make_folder(tmp_path / "f", 10)).split()
         names = [item.name for item in training]
         assert names != sorted(names)
+
+
+class TestSizes:
+    def test_a_whole_slide_beyond_what_pillow_opens_is_a_sentence(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "f")
+        huge = png(20_000, 20_000, chunk(b"IDAT", zlib.compress(b"")), bits=1)
+        for folder in ("images", "masks"):
+            (root / folder / "field-3.png").write_bytes(huge)
+        with pytest.raises(BadFolder, match=r"images/field-3\.png cannot be read .*400000000 pix"):
+            read_labelled_folder(root)
+
+    def test_a_webp_is_not_turned_as_no_browser_turns_it(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "f")
+        turned = Image.Exif()
+        turned[ORIENTATION_TAG] = 6
+        with Image.open(root / "images/field-0.png") as image:
+            image.save(root / "images/field-0.webp", exif=turned)
+        (root / "images/field-0.png").unlink()
+        folder = read_labelled_folder(root)
+        assert read_image(folder.items[0].image).shape == (5, 7, 3)
 
 
 class TestMasks:

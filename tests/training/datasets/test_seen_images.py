@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,25 @@ def test_the_images_themselves_are_never_overwritten(folder: Path) -> None:
     assert code == 1
     assert "must be another folder" in said
     assert (folder / "a.png").read_bytes() == before
+
+
+def test_a_folder_around_the_images_is_no_output(folder: Path) -> None:
+    code, said = run(str(folder / "day 2"), "--output", str(folder))
+    assert code == 1
+    assert "none around it" in said
+    assert not (folder / "images.csv").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS takes no such names")
+def test_a_name_that_is_no_text_here_is_read_too(tmp_path: Path) -> None:
+    folder = tmp_path / "from windows"
+    folder.mkdir()
+    Image.fromarray(GREY).save(folder / os.fsdecode(b"z\xe4hlung.png"))
+    code, said = run(str(folder), "--output", str(tmp_path / "seen"))
+    assert code == 0, said
+    assert "z\\udce4hlung.png: grey, 8 bits" in said
+    table = (tmp_path / "seen/images.csv").read_text(encoding="utf-8")
+    assert "z\\udce4hlung.png,z\\udce4hlung.png,20 x 10" in table
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
