@@ -158,8 +158,9 @@ class _Text:
         self._opened: dict[Path, _Font] = {}
 
     def names(self, classes: Sequence[str]) -> Sequence[str]:
-        """The classes as they can be drawn."""
-        return classes if self.fonts is None else self.fonts.class_names(classes)
+        """The classes as they can be drawn, each on one line."""
+        names = classes if self.fonts is None else self.fonts.class_names(classes)
+        return [" ".join(name.split()) for name in names]
 
     def note(self, classes: Sequence[str]) -> str:
         """Which letters cannot be drawn, and what to do; empty if all can."""

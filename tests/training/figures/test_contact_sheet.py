@@ -54,6 +54,18 @@ def test_the_panels_show_image_truth_prediction_and_uncertainty():
     assert pixels[middle, left[3] + PANEL_PX - 10].sum() > 500  # as uncertain as can be: bright
 
 
+@pytest.mark.parametrize("name", ["Zelle\ngroß", "große\u2029Zelle", "cell\nlarge"])
+def test_a_class_of_several_lines_is_drawn_on_one(name):
+    example = disc_example("a", 0)
+    entropy = np.zeros(example.mask.shape, np.float32)
+
+    def sheet(name):
+        tasks = [OutOfFold(example, example.mask, entropy, "only: a")]
+        return contact_sheet(tasks, ("background", name, "other"), "one")
+
+    assert sheet(name) == sheet(" ".join(name.split()))
+
+
 def test_many_classes_are_drawn():
     example = disc_example("a", 0)
     classes = ("background", *(f"a rather long name of class {i}" for i in range(40)))
