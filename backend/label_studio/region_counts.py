@@ -13,8 +13,8 @@ from backend.shorten import shorten
 Counts = Counter[tuple[str, str]]
 """How many regions there were of each (kind, name).
 
-A kind is that of ``READ``, a key of ``_UNREAD``, or "broken" or "unclear", of which each region
-has a sentence among the problems.
+A kind is that of ``READ`` or a key of ``_UNREAD``; of "broken" and "unclear" ones each also has a
+sentence among the problems of the round that reads it first.
 """
 
 READ = ("read", "")
@@ -29,6 +29,9 @@ _UNREAD: Mapping[str, str] = {
     "type": "{n} {regions} the type {name}, which is not read: they count as unknown.",
     "prompt": "{n} {regions} a smart tool's box as their shape: prompts are not learnt from and "
     'count as unknown. Delete them, or take smart="true" out of a control that people label with.',
+    "unclear": "{n} {regions} no label, or several: they count as unknown. Give each one label.",
+    "broken": "{n} {regions} a shape that cannot be read: draw each anew. Beside it no background "
+    "is learnt from, unless it holds nothing.",
     "point": "{n} {regions} a point as their shape: it has no area, and counts as unknown. "
     "Delete it if it was a prompt.",
 }

@@ -165,7 +165,8 @@ def test_what_the_last_training_did_not_understand_is_told_by_kind() -> None:
         rounds=SimpleNamespace(last=last),
         parts=SimpleNamespace(results=lambda round_id, stage: [{"regions": regions}, {}]),
     )
-    [sentence] = unread_regions(ledger, 1)
+    [sentence, broken] = unread_regions(ledger, 1)
+    assert broken.startswith("2 regions carry a shape that cannot be read: ")
     assert sentence.startswith("41 regions carry the label 'Zelle', which the labeling")
     assert unread_regions(ledger, 2) == []
     assert asked == [(1, "train"), (2, "train")]

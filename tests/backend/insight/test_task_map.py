@@ -154,8 +154,8 @@ def test_an_annotated_task_is_drawn_with_its_error(
         np.testing.assert_array_equal(arrays["image"], DISC.image)
         np.testing.assert_array_equal(arrays["truth"], mask)
     assert len(written.arms) == 30
-    assert len(written.problems) == 1
-    assert written.problems[0].startswith("annotation 2: Region r ")
+    assert len(written.problems) == 2  # by kind, and each
+    assert written.problems[1].startswith("annotation 2: Region r ")
 
 
 def test_a_task_without_an_annotation_has_no_truth(

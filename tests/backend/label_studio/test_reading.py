@@ -174,6 +174,17 @@ def test_what_is_not_understood_is_unknown_and_counted(other: Region, says: str)
     assert any(says in sentence for sentence in describe_counts(found.counts))
 
 
+def test_broken_and_unclear_regions_are_told_of_in_each_round_and_not_the_first_alone() -> None:
+    several = {**box(0, 0, 50, 100), "id": "several"}
+    several["value"] = {**several["value"], "rectanglelabels": ["Cell", "Debris"]}
+    found = read(several, region("brushlabels", format="rle", rle=[1, 2, 3]))
+    assert describe_counts(found.counts) == [
+        "1 region carries a shape that cannot be read: draw each anew. Beside it no background is "
+        "learnt from, unless it holds nothing.",
+        "1 region carries no label, or several: they count as unknown. Give each one label.",
+    ]
+
+
 def test_a_renamed_control_loses_nothing_as_long_as_type_and_label_are_clear() -> None:
     assert (read({**box(0, 0, 100, 100), "from_name": "former"}).mask == 1).all()
 
