@@ -29,6 +29,7 @@ import orjson
 import requests
 from requests.auth import AuthBase
 from requests.utils import get_environ_proxies, select_proxy
+from urllib3.exceptions import LocationParseError
 
 from backend.errors import StudioRefused, StudioUnreachable
 from backend.label_studio.limited_session import LimitedSession, limited
@@ -49,6 +50,8 @@ NO_ANSWER = (
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
 )
+# What is wrong on our side: an address, proxy or file of certificates that cannot be used.
+CANNOT_ASK = (OSError, LocationParseError)
 # An access token is renewed this long before it expires, so that a call which starts now is over
 # in time.
 REFRESH_BEFORE_S = 60.0
@@ -227,6 +230,8 @@ class StudioHttp:
                     raise self._unreachable(f"{method} {path}", waited_s, error) from error
                 time.sleep(wait)
                 continue
+            except CANNOT_ASK as error:
+                raise self._unreachable(f"{method} {path}", timeout_s, error) from error
             if answer.status_code in AWAY and (wait := next(waits, None)) is not None:
                 answer.close()
                 time.sleep(wait)
@@ -262,6 +267,15 @@ class StudioHttp:
             return StudioUnreachable(
                 f"No TLS connection to Label Studio at {self.url}: does it speak https there, and "
                 f"is LABEL_STUDIO_URL right? ({short(str(error)[-200:], 200)})"
+            )
+        if not isinstance(error, NO_ANSWER):
+            reason = short(
+                re.sub(r"//[^/]*@", "//", str(error)), 200
+            )  # a proxy's may hold a password
+            return StudioUnreachable(
+                f"Label Studio at {self.url} cannot be asked{by_proxy(self.url)} "
+                f"({reason}): correct LABEL_STUDIO_URL, REQUESTS_CA_BUNDLE, or the "
+                "proxy, which must be http or https."
             )
         return StudioUnreachable(
             f"Label Studio at {self.url} did not answer {_bare(what)} within {timeout_s:g} s "
@@ -364,7 +378,7 @@ class _Token(AuthBase):
                     timeout=(CONNECT_TIMEOUT_S, studio.timeout_s),
                     allow_redirects=False,
                 )
-        except NO_ANSWER as error:
+        except (*NO_ANSWER, *CANNOT_ASK) as error:
             raise studio._unreachable(f"POST {path}", studio.timeout_s, error) from error
         if answer.status_code in (400, 401) and _is_json(answer):
             raise StudioRefused(

@@ -390,6 +390,31 @@ def test_a_certificate_that_is_not_trusted_is_named(
         assert studio.get("/api/version") == {"release": "1.23.2"}
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "url", "said"),
+    [
+        ("ALL_PROXY", "socks5://me:secret@127.0.0.1:1", "http://studio.test", "SOCKS.*be http or"),
+        ("HTTP_PROXY", "http://me:secret@bad host:1", "http://studio.test", "of HTTP_PROXY.*'bad"),
+        ("REQUESTS_CA_BUNDLE", "/none.pem", "https://127.0.0.1:1", r"path: /none\.pem.*CA_BUNDLE"),
+        ("NO_PROXY", "*", "http://studio..test", "'studio..test', label empty.*STUDIO_URL"),
+    ],
+)
+def test_what_is_wrong_with_our_own_side_is_a_sentence(
+    variable: str, value: str, url: str, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(variable, value)
+    for token in (LEGACY, "a.b.c"):  # the second is exchanged first
+        with (
+            Studio(url, token, timeout_s=5) as studio,
+            pytest.raises(StudioUnreachable, match=f"cannot be asked.*{said}") as refused,
+        ):
+            studio.get("/api/version")
+        assert "secret" not in str(refused.value)
+
+
 def test_https_to_a_server_that_speaks_http_is_said(server: Server):
     with (
         Studio(server.url.replace("http:", "https:"), LEGACY, timeout_s=5) as studio,
