@@ -122,7 +122,9 @@ class ImageFetcher:
         try:
             content = unquote_to_bytes(text)
             if head.lower().endswith(";base64"):
-                content = base64.b64decode(content, validate=True)
+                # As browsers do: white space does not count, and the end may lack its padding.
+                content = b"".join(content.split()).rstrip(b"=")
+                content = base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
         except (binascii.Error, ValueError) as error:
             raise ImageRefused(f"{short_url(head)},... is no base64: {error}.") from error
         if len(content) > self._max_bytes:
@@ -138,8 +140,8 @@ class ImageFetcher:
         if parts.scheme not in DEFAULT_PORTS:
             raise ImageRefused(
                 f"{short_url(target)} is neither a path of Label Studio nor http(s). Images in "
-                "cloud storage must be added to the project as a source storage, so that "
-                "Label Studio serves them."
+                "cloud storage or on a disk must be added to the project as a source storage, so "
+                "that Label Studio serves them."
             )
         if "@" in parts.netloc:
             raise ImageRefused(

@@ -347,6 +347,10 @@ def test_an_image_within_its_address_is_read_unasked(label_studio: Host, studio:
     fetcher = ImageFetcher(studio, max_bytes=100)
     coded = base64.b64encode(PIXELS).decode()
     assert fetcher.fetch(f"data:image/png;base64,{coded}") == PIXELS
+    content = b"pixels" * 12 + b"."
+    wrapped = base64.encodebytes(content).decode().rstrip("=\n")  # as browsers take it
+    assert "\n" in wrapped
+    assert fetcher.fetch(f"data:image/png;base64,{wrapped}") == content
     assert fetcher.fetch("data:image/svg+xml,%3Csvg%2F%3E") == b"<svg/>"
     with pytest.raises(ImageRefused, match="no base64"):
         fetcher.fetch("data:image/png;base64,!!!")
