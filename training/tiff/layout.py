@@ -121,8 +121,8 @@ def _axes_layout(
 
     else:
         return None
-    unknown = [letter for letter, size in axes if letter in "IQ" and size > 1]
-    if unknown and total == max(size for _, size in axes):
+    unknown = math.prod(size for letter, size in axes if letter in "IQ")
+    if total == unknown > 1:
         pages = tuple(plane(index) for index in range(min(total, MOST_CHANNELS)))
         return Layout(pages[:1], f"page 1 of {total}", pages)
     step, count = total, 1

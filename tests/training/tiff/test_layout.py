@@ -39,6 +39,13 @@ def shows(image: Any, *channels: Any) -> None:
     np.testing.assert_allclose(image.astype(int), np.dstack(wanted), atol=2)
 
 
+def test_pages_of_several_axes_without_a_name_can_be_chosen() -> None:
+    values = np.stack([RISING, DOWN, FALLING, DOWN]).reshape(2, 2, H, W)
+    data = tif(values, photometric="minisblack")
+    assert read(data).page == "page 1 of 4"
+    shows(read_image(io.BytesIO(data), channels=(3,)).image, FALLING8)
+
+
 @pytest.mark.parametrize(
     ("axes", "shape", "position"),
     [
