@@ -238,12 +238,14 @@ def _jpeg_2000_bits(data: bytes) -> list[int]:
 def _decode_deep(image: Image.Image, data: bytes) -> NDArray[Any]:
     """[H, W] or [H, W, 3], of any number type."""
     image.load()  # says what is damaged, where OpenCV's libpng prints it
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I") and image.format != "JPEG2000":  # Pillow fills it up to 16 bits
         return np.asarray(image)
     if image.format == "JPEG2000":
         from imagecodecs import jpeg2k_decode
 
         deep = np.asarray(jpeg2k_decode(data))
+        if deep.ndim == 3 and deep.shape[2] == 2:  # grey and its opacity
+            deep = deep[..., [0, 0, 0, 1]]
     else:
         decoded = cv2.imdecode(np.frombuffer(plain_png(data), np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
@@ -255,7 +257,8 @@ def _decode_deep(image: Image.Image, data: bytes) -> NDArray[Any]:
         raise UnreadableImage(
             f"the image is damaged, or a kind of {image.format} that is not read here"
         )
-    return over_white(deep) if deep.ndim == 3 and deep.shape[2] == 4 else deep
+    bits = _bits(image, data)
+    return over_white(deep, bits=bits) if deep.ndim == 3 and deep.shape[2] == 4 else deep
 
 
 def plain_png(data: bytes) -> bytes:

@@ -182,15 +182,19 @@ def valid_values(deep: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] 
 
 
 def over_white(
-    deep: NDArray[Any], premultiplied: bool = False, inverted: bool = False
+    deep: NDArray[Any],
+    premultiplied: bool = False,
+    inverted: bool = False,
+    bits: int | None = None,
 ) -> NDArray[Any]:
     """[H, W, 3] of [H, W, 4] unsigned integers whose last channel is the opacity.
 
     Args:
         premultiplied: the colours are multiplied by their opacity already.
         inverted: the least value is white.
+        bits: of a sample, where it does not fill its type.
     """
-    most = np.iinfo(deep.dtype).max
+    most = np.iinfo(deep.dtype).max if bits is None else 2**bits - 1
     white = 0 if inverted else most
     laid = np.empty((*deep.shape[:2], 3), deep.dtype)
     for rows in strips(deep):

@@ -77,6 +77,16 @@ def test_deep_jpeg_2000_of_few_levels_is_not_black(bits: int) -> None:
     close(read(data).image, GREY8)
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_opacity_of_deep_jpeg_2000_is_no_value_to_stretch_by(bits: int) -> None:
+    values = (RISING >> 8).astype(np.uint16)
+    opaque = np.full_like(values, 2**bits - 1)
+    data = imagecodecs.jpeg2k_encode(np.dstack([values, opaque]), level=0, bitspersample=bits)
+    close(read(data).image, GREY8)
+    data = imagecodecs.jpeg2k_encode(values, level=0, bitspersample=bits)
+    assert read(data).stretch == "0 to 255"
+
+
 def test_colour_of_48_bits_in_an_imagej_composite_is_read() -> None:
     """https://github.com/cgohlke/tifffile/issues/6 and
     https://github.com/napari/napari/issues/924: ImageJ's HeLa cells, which crashed readers."""

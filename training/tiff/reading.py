@@ -197,7 +197,7 @@ class _Reader:
             return np.asarray(picture.convert("RGB")), ""
         self._interleaved = None  # its room is needed
         if alpha is not None:
-            deep = over_white(deep, premultiplied=alpha[1])
+            deep = over_white(deep, premultiplied=alpha[1], bits=_bits_each(page))
         return _to_8_bits(page, deep)
 
     def _channels(
@@ -216,8 +216,8 @@ class _Reader:
             if alpha is None:
                 return self._read(plane, [sample])[..., 0]
             deep = self._read(plane, [sample, sample, sample, alpha[0]])
-            inverted = page.photometric == MIN_IS_WHITE
-            return over_white(deep, premultiplied=alpha[1], inverted=inverted)[..., 0]
+            inverted, bits = page.photometric == MIN_IS_WHITE, _bits_each(page)
+            return over_white(deep, alpha[1], inverted, bits)[..., 0]
 
         if channels is not None:
             check_channels(channels, count)
@@ -324,7 +324,7 @@ def _to_8_bits(page: TiffPage, deep: NDArray[Any]) -> tuple[Image8, str]:
 
 def _eight_bits(page: TiffPage, values: NDArray[Any]) -> Image8:
     """Unsigned values over their whole range."""
-    bits = page.bitspersample if isinstance(page.bitspersample, int) else 8
+    bits = _bits_each(page) or 8
     if values.dtype.kind == "b":
         values = values.astype(np.uint8) * np.uint8(255)
     elif bits < 8:
@@ -332,6 +332,11 @@ def _eight_bits(page: TiffPage, values: NDArray[Any]) -> Image8:
     elif bits > 8:
         values = values >> (bits - 8)
     return values.astype(np.uint8, copy=False)
+
+
+def _bits_each(page: TiffPage) -> int | None:
+    """Bits of a sample; None where they differ."""
+    return page.bitspersample if isinstance(page.bitspersample, int) else None
 
 
 def _through_palette(page: TiffPage, indices: NDArray[Any]) -> Image8:

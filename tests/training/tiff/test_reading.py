@@ -356,6 +356,17 @@ def test_grey_with_opacity_is_laid_over_white() -> None:
     assert seen.channels == "grey"
 
 
+@pytest.mark.parametrize("bits", [4, 12])
+def test_opacity_of_packed_numbers_counts_by_their_bits(bits: int) -> None:
+    dtype = np.uint8 if bits < 8 else np.uint16
+    colours = (RGB8.astype(int) * (2**bits - 1) // 255).astype(dtype)
+    opacity = np.where(Y < 10, 0, 2**bits - 1).astype(dtype)
+    how: dict[str, Any] = {"photometric": "rgb", "extrasamples": ["unassalpha"]}
+    seen = read(tif(np.dstack([colours, opacity]), bitspersample=bits, **how))
+    assert (seen.image[:10] == 255).all()
+    np.testing.assert_allclose(seen.image[10:].astype(int), RGB8[10:], atol=256 / 2**bits + 1)
+
+
 def test_opacity_is_laid_over_white_where_the_least_is_white_too() -> None:
     opacity = np.where(Y < 10, 0, 255).astype(np.uint8)
     values = np.dstack([GREY8, opacity])
