@@ -40,7 +40,8 @@ def browser_image(path: Path, name: str) -> BrowserImage:
             kind = _shown_kind(file.read(32))
         data = encode_png(read.image) if kind is None else path.read_bytes()
     except (OSError, UnreadableImage) as error:
-        return BrowserImage(name, b"", f"{path}: {error}")
+        shown = str(path).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
+        return BrowserImage(name, b"", f"{shown}: {error}")
     return BrowserImage(f"{name}.{kind or 'png'}", data, "", read.part)
 
 

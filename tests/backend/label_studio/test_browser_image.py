@@ -64,3 +64,9 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     shown = browser_image(path, "broken")
     assert shown.data == b""
     assert shown.problem.startswith(f"{path}: ")
+
+
+def test_what_is_said_of_a_name_that_is_no_text_here_can_be_printed(tmp_path: Path) -> None:
+    problem = browser_image(tmp_path / "\udce9.png", "name").problem
+    assert problem.startswith(f"{tmp_path}/\\udce9.png: ")
+    assert problem.encode()
