@@ -46,8 +46,11 @@ _FILE_PARAMETERS = frozenset({"d", "filepath"})
 # What Label Studio's source storages keep in a task's data.
 _CLOUD = frozenset({"s3", "s3s", "gs", "azure-blob", "azure_spi"})
 NOT_THE_IMAGES_FAULT = frozenset({401, 429, *AWAY})
-# No honest address is encoded oftener.
+# No honest address is encoded oftener, or longer: servers take 8 KiB.
 MOST_ENCODED = 5
+MOST_CHARACTERS = 2**16
+# Each encoded byte of a data: address takes 200 while it is decoded.
+MOST_ESCAPES = 2**20
 
 
 class ImageFetcher:
@@ -119,6 +122,11 @@ class ImageFetcher:
         # Base64 takes four characters for three bytes, an encoded byte three characters.
         if len(text) > 3 * self._max_bytes:
             raise self._too_large(head, "more")
+        if text.count("%") > MOST_ESCAPES:
+            raise ImageRefused(
+                f"{short_url(head)},... holds more than {MOST_ESCAPES} encoded bytes: write it in "
+                "base64."
+            )
         try:
             content = unquote_to_bytes(text)
             if head.lower().endswith(";base64"):
@@ -278,6 +286,11 @@ def _split(url: str) -> SplitResult:
     Backslashes and control characters are refused: browsers, urllib and urllib3 do not agree
     on where the host ends in such an address.
     """
+    if len(url) > MOST_CHARACTERS:
+        raise ImageRefused(
+            f"{short_url(url)} is no address: it has {len(url)} characters, and at most "
+            f"{MOST_CHARACTERS} are read."
+        )
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -324,7 +337,7 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 
 def short_url(url: str) -> str:
     """``url`` for a message: without what may be a signature or a password, and not endless."""
-    text = url.split("?")[0]
+    text = url.partition("?")[0]
     if text[:5].lower() == "data:":
         text = text.partition(",")[0]
     return short(re.sub(r"//[^/]*@", "//", text), 120)

@@ -12,7 +12,13 @@ import pytest
 
 from backend.errors import ImageRefused, StudioRefused, StudioUnreachable
 from backend.label_studio.bulk import Studio
-from backend.label_studio.images import ImageFetcher, own_name, resolved
+from backend.label_studio.images import (
+    MOST_CHARACTERS,
+    MOST_ESCAPES,
+    ImageFetcher,
+    own_name,
+    resolved,
+)
 from tests.backend.host import PIXELS, Host, body, redirect, status
 from tests.backend.workplaces import TOKEN
 
@@ -357,6 +363,22 @@ def test_an_image_within_its_address_is_read_unasked(label_studio: Host, studio:
     for size in (101, 1000):
         with pytest.raises(ImageRefused, match=r"^data:image/png;base64 is too large"):
             fetcher.fetch(f"data:image/png;base64,{base64.b64encode(bytes(size)).decode()}")
+    assert label_studio.seen == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"data:image/png,{'%' * (MOST_ESCAPES + 1)}",
+        f"/data/upload/{'%41' * MOST_CHARACTERS}",
+        f"http://files.example/{'?' * MOST_CHARACTERS}",
+    ],
+)
+def test_an_address_without_end_is_not_decoded(label_studio: Host, studio: Studio, url: str):
+    """Decoding it would take 200 times its bytes."""
+    with pytest.raises(ImageRefused, match=r"encoded bytes|characters") as refused:
+        ImageFetcher(studio, ("files.example",)).fetch(url)
+    assert len(str(refused.value)) < 300
     assert label_studio.seen == []
 
 
