@@ -54,9 +54,12 @@ MAX_TAGS = 100_000
 MAX_DEPTH = 64
 MAX_CONTROLS = 1000
 
+# The text within tags is a label's name, and may be the name of each of those around it.
+MAX_LABEL_CHARACTERS = 1000
+
 # One place of a task's data: "$image", "$data.image", "$images[0]". "$images[{{idx}}]" and the like
 # name several.
-_DATA_KEY = re.compile(r"\$([\w.\- ]+(?:\[\d+\][\w.\- ]*)*)")
+_DATA_KEY = re.compile(r"\$([\w.\- ]+(?:\[\d{1,9}\][\w.\- ]*)*)")
 _STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
@@ -399,6 +402,11 @@ def _label_of(element: Element, parent: str) -> str:
     if not label.strip():
         raise BadLabelConfig(
             f"Every Label of '{short(parent, 40)}' must have a value, one has none."
+        )
+    if len(label) > MAX_LABEL_CHARACTERS:
+        raise BadLabelConfig(
+            f"A Label of '{short(parent, 40)}' may have at most {MAX_LABEL_CHARACTERS} characters, "
+            f"one has {len(label)}."
         )
     if label.startswith("$"):
         raise BadLabelConfig(

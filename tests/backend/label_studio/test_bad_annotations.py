@@ -496,6 +496,14 @@ EXTERNAL = '<!ENTITY e SYSTEM "file:///etc/passwd">'
         + '<BrushLabels name="b" toName="i"><Label value="a"/>' * 10_000
         + "</BrushLabels>" * 10_000
         + "</View>",
+        f'<View><Image name="i" value="$i[{"9" * 5000}]"/></View>',
+        '<View><Image name="i" value="$i"/>'
+        + '<BrushLabels name="b" toName="i">' * 30
+        + "<Label>" * 30
+        + "x" * 10**5
+        + "</Label>" * 30
+        + "</BrushLabels>" * 30
+        + "</View>",
         7,
         None,
     ],
