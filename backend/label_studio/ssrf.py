@@ -59,6 +59,10 @@ _NEVER = tuple(
         ("ff00::/8", _GROUP),
         ("fd00:ec2::/32", _CLOUD),  # Amazon
         ("fd20:ce::254/128", _CLOUD),  # Google
+        ("fd00:c1::a9fe:a9fe/128", _CLOUD),  # Oracle
+        ("fd00:100::100:200/128", _CLOUD),  # Alibaba
+        ("fd00:a9fe:a9fe::1/128", _CLOUD),  # Akamai
+        ("fd00:42::42/128", _CLOUD),  # Scaleway
     )
 )
 _V4_AT_THE_END = tuple(
