@@ -13,6 +13,7 @@ from backend.documented_field import documented, expected_value
 from backend.errors import BadRequest
 from backend.options import ProjectOptions, extra_params_object
 from backend.predict import TaskPrediction
+from backend.shorten import shorten
 
 MAX_ID = 2**63 - 1  # what the ledger's columns hold
 
@@ -57,7 +58,7 @@ def read_project(project: object) -> ProjectRef:
         pass
     raise BadRequest(
         "project must be '<id>.<created>' or an object with id and created_at, "
-        f"got {str(project)[:80]!r}."
+        f"got {shorten(project, 80)}."
     )
 
 

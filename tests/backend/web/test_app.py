@@ -207,10 +207,14 @@ def test_a_body_that_is_no_object_is_refused_in_a_sentence(
 
 @pytest.mark.parametrize(
     "project",
-    [None, 1, "1", "x.y", "1.2.3", "-1.5", f"{10**22}.1", f"1.{10**22}", {}, {"id": 1}, [1]],
+    [
+        *(None, 1, "1", "x.y", "1.2.3", "-1.5", f"{10**22}.1", f"1.{10**22}", {}, {"id": 1}, [1]),
+        pytest.param(b"[" * 1015 + b"]" * 1015, id="nested"),
+    ],
 )
 def test_a_project_that_cannot_be_read_is_named(client: FlaskClient, project: Any) -> None:
-    answer = post(client, "/webhook", {"action": "START_TRAINING", "project": project})
+    text = project if isinstance(project, bytes) else json.dumps(project).encode()
+    answer = post(client, "/webhook", b'{"action": "START_TRAINING", "project": %b}' % text)
     assert answer.status_code == 400
     assert "<id>.<created>" in answer.json["error"]  # type: ignore[index]
 
