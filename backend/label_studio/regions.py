@@ -33,6 +33,7 @@ from backend.label_studio.label_config import (
 )
 from backend.label_studio.region_counts import READ, Counts
 from backend.label_studio.shapes import (
+    check_inside,
     decoded_pixels,
     holds_shape,
     may_be_drawn,
@@ -287,6 +288,9 @@ def read_annotation(
             if effort > MOST_EFFORT:
                 break
             patch = patch_of(shape, size)
+            # Before it may be refused: what lies outside the image took as long.
+            effort += patch.mask.size + patch.effort
+            check_inside(shape, patch)
             if kind == READ:
                 value, kind, unclear = names.read(parts)
         except BadRegion as error:
@@ -294,7 +298,6 @@ def read_annotation(
             counts["broken", ""] += 1
             lost |= holds_shape(shape)
             continue
-        effort += patch.mask.size + patch.effort
         if kind[0] in ("prompt", "point"):
             patch.paint(canvas, _BENEATH, over=_BARE)
         else:

@@ -97,18 +97,18 @@ def patch_of(region: Mapping[str, Any], size: tuple[int, int]) -> Patch:
     shape = shape_of(region)
     if shape is None:
         raise BadRegion("Its value holds no shape that is read here.")
-    patch = _READERS[shape](region["value"], drawn_on, size)
-    if shape in _OUTLINES and not patch.mask.any():
-        _check_inside(region["value"])
-    return patch
+    return _READERS[shape](region["value"], drawn_on, size)
 
 
-def _check_inside(value: Mapping[str, Any]) -> None:
+def check_inside(region: Mapping[str, Any], patch: Patch) -> None:
     """Refuse a shape that covers no pixel because it lies elsewhere, not because it is too small.
 
     Raises:
         BadRegion: it begins outside the image.
     """
+    if shape_of(region) not in _OUTLINES or patch.mask.any():
+        return
+    value = region["value"]
     begins = (value.get("points") or value.get("vertices") or [value])[0]
     x, y = begins if isinstance(begins, list | tuple) else _point(begins)
     if not (0 <= x <= 100 and 0 <= y <= 100):

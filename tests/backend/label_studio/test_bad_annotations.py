@@ -292,8 +292,9 @@ def test_an_annotation_of_too_many_regions_is_left_out_as_a_whole() -> None:
         (bits(png(60, 40, chunk(b"IDAT", zlib.compress(bytes(2440)))), 60, 40), 2400),
         (box(0, 0, 100, 100), 2400 + 32 * 2 * 40),
         (polygon([[50, 0 if n % 2 else 100] for n in range(100)]), 32 * 40 * 100),
+        (polygon([[150, 0 if n % 2 else 100] for n in range(100)]), 32 * 40 * 100),
     ],
-    ids=["stroke", "broken stroke", "broken bitmask", "box", "crossings"],
+    ids=["stroke", "broken stroke", "broken bitmask", "box", "crossings", "outside"],
 )
 def test_an_annotation_of_too_many_pixels_is_left_out_as_a_whole(
     monkeypatch: pytest.MonkeyPatch, one: Region, pixels: int
