@@ -19,6 +19,13 @@ PREDICT_REST = "PREDICT_REST"
 check handles it."""
 
 
+MOST_WAITING = 20_000
+"""Events that wait for one check, as while a round runs; what more of them would say, it sees."""
+
+MOST_KEPT = 100_000
+"""Handled events of all projects, however young."""
+
+
 class Events:
     """Events trigger checks; a check that looked at Label Studio marks them as handled."""
 
@@ -38,6 +45,16 @@ class Events:
             key = db.connection().execute(_ADD, happened).inserted_primary_key
         assert key is not None  # of a single row there is one
         return int(key[0])
+
+    def are_enough(self, project_id: int) -> bool:
+        """Whether ``MOST_WAITING`` of a project wait: whoever has a webhook's secret sends many."""
+        waiting = (Event.project_id == project_id) & ~Event.handled
+        with self._db.read() as db:
+            first = db.scalar(select(func.min(Event.id)).where(waiting))
+            last = db.scalar(select(func.max(Event.id)))
+            if first is None or last is None or last - first < MOST_WAITING - 1:
+                return False  # as nearly always, by two looks into an index
+            return (db.scalar(select(func.count()).where(waiting)) or 0) >= MOST_WAITING
 
     def pending(self, project_id: int) -> list[Event]:
         """The unhandled events, oldest first."""
@@ -80,11 +97,14 @@ class Events:
 
     def drop_old(self, older_than_s: float) -> None:
         """Forget old events: all that are handled, and of the others all but the last of each
-        action, which still says that there is something to look at."""
+        action, which still says that there is something to look at. Of those that are not old,
+        what is handled and has ``MOST_KEPT`` after it."""
         old = Event.received_at < time.time() - older_than_s
         last = select(func.max(Event.id)).group_by(Event.project_id, Event.action)
         with self._db.write() as db:
             db.execute(delete(Event).where(old, or_(Event.handled, Event.id.not_in(last))))
+            newest = db.scalar(select(func.max(Event.id))) or 0
+            db.execute(delete(Event).where(Event.handled, Event.id <= newest - MOST_KEPT))
 
     def last_at(self, project_id: int) -> float | None:
         """When the last event came; None before the first."""

@@ -22,7 +22,7 @@ from backend.workplace import Workplace
 
 log = logging.getLogger(__name__)
 
-MOST_IDS = 1000
+MOST_IDS = 100
 """Ids that are kept of an event: they are for people who read the ledger, and say no more when
 there are many."""
 
@@ -58,6 +58,8 @@ def record_event(work: Workplace, event: Event, secret: str | None = None) -> Ke
     elif action != START_TRAINING:
         log.info("an action that is not known here was ignored: %s", action[:60])
         return {"ignored": f"{action[:60]} is not known here"}
+    if action != START_TRAINING and work.ledger.events.are_enough(project.id):
+        return {"ignored": "enough events of this project wait already"}
     return {"event": work.ledger.events.add(project.id, action, ids)}
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from backend.actions.rounds import pause, retrain
@@ -25,7 +26,7 @@ from backend.label_studio.webhook_secret import (
     webhook_header,
     webhook_key,
 )
-from backend.ledger import Project
+from backend.ledger import Event, Project
 from backend.ledger.projects import MOST_UNCONFIRMED
 from backend.rounds.schedule import check_project
 from backend.web.app import BODY_LIMITS, body_limit, build_app
@@ -281,6 +282,29 @@ def test_of_many_ids_the_first_are_kept(client: FlaskClient, work: Workplace) ->
     assert send(client, "/webhook", event(1, "TASKS_CREATED", tasks=tasks)).status_code == 201
     (pending,) = work.ledger.events.pending(row.id)
     assert pending.ids == list(range(MOST_IDS))
+
+
+def test_whoever_has_the_secret_does_not_fill_the_ledger(
+    client: FlaskClient, work: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.ledger.events.MOST_WAITING", 3)
+    monkeypatch.setattr("backend.ledger.events.MOST_KEPT", 2)
+    row, header = connected(work, 1)
+    other, of_other = connected(work, 2)
+    for _ in range(5):
+        assert send(client, "/webhook", event(1), header).status_code == 201
+    assert len(kept(work, row)) == 3
+    assert "enough" in send(client, "/webhook", event(1), header).get_data(as_text=True)
+    for _ in range(2):
+        send(client, "/webhook", event(2), of_other)
+    assert len(kept(work, other)) == 2
+    send(client, "/webhook", event(1, "START_TRAINING"))
+    assert kept(work, row)[-1] == "START_TRAINING"
+    work.ledger.events.handle([each.id for each in work.ledger.events.pending(row.id)])
+    work.ledger.events.drop_old(3600)
+    assert len(kept(work, other)) == 2
+    with work.ledger.database.read() as db:
+        assert sorted(db.scalars(select(Event.id))) == [4, 5, 6]
 
 
 def test_a_predict_has_a_limit_of_tasks() -> None:
