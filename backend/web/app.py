@@ -115,7 +115,7 @@ def _refuse_other_sites(app: Flask, backend_url: str) -> None:
         if request.method in ("GET", "HEAD"):
             return None
         origin = request.headers.get("Origin")
-        hosts = (request.headers.get("Host"), own_host)
+        hosts = {request.headers.get("Host"), own_host} - {""}  # the Origin "null" names none
         site = request.headers.get("Sec-Fetch-Site", "none")
         ours = origin is None or origin.partition("://")[2] in hosts
         if ours and site in ("none", "same-origin"):

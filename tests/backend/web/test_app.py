@@ -305,6 +305,7 @@ def test_what_is_not_sent_as_json_is_refused(
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "null", "Host": ""},
         {"Origin": "http://localhost:8080"},  # another port of this machine, as Label Studio's
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
