@@ -50,7 +50,7 @@ MB = 2**20
 
 WEBHOOK = "/webhook"
 
-BODY_LIMITS = {"/setup": MB, "/predict": 256 * MB, WEBHOOK: 32 * MB}
+BODY_LIMITS = {"/setup": MB, "/predict": 256 * MB, WEBHOOK: 4 * MB}
 """Bytes: a label config, which the ledger keeps; 500 tasks with the predictions that they already
 hold; and annotations with their masks, of which a larger one is found by reconciliation."""
 

@@ -44,8 +44,8 @@ SILENT_S = 10
 SEND_WITHIN_S = 2.0
 """What was answered before a stop, and waits for the client to read it, has so long."""
 
-IN_MEMORY_BYTES = 32 * 1024 * 1024
-"""A larger body waits in a temporary file. The largest webhook is kept in memory."""
+BODY_IN_MEMORY_BYTES, ANSWER_IN_MEMORY_BYTES = 4 * 2**20, 32 * 2**20
+"""Larger ones wait in a temporary file. The largest webhook is kept in memory."""
 
 BodyLimit = Callable[[str, str], int]
 """``limit(path, authorization)``: the bytes of a body that are read; 0 without the password."""
@@ -66,8 +66,8 @@ class Limits(Adjustments):
             channel_timeout=SILENT_S,
             cleanup_interval=1,
             max_request_header_size=HEAD_BYTES,
-            inbuf_overflow=IN_MEMORY_BYTES,
-            outbuf_overflow=IN_MEMORY_BYTES,
+            inbuf_overflow=BODY_IN_MEMORY_BYTES,
+            outbuf_overflow=ANSWER_IN_MEMORY_BYTES,
             asyncore_use_poll=True,  # select() ends at file number 1,024
             log_socket_errors=False,  # that a client left is no error of ours
             ident=None,

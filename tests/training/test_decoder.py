@@ -176,8 +176,8 @@ def test_a_decoder_that_was_taken_over_takes_nobody_along(said: bytes) -> None:
 def test_whoever_is_interrupted_gets_no_answer_of_an_earlier_image(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by the time limit of a job. A real SIGALRM would end pytest, whose stack for signals is too
-    small for the registers of some processors."""
+    """As by the time limit of a job. A real SIGALRM would end pytest, whose stack for signals is
+    too small for the registers of some processors."""
 
     def strike(of: object) -> Any:
         raise TimeoutError("a job's own")
