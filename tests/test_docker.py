@@ -93,7 +93,12 @@ def test_valkey_is_the_one_that_make_run_starts(compose: dict[str, Any]) -> None
 
 def test_the_image_installs_by_hash_what_make_run_installs() -> None:
     done = subprocess.run(
-        ["make", "-n", "runtime"], cwd=ROOT, capture_output=True, text=True, check=True
+        # Run by make itself, it would say where it is.
+        ["make", "-n", "--no-print-directory", "runtime"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     of_make = shlex.split(done.stdout)
     files = of_make[of_make.index(".venv") + 1 :]

@@ -258,7 +258,7 @@ def test_what_predict_says_of_labels_is_not_kept(client: FlaskClient, work: Work
     before = ledger_bytes(work)
     body = {"project": f"1.{CREATED}", "tasks": [], "label_config": "x" * 10_000_000}
     assert send(client, "/predict", body).json == {"results": []}
-    project = {"id": 1, "created_at": "2023-11-14T22:13:20Z", "label_config": "x" * 10_000_000}
+    project = {"id": 1, "created_at": "2023-11-14T22:13:20Z", "label_config": "x" * 4_000_000}
     assert send(client, "/webhook", {"action": "PROJECT_UPDATED", "project": project}).json == {
         "event": 1
     }
