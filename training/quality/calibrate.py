@@ -61,16 +61,22 @@ def fit_calibration(logits: Tensor, truth: Tensor, images: int) -> Calibration:
         by_scale = (probs * logits).sum(dim=1).mean() - of_truth
         return float(value), [float(by_scale), float(probs[:, 0].mean() - background)]
 
-    found = minimize(
-        loss,
-        [1.0, 0.0],
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE), (-MOST_BIAS, MOST_BIAS)],
-    )
-    inverse_temperature, bias = found.x.tolist()
-    trusted = images / (images + HALF_TRUSTED_IMAGES)
-    return Calibration(1 / inverse_temperature, (bias * trusted, *[0.0] * (logits.shape[1] - 1)))
+    def best(biases: tuple[float, float]) -> tuple[float, float]:
+        found = minimize(
+            loss,
+            [1.0, biases[0] / 2 + biases[1] / 2],
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE), biases],
+        )
+        inverse_temperature, bias = found.x.tolist()
+        return 1 / inverse_temperature, bias
+
+    _, whole = best((-MOST_BIAS, MOST_BIAS))
+    trusted = whole * images / (images + HALF_TRUSTED_IMAGES)
+    # The temperature that goes with the whole bias would not fit the part that is taken.
+    temperature, bias = best((trusted, trusted))
+    return Calibration(temperature, (bias, *[0.0] * (logits.shape[1] - 1)))
 
 
 def reliability(probs: Tensor, truth: Tensor, bins: int = 15) -> list[tuple[float, float, int]]:

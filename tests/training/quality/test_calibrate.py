@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from training.committee.calibration import Calibration
 from training.quality.calibrate import (
@@ -35,7 +38,13 @@ def test_a_bias_of_few_images_is_trusted_by_their_number():
     logits, truth = drawn(1.0, 1.0)
     whole, half = (fit_calibration(logits, truth, images) for images in (MANY, 10))
     assert half.bias[0] == pytest.approx(whole.bias[0] / 2)
-    assert half.temperature == whole.temperature
+    # The temperature is the best one beside that half.
+    losses = [
+        F.nll_loss(replace(half, temperature=t).probs(logits, dim=1).log(), truth).item()
+        for t in (half.temperature * 0.97, half.temperature, half.temperature * 1.03)
+    ]
+    assert losses[1] == min(losses)
+    assert half.temperature != whole.temperature
 
 
 def test_logits_that_know_nothing_stop_at_the_bound():
