@@ -9,9 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from flask.testing import FlaskClient
+
 from backend.label_studio.label_config import build_label_config
 from backend.ledger import upgrade
 from backend.settings import Settings, load_settings
+from backend.web.app import build_app
 from backend.workplace import Workplace
 from training.colours import class_colour
 
@@ -65,3 +68,14 @@ def brush_config(*labels: str) -> str:
     return build_label_config(
         (label, class_colour(index)) for index, label in enumerate(labels, start=1)
     )
+
+
+@contextmanager
+def open_client(settings: Settings) -> Iterator[FlaskClient]:
+    """A client of the web with these settings, without a server."""
+    app = build_app(settings)
+    try:
+        with app.test_client() as client:
+            yield client
+    finally:
+        app.extensions["committee"].close()

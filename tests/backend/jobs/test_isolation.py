@@ -22,9 +22,8 @@ from backend.jobs.safe_job import SafeJob
 from backend.ledger import Ledger
 from backend.ledger.projects import project_slug
 from backend.predict import predict_tasks
-from backend.web.app import build_app
 from backend.workplace import Workplace
-from tests.backend.workplaces import PASSWORD, USER, brush_config, open_workplace
+from tests.backend.workplaces import PASSWORD, USER, brush_config, open_client, open_workplace
 from tests.live.harness.servers import ValkeyServer
 from training.committee.registry import Registry, UnknownVersion
 from training.config import TrainConfig
@@ -50,10 +49,8 @@ def there(here: Workplace, tmp_path: Path, valkey: ValkeyServer) -> Iterator[Wor
 
 @pytest.fixture
 def client(here: Workplace) -> Iterator[FlaskClient]:
-    app = build_app(here.settings)
-    with app.test_client() as opened:
+    with open_client(here.settings) as opened:
         yield opened
-    app.extensions["committee"].close()
 
 
 def post(client: FlaskClient, path: str, body: Any) -> Any:

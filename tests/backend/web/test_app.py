@@ -15,7 +15,7 @@ from backend.ledger import Ledger, upgrade
 from backend.settings import Settings, load_settings
 from backend.web.app import build_app
 from backend.workplace import Workplace
-from tests.backend.workplaces import brush_config, make_ledger, make_settings
+from tests.backend.workplaces import brush_config, make_ledger, make_settings, open_client
 from tests.captures import captured
 
 SERVER = "http://studio.test"
@@ -269,14 +269,12 @@ def test_versions_lists_publications(client: FlaskClient) -> None:
 def test_without_a_label_studio_the_web_says_what_to_set(tmp_path: Path) -> None:
     alone = load_settings(_env_file=None, data_dir=tmp_path, basic_auth_pass="secret")
     upgrade(alone.ledger_url)
-    app = build_app(alone)
-    with app.test_client() as client:
+    with open_client(alone) as client:
         answer = client.post(
             "/webhook",
             json={"action": "START_TRAINING", "project": PROJECT},
             auth=("committee", "secret"),
         )
-    app.extensions["committee"].close()
     assert answer.status_code == 503
     assert answer.json["error"].startswith("No Label Studio is known: set LABEL_STUDIO_URL")
 

@@ -29,12 +29,12 @@ from backend.label_studio.webhook_secret import (
 from backend.ledger import Event, Project
 from backend.ledger.projects import MOST_UNCONFIRMED
 from backend.rounds.schedule import check_project
-from backend.web.app import BODY_LIMITS, body_limit, build_app
+from backend.web.app import BODY_LIMITS, body_limit
 from backend.web.events import MOST_IDS
 from backend.web.messages import MOST_TASKS
 from backend.web.openapi import openapi
 from backend.workplace import Workplace
-from tests.backend.workplaces import PASSWORD, USER, brush_config, open_workplace
+from tests.backend.workplaces import PASSWORD, USER, brush_config, open_client, open_workplace
 
 CONFIG = brush_config("Cell")
 CREATED = 1700000000
@@ -53,10 +53,8 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
 
 @pytest.fixture
 def client(work: Workplace) -> Iterator[FlaskClient]:
-    app = build_app(work.settings)
-    with app.test_client() as opened:
+    with open_client(work.settings) as opened:
         yield opened
-    app.extensions["committee"].close()
 
 
 def connected(work: Workplace, studio_id: int) -> tuple[Project, str]:
