@@ -7,10 +7,12 @@ client that sends a byte now and then take for ever.
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -142,7 +144,7 @@ class Connection(HTTPChannel):
 
 
 class Server(TcpWSGIServer):
-    """Serves ``app`` on a socket that is bound already, until SystemExit.
+    """Serves ``app`` on a socket that is bound already, until SIGTERM.
 
     Args:
         tick: called every second by the loop.
@@ -170,9 +172,12 @@ class Server(TcpWSGIServer):
             bind_socket=False,
         )
         self._tick = tick
+        self._stopped = False
 
     def run(self) -> None:
+        signal.signal(signal.SIGTERM, self._stop)
         super().run()  # threads that were at work have ended
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.close()
         deadline = time.monotonic() + SEND_WITHIN_S
         while time.monotonic() < deadline and any(
@@ -180,7 +185,15 @@ class Server(TcpWSGIServer):
         ):
             self.asyncore.loop(timeout=0.1, map=self._map, use_poll=True, count=1)
 
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        # An exception here would leave waitress' buffers in the middle of a read, and an answer
+        # would never be sent to its end. The loop asks ``readable`` at each turn.
+        self._stopped = True
+        self.pull_trigger()
+
     def readable(self) -> bool:
+        if self._stopped:
+            raise SystemExit
         # waitress goes by the wall clock: set back, it would wait until it has caught up.
         now = time.time()
         if self.next_channel_cleanup > now + self.adj.cleanup_interval:
