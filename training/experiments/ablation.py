@@ -28,10 +28,10 @@ from training.fitting.budget import steps_within
 from training.fitting.fit import fit_member
 from training.fitting.speed import seconds_per_step
 from training.images import nearest
+from training.particles.matching import Particles, particles
 from training.process_pool import process_pool
 from training.quality.assessment import assess
 from training.quality.metrics import Overlap, auroc, overlap
-from training.quality.particles import Particles, particles
 from training.quality.quality import Quality
 
 PIXELS_PER_IMAGE = 4000

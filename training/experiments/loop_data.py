@@ -17,7 +17,7 @@ from training.datasets.labelled import Labelled, LabelledFolder, by_hash, read_l
 from training.examples import Example
 from training.experiments.loop_config import BadLoop, Groups, LoopConfig
 from training.files import write_atomically
-from training.quality.particles import count_particles
+from training.particles.matching import count_particles
 
 START_PREFIX = "start:"
 """Begins the key of an image from the folder that a domain shift starts from."""

@@ -26,7 +26,7 @@ from training.experiments.ablation import (
 )
 from training.experiments.loop_config import BadLoop
 from training.images import shrink
-from training.quality.particles import count_particles
+from training.particles.matching import count_particles
 
 TINY = "network=unet,steps=3,crop_px=64,batch=2"
 

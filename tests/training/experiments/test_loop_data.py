@@ -8,7 +8,7 @@ from tests.training.experiments.small_loop import write_config
 from training.datasets.labelled import read_labelled_folder
 from training.experiments.loop_config import BadLoop, read_config
 from training.experiments.loop_data import find_data
-from training.quality.particles import count_particles
+from training.particles.matching import count_particles
 
 
 @pytest.mark.parametrize(

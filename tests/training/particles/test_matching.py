@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from training.quality.particles import Particles, count_particles, particles
+from training.particles.matching import Particles, count_particles, particles
 
 
 def test_particles_are_counted_class_by_class():

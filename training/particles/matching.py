@@ -1,14 +1,14 @@
-"""Particles, the connected sets of pixels of one class: how many, and how many were found."""
+"""Particles of a truth and of a prediction: how many, and how many were found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.masks import UNKNOWN
+from training.particles.instances import connected, instances
 
 MATCHING_IOU = 0.5
 """A particle is found by one of its class whose IoU with it is above this. Above a half no particle
@@ -60,21 +60,14 @@ def particles(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: i
     known = np.where(truth == UNKNOWN, 0, predicted)
     counts = np.zeros((3, classes), np.int64)
     for c in range(1, classes):
-        (true_count, true), (count, ours) = _numbered(truth == c), _numbered(known == c)
-        counts[:, c] = true_count, count, _matches(true, ours)
+        true, ours = connected(truth == c), connected(known == c)
+        counts[:, c] = true.max(initial=0), ours.max(initial=0), _matches(true, ours)
     return Particles(*counts)
 
 
 def count_particles(mask: NDArray[np.uint8]) -> int:
     """Connected sets (8 neighbours) of pixels of one class but background, in a mask [H, W]."""
-    classes = [int(c) for c in np.unique(mask) if c not in (0, UNKNOWN)]
-    return sum(_numbered(mask == c)[0] for c in classes)
-
-
-def _numbered(inside: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32]]:
-    """How many particles, and the pixels [H, W] by their particle's number from 1; 0 outside."""
-    count, numbers = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)
-    return count - 1, np.asarray(numbers, np.int32)
+    return len(instances(mask).classes)
 
 
 def _matches(true: NDArray[np.int32], ours: NDArray[np.int32]) -> int:

@@ -1,0 +1,2 @@
+"""Particles, the things of one class that lie in a mask: which pixels are one, how many were found.
+Quality, figures, experiments and backend may import it."""
