@@ -300,6 +300,15 @@ class Studio(StudioHttp):
     def views(self, project_id: int) -> list[Json]:
         return cast(list[Json], self.get("/api/dm/views/", {"project": project_id}))
 
+    def columns(self, project_id: int) -> list[tuple[str, str]]:
+        """The columns of the Data Manager, as views name them, and their types."""
+        found = self.get("/api/dm/columns/", {"project": project_id})["columns"]
+        return [
+            (f"tasks:{'data.' * (each.get('parent') == 'data')}{each['id']}", each["type"])
+            for each in found
+            if "children" not in each
+        ]
+
     def create_view(self, project_id: int, data: Json) -> Json:
         """Add a tab of the Data Manager, which everybody sees."""
         body = {"project": project_id, "data": data}

@@ -22,6 +22,10 @@ WITHOUT_MODEL = "Uniform sampling"
 # Label Studio sends the lowest score first; NULLs come last. Only the first entry counts.
 ORDERING = ["tasks:predictions_score"]
 
+SHOWN = {"tasks:predictions_score", "tasks:annotators"}
+"""Columns of the view, beside the images. None may tell which tasks are audits: people label
+what they know to be tested otherwise."""
+
 
 def set_order(studio: Studio, project_id: int, model_version: str | None) -> int:
     """Make Label Studio serve tasks in the order of ``model_version``'s scores, lowest first.
@@ -53,5 +57,17 @@ def _queue_view(studio: Studio, project_id: int) -> int:
             if data.get("ordering") != ORDERING:
                 studio.update_view(view["id"], project_id, {**data, "ordering": list(ORDERING)})
             return int(view["id"])
-    made = studio.create_view(project_id, {"title": VIEW_TITLE, "ordering": list(ORDERING)})
+    hidden = [name for name, kind in studio.columns(project_id) if not _shown(name, kind)]
+    made = studio.create_view(
+        project_id,
+        {
+            "title": VIEW_TITLE,
+            "ordering": list(ORDERING),
+            "hiddenColumns": {"explore": hidden, "labeling": hidden},
+        },
+    )
     return int(made["id"])
+
+
+def _shown(name: str, kind: str) -> bool:
+    return name in SHOWN or kind == "Image"

@@ -190,6 +190,9 @@ def test_connecting_sets_what_pre_annotations_and_the_queue_need(
     assert view["id"] == connection.view_id
     assert view["data"]["title"] == VIEW_TITLE
     assert view["data"]["ordering"] == ORDERING
+    hidden = view["data"]["hiddenColumns"]["explore"]
+    shown = {name for name, _ in studio.columns(made.id)} - set(hidden)
+    assert shown == {"tasks:data.image", "tasks:predictions_score", "tasks:annotators"}
 
 
 def test_connecting_twice_is_connecting_once(

@@ -74,6 +74,8 @@ class MemoryStudio(Studio):
                 raise StudioRefused("refused by the test", 500)
         if path == "/api/projects/3/model-versions":
             return self.versions
+        if path == "/api/dm/columns":
+            return {"columns": []}
         if path == "/api/projects/3":
             self.settings |= body
             return {**PROJECT, **self.settings}

@@ -87,6 +87,9 @@ class MemoryStudio:
     def views(self, _project_id: int) -> list[Json]:
         return []
 
+    def columns(self, _project_id: int) -> list[tuple[str, str]]:
+        return []
+
     def create_view(self, _project_id: int, data: Json) -> Json:
         return {"id": 1, "data": data}
 
