@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from backend import __version__
+from backend.commands.backup import backup, restore
 from backend.commands.connect import connect
 from backend.commands.disconnect import disconnect
 from backend.commands.doctor import doctor
@@ -55,6 +56,7 @@ def cli() -> None:
 
 
 for command in (
+    backup,
     connect,
     disconnect,
     doctor,
@@ -63,6 +65,7 @@ for command in (
     migrate,
     pause,
     replay_command,
+    restore,
     resume,
     retrain,
     rollback,

@@ -59,6 +59,11 @@ MOST_NAMES = 8
 """Names of one Label Studio that are kept: uploads go on carrying an earlier one."""
 
 
+def label_studio_folder(data_dir: Path) -> Path:
+    """The folder of the Label Studio that ``make run`` starts: its database, uploads and key."""
+    return data_dir / "label-studio"
+
+
 def announced_names(data_dir: Path, server: str) -> list[str]:
     """The addresses that Label Studio at ``server`` said it has, newest first."""
     names = _announced(data_dir).get(server, [])

@@ -6,9 +6,10 @@ half way. Reads never block (WAL).
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,29 @@ def _newer(revision: str) -> str:
         f"The ledger has schema {revision}, this release knows up to {HEAD}: "
         "install the newer release, or use another DATA_DIR."
     )
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a SQLite database that others may be writing to: the copy is one state of it.
+
+    Args:
+        target: a file that is not there yet; it needs no log beside it.
+
+    Raises:
+        sqlite3.Error: ``source`` is no sound database, is locked for half a minute, or the disk of
+            ``target`` is full.
+    """
+    # Not read-only: what a killed writer left half done can only be taken back by writing.
+    with (
+        closing(sqlite3.connect(f"{source.as_uri()}?mode=rw", uri=True, timeout=30)) as reader,
+        closing(sqlite3.connect(target)) as writer,
+    ):
+        # In one step: in several each write of others would begin it anew.
+        reader.backup(writer)
+        writer.execute("PRAGMA journal_mode=DELETE")
+        problem = writer.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise sqlite3.DatabaseError(f"it is damaged: {problem}")
 
 
 class Database:

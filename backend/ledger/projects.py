@@ -139,6 +139,16 @@ class Projects:
         with self._db.write() as db:
             db.execute(update(Project).where(Project.id == project_id).values(**fields))
 
+    def move(self, server: str, new_server: str) -> None:
+        """Know the projects of a Label Studio by another address of the same one.
+
+        Raises:
+            IntegrityError: some are known by both addresses.
+        """
+        with self._db.write() as db:
+            moved = update(Project).where(Project.server == server)
+            db.execute(moved.values(server=new_server))
+
     def forget(self, project_id: int) -> None:
         """Delete everything that the ledger holds of a project."""
         with self._db.write() as db:

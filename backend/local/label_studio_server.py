@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from backend.data_dir import load_secrets, remember, remembered
+from backend.data_dir import label_studio_folder, load_secrets, remember, remembered
 from backend.installation import ensure_environment
 from backend.local.child import Child
 from backend.local.errors import CannotRun
@@ -57,7 +57,7 @@ def local_label_studio(
     """
     data_dir, host = settings.data_dir, settings.local_label_studio_host
     url, port = _address(data_dir, host)
-    folder = data_dir / "label-studio"
+    folder = label_studio_folder(data_dir)
     folder.mkdir(mode=0o700, exist_ok=True)
     if not (folder / "label_studio.sqlite3").exists():
         progress.message("Label Studio's first start makes its database: about a minute.")

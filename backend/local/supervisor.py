@@ -311,10 +311,13 @@ class Supervisor:
 def _welcome(settings: Settings, own_studio: bool, project: int | None) -> str:
     lines = ["", "Everything is running.", ""]
     if own_studio:
+        password = load_secrets(settings.data_dir)["label_studio_password"]
+        if "JOURNAL_STREAM" in os.environ and not sys.stdout.isatty():  # no secret in systemd's log
+            password = f"label_studio_password in {settings.data_dir}/secrets.json"
         lines += [
             f"  Label Studio  {settings.label_studio_url}",
             f"  log in as     {LABEL_STUDIO_USER}",
-            f"  password      {load_secrets(settings.data_dir)['label_studio_password']}",
+            f"  password      {password}",
             "",
         ]
     lines += [

@@ -12,6 +12,9 @@ from training.files import read_plain_file, write_atomically
 
 log = logging.getLogger(__name__)
 
+COMPILED_FILES = "compiled-*.blob"
+"""Made anew where they are missing."""
+
 
 @dataclass(frozen=True)
 class CompiledCache:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.committee.committee import Committee
+from training.committee.removals import may_remove
 from training.committee.version import (
     SHEET_FILE,
     VERSION_FILE,
@@ -182,8 +183,11 @@ class Registry:
         return path if path.exists() else None
 
     def delete_version(self, project: str, version: int) -> None:
-        """Remove a version; nothing if it is gone already."""
-        remove_folder(self.version_path(project, version))
+        """Remove a version; nothing if it is gone already, or the registry is being copied."""
+        path = self.version_path(project, version)
+        with may_remove(self.root) as may:
+            if may:
+                remove_folder(path)
 
     def prune_versions(self, project: str, keep: Collection[int]) -> list[int]:
         """Remove the versions that are not in ``keep``, and what a dead process was writing.
@@ -194,12 +198,13 @@ class Registry:
         folder = self._folder(project, "versions")
         if not folder.exists():
             return []
-        gone = [number for number in self.versions(project) if number not in keep]
-        for number in gone:
-            self.delete_version(project, number)
+        there = self.versions(project)
+        for number in there:
+            if number not in keep:
+                self.delete_version(project, number)
         for path in (*folder.glob(".*"), *folder.parent.glob(".*")):
             _remove_stale(path)
-        return gone
+        return sorted({*there} - {*self.versions(project)})
 
     def _existing(self, project: str, version: int) -> Path:
         path = self.version_path(project, version)
@@ -261,13 +266,14 @@ class Registry:
         if not folder.exists():
             return 0
         removed = 0
-        for path in folder.iterdir():
-            if path.suffix == ".npz" and not path.name.startswith("."):
-                if path.stem not in keep:
-                    path.unlink(missing_ok=True)
-                    removed += 1
-            else:
-                _remove_stale(path)
+        with may_remove(self.root) as may:
+            for path in folder.iterdir():
+                if path.suffix == ".npz" and not path.name.startswith("."):
+                    if may and path.stem not in keep:
+                        path.unlink(missing_ok=True)
+                        removed += 1
+                else:
+                    _remove_stale(path)
         return removed
 
     def _arrays(self, project: str, digest: str, *names: str) -> dict[str, NDArray[Any]]:
@@ -332,8 +338,11 @@ class Registry:
         return steps if isinstance(steps, int) and steps > 0 else None
 
     def drop_round(self, project: str, round_id: int) -> None:
-        """Remove a round's scratch files; nothing if they are gone already."""
-        remove_folder(self.round_path(project, round_id))
+        """Remove a round's scratch files; nothing if they are gone, or the registry is copied."""
+        path = self.round_path(project, round_id)
+        with may_remove(self.root) as may:
+            if may:
+                remove_folder(path)
 
     def prune_rounds(self, project: str, ended: Callable[[int], bool]) -> None:
         """Remove the scratch files of all rounds that have ended."""

@@ -25,6 +25,17 @@ def test_every_option_of_every_command_has_a_help_text() -> None:
 def test_the_commands_are_the_promised_ones() -> None:
     """Scripts call them: a command is never renamed without its old name."""
     assert set(cli.commands) == {
-        *("connect", "disconnect", "doctor", "explain", "map", "migrate", "pause", "replay"),
-        *("resume", "retrain", "rollback", "run", "serve", "status", "versions", "worker"),
+        *("backup", "connect", "disconnect", "doctor", "explain", "map", "migrate", "pause"),
+        *(
+            "replay",
+            "restore",
+            "resume",
+            "retrain",
+            "rollback",
+            "run",
+            "serve",
+            "status",
+            "versions",
+            "worker",
+        ),
     }

@@ -1,0 +1,185 @@
+"""A backup becomes the state of a fresh DATA_DIR, whole or not at all.
+
+Everything is copied and compared with its digest beside its place, and then moved there, the ledger
+last: a restore that is ended in the middle can be repeated. That nobody else may read it is for the
+umask of the command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sqlalchemy.exc import IntegrityError
+
+from backend.actions.backup import (
+    BadBackup,
+    Manifest,
+    Report,
+    SavedFile,
+    describe_os_error,
+    the_backup,
+)
+from backend.data_dir import announced_names, remember, remember_name
+from backend.errors import BackendError
+from backend.ledger import Ledger
+from backend.settings import Settings
+from training.committee.removals import LOCK_FILE
+
+STAGING = ".restoring"
+_BLOCK = 2**20
+
+
+class CannotRestore(BackendError):
+    """DATA_DIR is not fresh, or cannot be written, or it is not clear what is meant."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What ``restore`` did; ``label_studio_url`` is what the ledger's projects are of now."""
+
+    folder: Path
+    manifest: Manifest
+    label_studio_url: str | None
+
+
+def restore(
+    settings: Settings,
+    target: Path,
+    label_studio_url: str | None = None,
+    report: Report = lambda _what: None,
+) -> Restored:
+    """Put the newest backup in ``target``, or the one that it is, into a fresh DATA_DIR.
+
+    Args:
+        settings: say where DATA_DIR, ledger and registry are here.
+        label_studio_url: the address that the backup's Label Studio has here, if it is another.
+
+    Raises:
+        BadBackup: there is none, or it is damaged.
+        CannotRestore: nothing was changed.
+    """
+    folder = the_backup(target)
+    manifest = Manifest.read(folder)
+    _check_fresh(settings)
+    url = _label_studio_url(settings, manifest, label_studio_url)
+    places = {
+        "data": settings.data_dir,
+        "registry": settings.registry_path,
+        "ledger.sqlite3": settings.ledger_path.parent,
+    }
+    stagings = [place / STAGING for place in dict.fromkeys(places.values())]
+    try:
+        for staging in stagings:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        for done, (name, saved) in enumerate(manifest.files.items()):
+            report(f"Restoring: {done} of {len(manifest.files)} files")
+            kind, _, below = name.partition("/")
+            if kind not in places:
+                raise BadBackup(f"{folder / name} is nothing that is known here: use another.")
+            below = below or settings.ledger_path.name
+            _copy(folder / name, places[kind] / STAGING / below, saved)
+        if url != manifest.label_studio_url:
+            _move(settings, manifest, str(url))
+        _into_place(settings, stagings)
+    except OSError as error:
+        raise CannotRestore(
+            f"The backup was not restored ({describe_os_error(error, settings.data_dir)}). Correct "
+            "that and run it again."
+        ) from error
+    finally:
+        for staging in stagings:
+            shutil.rmtree(staging, ignore_errors=True)
+    return Restored(folder, manifest, url)
+
+
+def _check_fresh(settings: Settings) -> None:
+    """Refuse to mix two states. Passwords alone are none: reading the settings makes them."""
+    for root in (settings.data_dir, settings.registry_path, settings.ledger_path):
+        for path in _files(root):
+            if path != settings.data_dir / "secrets.json" and path.name != LOCK_FILE:
+                raise CannotRestore(
+                    f"DATA_DIR must be fresh to restore into, and there is {path}: set DATA_DIR "
+                    "to a new folder (and REGISTRY_URL and LEDGER_URL, if you set them)."
+                )
+
+
+def _files(root: Path) -> Iterator[Path]:
+    if root.is_file():
+        yield root
+    for path in root.rglob("*"):
+        if not path.is_dir() and STAGING not in path.relative_to(root).parts:
+            yield path
+
+
+def _label_studio_url(settings: Settings, manifest: Manifest, given: str | None) -> str | None:
+    """The address of the projects' Label Studio from now on; a doubt is asked about."""
+    then, here = manifest.label_studio_url, settings.label_studio_url
+    if given is None and None not in (then, here) and then != here:
+        raise CannotRestore(
+            f"The backup's projects are of the Label Studio at {then}, and LABEL_STUDIO_URL is "
+            f"{here}. If that is the same Label Studio under another address, add "
+            f"--label-studio-url {here}; if not, add --label-studio-url {then}."
+        )
+    if given is not None and then is None:
+        raise CannotRestore("The backup knows no Label Studio: leave --label-studio-url out.")
+    if given is not None and manifest.own_studio and urlsplit(given).port is None:
+        raise CannotRestore(f"The local Label Studio needs a port: --label-studio-url {given}:8080")
+    return then if given is None else given
+
+
+def _copy(source: Path, target: Path, saved: SavedFile) -> None:
+    digest = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        reader = source.open("rb")
+    except OSError as error:
+        raise BadBackup(
+            f"{source} cannot be read ({error.strerror}): use another backup."
+        ) from error
+    with reader, target.open("xb") as writer:
+        while block := reader.read(_BLOCK):
+            digest.update(block)
+            writer.write(block)
+    if digest.hexdigest() != saved.sha256:
+        raise BadBackup(f"{source} is not what was saved, so nothing is restored: use another.")
+    # The next backup into the same folder then links what it has.
+    os.utime(target, ns=(saved.mtime_ns, saved.mtime_ns))
+
+
+def _move(settings: Settings, manifest: Manifest, url: str) -> None:
+    """The same Label Studio has the address ``url`` here."""
+    then = str(manifest.label_studio_url)
+    ledger = Ledger(
+        f"sqlite:///{settings.ledger_path.parent / STAGING / settings.ledger_path.name}"
+    )
+    try:
+        ledger.projects.move(then, url)
+    except IntegrityError as error:
+        raise CannotRestore(
+            f"The ledger knows projects both of {then} and of {url}, and some are the same: they "
+            f"cannot become one. Restore with --label-studio-url {then}."
+        ) from error
+    finally:
+        ledger.close()
+    data = settings.data_dir / STAGING
+    # Uploads go on carrying the names that it had.
+    for name in (*reversed(announced_names(data, then)), then):
+        remember_name(data, url, name)
+    if manifest.own_studio:
+        remember(data, label_studio_url=url)
+
+
+def _into_place(settings: Settings, stagings: list[Path]) -> None:
+    os.sync()
+    ledger = settings.ledger_path.parent / STAGING / settings.ledger_path.name
+    found = [path for staging in stagings for path in sorted(staging.iterdir()) if path != ledger]
+    for path in (*found, ledger):
+        place = path.parent.parent / path.name
+        path.rename(place)

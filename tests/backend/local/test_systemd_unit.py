@@ -1,0 +1,53 @@
+"""The unit that starts `make run` with the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backend.cli import cli
+from backend.local.supervisor import STOP_S, STOP_VALKEY_S
+from backend.local.systemd_unit import systemd_unit
+from backend.settings import ROOT
+
+
+def test_it_names_this_checkout_and_this_data_dir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    printed = CliRunner().invoke(cli, ["run", "--systemd-unit"])
+    lines = printed.output.splitlines()
+    assert printed.exit_code == 0
+    assert f'ExecStart="{sys.executable}" -m backend run' in lines
+    assert f"WorkingDirectory={ROOT}" in lines
+    assert f'Environment="DATA_DIR={tmp_path}/data"' in lines
+
+
+def test_systemd_waits_longer_than_our_own_stop_takes() -> None:
+    (limit,) = [line for line in systemd_unit(Path("/d")).splitlines() if "TimeoutStopSec" in line]
+    assert float(limit.partition("=")[2]) > STOP_S + STOP_VALKEY_S
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here to check by")
+@pytest.mark.parametrize("name", ["plain", "100 % of a $HOME, with blanks"])
+def test_systemd_takes_it(tmp_path: Path, name: str) -> None:
+    root = tmp_path / name
+    root.mkdir()
+    python = root / "python"
+    python.symlink_to(sys.executable)
+    unit = tmp_path / "committee.service"
+    unit.write_text(systemd_unit(root / "data", root, str(python)))
+    checked = subprocess.run(
+        ["systemd-analyze", "--user", "verify", str(unit)],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
