@@ -1,8 +1,8 @@
-"""A backup becomes the state of a fresh DATA_DIR, whole or not at all.
+"""A backup becomes the state of a fresh DATA_DIR.
 
-Everything is copied and compared with its digest beside its place, and then moved there, the ledger
-last: a restore that is ended in the middle can be repeated. That nobody else may read it is for the
-umask of the command line.
+Everything is copied into a folder beside its place and compared with its digest. Only then it is
+moved there, the ledger last: a restore that is killed while it copies can be repeated. The umask of
+the command line keeps others from reading it.
 """
 
 from __future__ import annotations

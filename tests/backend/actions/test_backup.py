@@ -337,6 +337,18 @@ class TestALabelStudioThatHasAnotherAddress:
         assert announced_names(here.data_dir, moved) == [SERVER, "http://proxy.test"]
         assert verify(tmp_path / "backups" / all_backups(tmp_path / "backups")[0])
 
+    def test_that_the_ledger_knows_by_both_stays_with_the_old_one(self, tmp_path: Path) -> None:
+        old, moved = make_settings(tmp_path / "old"), "http://moved.test"
+        work = Workplace(old)
+        for server in (SERVER, moved):
+            work.ledger.projects.ensure(server, 7, CREATED_S, title="Urine")
+        work.close()
+        back_up(old, tmp_path / "backups")
+        here = settings_of(tmp_path / "new")
+        with pytest.raises(CannotRestore, match="cannot become one"):
+            restore(here, tmp_path / "backups", moved)
+        restore(here, tmp_path / "backups", SERVER)
+
     def test_may_be_the_one_of_make_run(
         self, settings: Settings, fresh: Settings, tmp_path: Path
     ) -> None:
