@@ -312,7 +312,7 @@ def _welcome(settings: Settings, own_studio: bool, project: int | None) -> str:
     lines = ["", "Everything is running.", ""]
     if own_studio:
         password = load_secrets(settings.data_dir)["label_studio_password"]
-        if "JOURNAL_STREAM" in os.environ and not sys.stdout.isatty():  # no secret in systemd's log
+        if _writes_to_journal():  # no secret in a log
             password = f"label_studio_password in {settings.data_dir}/secrets.json"
         lines += [
             f"  Label Studio  {settings.label_studio_url}",
@@ -329,6 +329,12 @@ def _welcome(settings: Settings, own_studio: bool, project: int | None) -> str:
         "Ctrl-C stops it all; nothing is lost.",
     ]
     return "\n".join(lines)
+
+
+def _writes_to_journal() -> bool:
+    """Whether systemd keeps what is printed: it names the stream by device and inode."""
+    output = os.fstat(1)
+    return os.environ.get("JOURNAL_STREAM") == f"{output.st_dev}:{output.st_ino}"
 
 
 def _next_steps(label_studio_url: str, project: int | None) -> list[str]:

@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from backend.cli import cli
-from backend.local.supervisor import STOP_S, STOP_VALKEY_S
+from backend.data_dir import load_secrets
+from backend.local.supervisor import STOP_S, STOP_VALKEY_S, _welcome
 from backend.local.systemd_unit import systemd_unit
-from backend.settings import ROOT
+from backend.settings import ROOT, load_settings
 
 
 def test_it_names_this_checkout_and_this_data_dir(
@@ -32,6 +33,20 @@ def test_it_names_this_checkout_and_this_data_dir(
 def test_systemd_waits_longer_than_our_own_stop_takes() -> None:
     (limit,) = [line for line in systemd_unit(Path("/d")).splitlines() if "TimeoutStopSec" in line]
     assert float(limit.partition("=")[2]) > STOP_S + STOP_VALKEY_S
+
+
+def test_the_password_is_not_printed_into_systemds_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(_env_file=None, data_dir=tmp_path)
+    password = load_secrets(tmp_path)["label_studio_password"]
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")  # of a terminal that systemd started
+    assert password in _welcome(settings, own_studio=True, project=None)
+    output = os.fstat(1)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{output.st_dev}:{output.st_ino}")
+    shown = _welcome(settings, own_studio=True, project=None)
+    assert password not in shown
+    assert f"label_studio_password in {tmp_path}/secrets.json" in shown
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here to check by")
