@@ -9,4 +9,7 @@ BODY_WITHIN_S = server.BODY_WITHIN_S = 2.0
 SILENT_S = server.SILENT_S = 2
 
 if __name__ == "__main__":
+    # Once for all processes, also those that replace a killed one: it takes each of them seconds.
+    import backend.web.app  # noqa: F401
+
     serve(load_settings())

@@ -73,10 +73,22 @@ def test_nothing_outlives_a_killed_parent_and_its_port_is_free(tmp_path: Path) -
     wait_until(lambda: can_be_bound(web.port), PATIENCE_S, "the port")
 
 
-SLOW_WEB = """
-import threading
+STAND_IN = """
+import sys
+from types import SimpleNamespace
 from backend.settings import load_settings
-from backend.web import app, serve
+from backend.web import serve, server
+
+def serve_instead_of_ours(build_app):
+    sys.modules["backend.web.app"] = SimpleNamespace(
+        build_app=build_app, body_limit=lambda settings: lambda path, sent: 0
+    )
+    serve.serve(load_settings())
+"""
+"""Python that serves an app of the test's own. Ours is not imported: that takes seconds."""
+
+SLOW_WEB = f"""{STAND_IN}
+import threading
 
 def slow(environ, start_response):
     print("at work", flush=True)
@@ -84,15 +96,11 @@ def slow(environ, start_response):
     start_response("200 OK", [("Content-Length", "4")])
     return [b"done"]
 
-app.build_app = lambda settings: slow
-serve.serve(load_settings())
+serve_instead_of_ours(lambda settings: slow)
 """
 
 
-LARGE_WEB = """
-from backend.settings import load_settings
-from backend.web import app, serve, server
-
+LARGE_WEB = f"""{STAND_IN}
 def large(environ, start_response):
     start_response("200 OK", [("Content-Length", str(2 ** 23))])
     print("answered", flush=True)
@@ -100,22 +108,22 @@ def large(environ, start_response):
 
 # A busy machine does not send so much within 2 s.
 server.SEND_WITHIN_S, serve.STOP_S = 60, 90
-app.build_app = lambda settings: large
-serve.serve(load_settings())
+serve_instead_of_ours(lambda settings: large)
 """
 
 
-HANGING_WEB = """
-from backend.settings import load_settings
-from backend.web import app, serve
-
+HANGING_WEB = f"""{STAND_IN}
 def empty(environ, start_response):
     start_response("204 No Content", [])
     return []
 
 serve.HANGS_S = 3
-app.build_app = lambda settings: empty
-serve.serve(load_settings())
+serve_instead_of_ours(lambda settings: empty)
+"""
+
+
+BROKEN_WEB = f"""{STAND_IN}
+serve_instead_of_ours(lambda settings: 1 / 0)
 """
 
 
@@ -205,13 +213,7 @@ def test_a_taken_port_is_named_and_what_to_do(web: Web, tmp_path: Path) -> None:
 
 
 def test_an_app_that_cannot_be_built_ends_the_web_instead_of_a_loop(tmp_path: Path) -> None:
-    code = (
-        "from backend.settings import load_settings\n"
-        "from backend.web import app, serve\n"
-        "app.build_app = lambda settings: 1 / 0\n"
-        "serve.serve(load_settings())\n"
-    )
-    done = run("-c", code, port=free_port(), data_dir=tmp_path)
+    done = run("-c", BROKEN_WEB, port=free_port(), data_dir=tmp_path)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
     assert "The web cannot start; the lines above say why." in done.stderr
