@@ -156,6 +156,7 @@ def refusal_of(value: Any) -> str | None:
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=10,  # more only take longer to make
     )
 )
 @settings(derandomize=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hypothesis
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.cli import cli
 from backend.data_dir import load_secrets, remember, remembered
 from backend.errors import BadSettings
 from backend.settings import ROOT, Settings, load_settings
@@ -220,21 +221,22 @@ def test_a_short_password_is_enough_for_this_machine_alone(host: str, tmp_path: 
     ],
 )
 def test_the_development_server_refuses_the_same(
-    password: str, arguments: str, says: str, tmp_path: Path
+    password: str,
+    arguments: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    environment = {"DATA_DIR": str(tmp_path), "BASIC_AUTH_PASS": password}
-    ended = subprocess.run(
-        [sys.executable, "_wsgi.py", *arguments.split()],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert ended.returncode == 2
-    assert says in ended.stderr
-    assert "Traceback" not in ended.stderr
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("BASIC_AUTH_PASS", password)
+    monkeypatch.setattr("backend.web.app.build_app", lambda _settings: None)
+    monkeypatch.setattr("backend.ledger.heartbeat.Heartbeat.in_background", lambda _self: None)
+    monkeypatch.setattr(sys, "argv", ["_wsgi.py", *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "_wsgi.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_an_example_file_in_another_encoding_is_named(tmp_path: Path) -> None:
@@ -245,20 +247,17 @@ def test_an_example_file_in_another_encoding_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "run", "doctor"])
-def test_a_command_says_what_is_wrong_and_shows_no_traceback(command: str, tmp_path: Path) -> None:
-    environment = {"DATA_DIR": str(tmp_path), "HOST": "0.0.0.0", "BASIC_AUTH_PASS": "sesame"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "backend", command],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert ended.returncode == 1
+def test_a_command_says_what_is_wrong_and_shows_no_traceback(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"DATA_DIR": str(tmp_path), "HOST": "0.0.0.0", "BASIC_AUTH_PASS": "sesame"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    ended = CliRunner().invoke(cli, [command])
+    assert ended.exit_code == 1
+    assert isinstance(ended.exception, SystemExit)
     assert ended.stderr.startswith("BASIC_AUTH_PASS must have at least 12 characters")
-    assert "Traceback" not in ended.stderr + ended.stdout
+    assert "Traceback" not in ended.output
 
 
 def test_settings_print_no_password(tmp_path: Path) -> None:
