@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
 
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 
 from tests.training.discs import write_discs
+from tests.training.experiments.sleeper import sleep_or_fail
 from tests.training.experiments.small_loop import lines_in, loop, without_time, write_config
 from training.datasets.labelled import read_indices
 from training.experiments.loop import follow, run_side_by_side
-from training.experiments.loop_config import BadLoop, read_config
+from training.experiments.loop_config import read_config
 from training.experiments.loop_data import find_data
 from training.experiments.runs import lines_file, read_lines
 from training.images import encode_png
@@ -59,18 +59,10 @@ def signal_group(process):
     os.killpg(process.pid, signal.SIGKILL)
 
 
-def sleep_or_fail(folder, number):
-    """Task 0 fails, the others take long and say that they began."""
-    (folder / str(number)).touch()
-    if number == 0:
-        raise BadLoop("the first one fails")
-    threading.Event().wait(60)
-
-
 def test_a_task_that_fails_ends_all_at_once(tmp_path):
     tasks = [partial(sleep_or_fail, tmp_path, number) for number in (1, 0, 2, 3, 4, 5, 6, 7)]
     started = time.monotonic()
-    with pytest.raises(BadLoop, match="the first one fails"):
+    with pytest.raises(RuntimeError, match="the first one fails"):
         run_side_by_side(tasks, 2, lambda: None)
     assert time.monotonic() - started < 45
     assert not (tmp_path / "7").exists()
