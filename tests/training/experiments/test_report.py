@@ -138,6 +138,12 @@ def run(tmp_path):
     return read_run(write_run(tmp_path / "run"))
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """For pages that are read for their text alone: pictures take a second to draw."""
+    monkeypatch.setattr("training.experiments.plots.draw", lambda make: b"<svg></svg>")
+
+
 def rows_of(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -193,6 +199,7 @@ def test_a_picture_shows_every_strategy_and_the_whole_pool(run):
         assert f">{name}</text>" in text
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_class_may_have_any_name(tmp_path):
     names = ["background", "$x$ <b>&", "白血球"][: len(CLASSES)]
     names += [f"class {i}" for i in range(len(CLASSES) - len(names))]
@@ -212,6 +219,7 @@ def test_areas_are_sorted_and_held_against_random(run):
     assert found[2].difference is None
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_what_is_worse_than_random_is_called_so(tmp_path):
     lines = all_lines()
     for each in lines:
@@ -296,6 +304,7 @@ def test_where_there_is_no_gain_to_measure_a_sentence_says_why(tmp_path, random,
     assert sentence in found
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_without_full_data_quality_the_report_says_so(tmp_path):
     lines = [each for each in all_lines() if each["strategy"] != "all"]
     run = read_run(write_run(tmp_path / "run", lines))
@@ -344,6 +353,7 @@ def test_the_committee_is_the_one_that_hypotheses_are_of(tmp_path):
     assert {each.strategy for each in aubc_against(run)} == {"committee"}
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_classes_are_held_against_random_and_corrected_within_a_strategy(tmp_path):
     lines = all_lines()
     for each in lines:
@@ -446,6 +456,7 @@ def test_a_median_counts_what_was_not_reached_as_last(labels, text):
     assert _format_median(labels, 100) == text
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_classes_are_known_from_the_first_round_that_shows_them(run):
     found = {(r.strategy, r.seed, r.target): r.labels for r in classes_reached(run)}
     assert found["random", 3, f"class {CLASSES[1]} known"] == 20
@@ -463,6 +474,7 @@ def test_weights_are_averaged_over_seeds_and_summed_over_arms(run):
     np.testing.assert_allclose(aggregates["object_max"][1:], [0.7, 0.6, 0.5, 0.4])
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_heaviest_arm_is_told_beside_the_best_of_the_latest_batch(run):
     # Their weights meet at round 2 (.4, .3, .3), and one of them leads alone at all others.
     assert heaviest(run, "adaptive") == {ARMS[0]: 12, ARMS[2]: 4}
@@ -479,6 +491,7 @@ def test_no_arm_is_heaviest_where_all_weigh_alike(tmp_path):
     assert heaviest(read_run(write_run(tmp_path / "run", lines)), "adaptive") == {}
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_run_without_weights_or_uncertainty_says_so(tmp_path):
     lines = [each | {"weights": None, "uncertainty_by_distance": None} for each in all_lines()]
     page = report_html(read_run(write_run(tmp_path / "run", lines)))
@@ -591,12 +604,14 @@ def test_a_single_seed_has_curves_and_no_test(tmp_path):
     assert len(pictures(page)) == 5
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_without_the_images_a_sentence_stands_in_their_place(tmp_path):
     page = report_html(read_run(write_run(tmp_path / "run", data=tmp_path / "gone")))
     assert f"there is no folder {tmp_path / 'gone' / 'images'} here" in page
     assert pictures(page, "jpeg") == []
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_single_image_that_is_gone_is_named(tmp_path):
     data = write_discs(tmp_path / "discs", IMAGES)
     (data / "images" / "2.png").unlink()
@@ -607,6 +622,7 @@ def test_a_single_image_that_is_gone_is_named(tmp_path):
     assert pictures(page, "jpeg")
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_tables_say_what_was_read(tmp_path):
     lines = all_lines()
     folder = write_run(tmp_path / "run", lines)
