@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -23,10 +24,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("environments") / "env"
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stays empty: for what must not be installed."""
-    return tmp_path_factory.mktemp("environments") / "empty"
+@pytest.fixture
+def empty(environment: Path) -> Path:
+    """The same without what other tests installed into it, for what must not be installed."""
+    remove_packages(environment)
+    return environment
 
 
 @pytest.fixture
@@ -102,6 +104,15 @@ def locked(wheel: Path) -> str:
     return f"{name}==1.0 \\\n    --hash=sha256:{'0' * 64} \\\n    --hash=sha256:{digest}\n"
 
 
+def remove_packages(environment: Path) -> None:
+    """All that was installed, and the stamps that say so."""
+    for path in (
+        *environment.glob("lib/*/site-packages/tiny_*"),
+        *environment.glob(".committee-*"),
+    ):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def imports(environment: Path, name: str) -> bool:
     command = [environment / "bin" / "python", "-c", f"import {name}"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -155,7 +166,7 @@ def test_a_package_without_a_hash_is_not_installed(package: Path, lock: Path, em
 
 
 def test_source_is_built_after_its_hash_was_checked(
-    package: Path, lock: Path, wheels: Path, tmp_path: Path, environment: Path, empty: Path
+    package: Path, lock: Path, wheels: Path, tmp_path: Path, environment: Path
 ) -> None:
     traces = tmp_path / "traces"
     leave = f"open({str(traces)!r}, 'w').close()"
@@ -168,11 +179,12 @@ def test_source_is_built_after_its_hash_was_checked(
     assert traces.exists()
 
     traces.unlink()
+    remove_packages(environment)
     build_source(wheels, f"by = 'somebody else'; {leave}")
     with pytest.raises(EnvironmentFailed, match="DO NOT MATCH THE HASHES"):
-        ensure_environment(empty, [package], locks=[lock], sources=[source])
+        ensure_environment(environment, [package], locks=[lock], sources=[source])
     with pytest.raises(EnvironmentFailed, match="tiny_source"):  # not named as such
-        ensure_environment(empty, [package], locks=[lock])
+        ensure_environment(environment, [package], locks=[lock])
     assert not traces.exists()
 
 
