@@ -22,7 +22,7 @@ from training.networks.build import ForeignNetwork
 
 SLUG = "server-1-2"
 OWN = "tests.training.laboratory:small"
-TINY = TrainConfig(CLASSES, members=2, network="unet", crop_px=64, batch=4, steps=30)
+TINY = TrainConfig(CLASSES, members=2, network=OWN, crop_px=64, batch=4, steps=30)
 
 
 def work_of(tmp_path: Path, **values: Any) -> Workplace:
@@ -75,7 +75,7 @@ class FakeLedger:
 
 
 def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -> None:
-    work = work_of(tmp_path)
+    work = work_of(tmp_path, network=OWN)
     ledger = FakeLedger(SimpleNamespace(number=1))
     work.ledger = cast(Any, ledger)
     examples = disc_examples(8)
