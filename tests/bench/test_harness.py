@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.bench import harness
+from tests.bench.__main__ import main
 from tests.bench.harness import Measured, against_limit, choose, row, run, side_by_side, spread
 from tests.bench.rows_brush import blob_mask
 
@@ -179,16 +179,12 @@ def test_the_masks_are_ordinary() -> None:
     assert np.array_equal(mask, blob_mask(512, seed=0))
 
 
-def test_the_command_lists_the_rows_of_the_issue() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", "--list"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    listed = {line.split()[1] for line in done.stdout.splitlines()}
+def test_the_command_lists_the_rows_of_the_issue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--list"])
+    main()
+    listed = {line.split()[1] for line in capsys.readouterr().out.splitlines()}
     sizes = [f"brush_{way}_{side}" for way in ("encode", "decode") for side in (512, 1024)]
     maps = {"maps_per_mpx", "maps_vs_baal", "maps_vs_skactiveml", "judge_100", "select_200"}
     assert listed >= {*maps, *sizes}
