@@ -306,7 +306,7 @@ def test_the_images_own_command_serves_and_its_healthcheck_agrees(
         return passes(check, environment)
 
     try:
-        wait_until(healthy, START_LIMIT_S, "the image's HEALTHCHECK")
+        wait_until(healthy, START_LIMIT_S, "the image's HEALTHCHECK", every_s=1)  # it is a process
         url = f"http://127.0.0.1:{environment['PORT']}"
         assert requests.get(f"{url}/health", timeout=5).json()["status"] == "UP"
         assert requests.post(f"{url}/setup", json={}, timeout=5).status_code == 401

@@ -244,7 +244,7 @@ class TestByHand:
 
 class TestObjects:
     @given(scene=scenes())
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     def test_the_objects_are_those_that_scipy_finds(self, scene: tuple[Tensor, Tensor]) -> None:
         _, masks = scene
         ours = label_objects(masks).numpy()

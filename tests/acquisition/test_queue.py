@@ -414,7 +414,7 @@ class TestWithAudits:
         assert places[0] == places[1]
 
     @given(audits=AUDITS, seed=st.integers(0, 99))
-    @settings(deadline=None)
+    @settings(max_examples=30, deadline=None)
     def test_the_order_in_which_the_audits_are_given_is_irrelevant(
         self, audits: set[int], seed: int
     ) -> None:
