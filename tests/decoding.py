@@ -53,7 +53,6 @@ def decode_apart(folder: Path, files: Iterable[bytes], first: str = "") -> list[
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert ended.stderr == ""

@@ -19,9 +19,7 @@ HEAVY = ("torch", "openvino", "cv2", "scipy", "matplotlib", "label_studio_sdk")
 @pytest.mark.parametrize("module", LIGHT)
 def test_a_long_lived_process_stays_light(module: str) -> None:
     program = f"import sys, backend.{module}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
 
@@ -36,9 +34,7 @@ for package in (backend.jobs, backend.rounds, backend.web):
         importlib.import_module(module.name)
 print(*sorted(set(sys.modules) & {"label_studio_sdk", "httpx", "pandas"}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
 

@@ -373,7 +373,6 @@ class TestFused:
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
-            timeout=120,
         )
         assert done.returncode == 0, done.stderr
         maps_bytes = len(MEASURES) * N * side_px**2 * 4

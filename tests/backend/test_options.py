@@ -228,4 +228,4 @@ def test_the_table_tells_all_of_every_option() -> None:
 def test_options_labels_and_regions_import_without_torch() -> None:
     code = "import sys, backend.options, backend.label_studio.regions as _"
     code += "; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -209,7 +209,6 @@ def command(environment: dict[str, str], *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
     return done.stdout + done.stderr
 
@@ -306,7 +305,6 @@ def test_what_our_commands_make_is_their_owners_alone(tmp_path: Path) -> None:
         env={**os.environ, "DATA_DIR": str(data)},
         umask=0,
         check=True,
-        timeout=120,
     )
     made = {path.name: mode(path) for path in data.iterdir()}
     assert {"ledger.sqlite3", "secrets.json"} <= made.keys()

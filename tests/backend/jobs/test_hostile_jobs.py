@@ -24,7 +24,7 @@ from backend.jobs.safe_job import ALLOWED, MAX_DATA_BYTES, SafeJob
 from backend.ledger import Ledger, upgrade
 from backend.redis_queue import QUEUE
 from tests.backend.host import Host, body
-from tests.limits import wait_until
+from tests.limits import scaled, wait_until
 from tests.live.harness.servers import ROOT, Process, ValkeyServer
 
 NOW = "2026-01-01T00:00:00.000000Z"
@@ -164,7 +164,6 @@ def test_plain_rq_takes_the_bait(
         cwd=tmp_path,
         check=False,
         capture_output=True,
-        timeout=60,
     )
     assert bait.mark.read_text() == "ran"
 
@@ -202,7 +201,7 @@ def test_commands_over_redis_end_a_worker_at_most(
         for command in ("os.system", "stop-job", "stop-execution", "kill-horse"):
             send_command(redis, "single", command, job_id="os-system", execution_id="bait.run")
         send_command(redis, "single", "shutdown")
-        worker.popen.wait(120)
+        worker.popen.wait(scaled(120))
     finally:
         worker.stop()
     assert bait.untouched

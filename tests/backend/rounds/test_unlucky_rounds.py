@@ -100,7 +100,6 @@ class OneProject:
             env={**os.environ, **self.environment(network)},
             capture_output=True,
             text=True,
-            timeout=120,
             check=False,
         )
         assert done.returncode in (0, -signal.SIGKILL), done.stderr

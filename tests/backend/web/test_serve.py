@@ -16,7 +16,7 @@ import pytest
 
 from backend.web.serve import PROCESSES
 from tests.backend.web.web_process import EVENT, PATIENCE_S, Web, answer_of
-from tests.limits import wait_until
+from tests.limits import scaled, wait_until
 from tests.live.harness.servers import ROOT, Process, free_port
 
 
@@ -134,7 +134,7 @@ def test_a_signal_cuts_no_answer_off(tmp_path: Path) -> None:
             wait_until(lambda: "answered" in web.tail(), PATIENCE_S, "the answer")
             os.kill(web.pid, signal.SIGTERM)
             assert len(answer_of(link)[2]) == 2**23
-        assert web.popen.wait(PATIENCE_S) == 0
+        assert web.popen.wait(scaled(PATIENCE_S)) == 0
 
 
 def test_a_process_that_hangs_is_replaced(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_signal_stops_it_once_open_requests_are_answered(tmp_path: Path, numbe
             children = psutil.Process(web.pid).children()
             os.kill(web.pid, number)
             assert answer_of(link)[2] == b"done"
-        assert web.popen.wait(PATIENCE_S) == 0
+        assert web.popen.wait(scaled(PATIENCE_S)) == 0
         assert ended(children)
         assert can_be_bound(port)
 
@@ -177,7 +177,7 @@ def web_of(code: str, folder: Path) -> Iterator[tuple[Process, int]]:
 
 def connected(port: int) -> socket.socket | None:
     try:
-        return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+        return socket.create_connection(("127.0.0.1", port), timeout=scaled(PATIENCE_S))
     except ConnectionRefusedError:
         return None
 
@@ -199,7 +199,6 @@ def run(*arguments: str, port: int, data_dir: Path) -> subprocess.CompletedProce
         env={**os.environ, **settings_of(port, data_dir)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -14,7 +14,7 @@ import requests
 from backend.ledger import Ledger, upgrade
 from backend.settings import Settings, load_settings
 from tests.backend.web import impatient
-from tests.limits import wait_until
+from tests.limits import scaled, wait_until
 from tests.live.harness.servers import ROOT, Process, free_port
 
 USER, PASSWORD = "lab", "throwaway-password"
@@ -62,12 +62,12 @@ class Web:
 
     def healthy(self) -> bool:
         try:
-            return requests.get(f"{self.url}/health", timeout=PATIENCE_S).ok
+            return requests.get(f"{self.url}/health", timeout=scaled(PATIENCE_S)).ok
         except (requests.ConnectionError, requests.Timeout):
             return False
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=scaled(PATIENCE_S))
 
     def ask(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
         """Send bytes as they are; status, headers and body of what comes back."""
@@ -78,7 +78,7 @@ class Web:
     def post(self, path: str, body: bytes, **headers: str) -> requests.Response:
         sent = {"Content-Type": "application/json", **headers}
         return requests.post(
-            self.url + path, data=body, auth=self.auth, headers=sent, timeout=PATIENCE_S
+            self.url + path, data=body, auth=self.auth, headers=sent, timeout=scaled(PATIENCE_S)
         )
 
 

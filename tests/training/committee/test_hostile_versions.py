@@ -11,7 +11,6 @@ import pickle
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -443,13 +442,11 @@ def test_reading_a_version_loads_no_pickle(folder: Path) -> None:
         "Committee.load(Path(sys.argv[1]), engine='torch')\n"
         "print([event for event in seen if event != 'marshal.loads'])\n"
     )
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
     )
-    assert done.stdout.strip() == "[]", (done.stderr[-2000:], time.monotonic() - began)
+    assert done.stdout.strip() == "[]", done.stderr[-2000:]
