@@ -356,7 +356,7 @@ class TestFused:
         assert not any(uncertainty_map.requires_grad for uncertainty_map in maps.values())
 
     def test_beside_the_maps_no_tensor_is_larger_than_a_strip(self) -> None:
-        M, N, C, H, W = 4, 1, 5, 160, 300
+        M, N, C, H, W = 4, 1, 5, 512, 300
         probs = torch.full((M, N, C, H, W), 1 / C)
         with StorageSizes(probs) as sizes:
             uncertainty_maps(probs)

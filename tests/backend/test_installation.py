@@ -20,8 +20,15 @@ from backend.settings import ROOT
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared, since making one takes seconds."""
-    return tmp_path_factory.mktemp("environments") / "env"
+    """Half made, as a Ctrl-C or a Python that is gone leaves it; the first test completes it.
+
+    Shared, since that takes seconds.
+    """
+    folder = tmp_path_factory.mktemp("environments") / "env"
+    (folder / "lib" / "left").mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(folder / "gone")
+    return folder
 
 
 @pytest.fixture
@@ -118,12 +125,13 @@ def imports(environment: Path, name: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_an_environment_is_made_once_and_again_when_a_pin_changes(
+def test_a_half_made_environment_is_completed_once_and_again_when_a_pin_changes(
     package: Path, lock: Path, environment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ensure_environment(environment, [package], locks=[lock], announce="Once.")
     assert imports(environment, "tiny_package")
     assert imports(environment, "tiny_part")
+    assert not (environment / "lib" / "left").exists()
     assert "Once." in capsys.readouterr().out
     assert not ensure_environment(environment, [package], locks=[lock], announce="Once.")
     assert capsys.readouterr().out == ""
@@ -231,13 +239,6 @@ def pins(name: str) -> Iterator[str]:
             yield f"{re.sub('[-_.]+', '-', package.lower())}=={version}"
 
 
-def test_a_half_made_environment_is_completed(package: Path, lock: Path, environment: Path) -> None:
-    ensure_environment(environment, [package], locks=[lock])
-    (environment / "bin" / "python").unlink()
-    assert ensure_environment(environment, [package], locks=[lock])
-    assert imports(environment, "tiny_package")
-
-
 def test_a_failed_installation_shows_pips_words_and_is_tried_again(
     package: Path, lock: Path, environment: Path
 ) -> None:
@@ -249,6 +250,16 @@ def test_a_failed_installation_shows_pips_words_and_is_tried_again(
         ensure_environment(environment, [package], locks=[lock])
     package.write_text(right)
     assert ensure_environment(environment, [package], locks=[lock])
+
+
+def test_an_environment_whose_python_is_gone_is_made_again(
+    package: Path, lock: Path, environment: Path
+) -> None:
+    ensure_environment(environment, [package], locks=[lock])
+    (environment / "bin" / "python").unlink()
+    with pytest.raises(EnvironmentFailed, match="-m venv"):
+        ensure_environment(environment, [package], locks=[lock], python="false")
+    assert not (environment / "bin").exists()
 
 
 def test_it_runs_on_a_bare_python() -> None:
