@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.masks import UNKNOWN
+from training.particles.splitting import split_touching
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,22 @@ class Instances:
     classes: NDArray[np.uint8]
 
 
-def instances(mask: NDArray[np.uint8], min_px: int = 1) -> Instances:
+def instances(
+    mask: NDArray[np.uint8],
+    min_px: int = 1,
+    *,
+    confidence: NDArray[np.floating] | None = None,
+    split: Mapping[int, float] = MappingProxyType({}),
+) -> Instances:
     """The connected sets (8 neighbours) of pixels of one class, background and 255 left out.
 
     Args:
         mask: [H, W] class indices, 255 where unknown.
         min_px: particles of fewer pixels are left out.
+        confidence: probability of the winning class, [H, W] or a smaller grid over the image;
+            helps ``split``.
+        split: classes whose touching particles are told apart (``split_touching``), each with the
+            diameter of a typical particle in pixels of ``mask``.
     """
     numbers = np.zeros(mask.shape, np.int32)
     classes: list[int] = []
@@ -37,6 +50,8 @@ def instances(mask: NDArray[np.uint8], min_px: int = 1) -> Instances:
         if index in (0, UNKNOWN):
             continue
         found = connected(mask == index)
+        if index in split:
+            found = split_touching(found, split[index], confidence)
         kept = np.bincount(found.ravel()) >= min_px
         kept[0] = False
         number = np.cumsum(kept, dtype=np.int32) + len(classes)
