@@ -86,6 +86,13 @@ class ProjectOptions(BaseModel):
     min_particle_px: int = whole_number(
         12, "Smaller particles are left out of pre-annotations.", MOST
     )
+    split_touching: list[str] | None = documented(
+        None,
+        "Labels whose particles are told apart where they touch; the others are one where they are "
+        "connected (docs/PARTICLES.md).",
+        'a list of labels, as ["red cell"]',
+        "none",
+    )
     unlabelled: Literal["background", "unknown"] = documented(
         "background",
         "What a pixel without a region is: background, or unknown and not learnt from.",
@@ -181,6 +188,16 @@ class ProjectOptions(BaseModel):
         ):
             raise ValueError("no names")
         return aliases
+
+    @field_validator("split_touching", mode="before")
+    @classmethod
+    def _check_split_touching(cls, names: object) -> object:
+        # As with aliases, so that the sentence names the option.
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+        ):
+            raise ValueError("no names")
+        return names
 
     @field_validator("mode")
     @classmethod
@@ -278,6 +295,12 @@ def check_labels(options: ProjectOptions, labels: Collection[str]) -> None:
             f"The option unknown_label names {_shown(options.unknown_label)}, and the labels are "
             f"{', '.join(labels)}."
         )
+    for name in options.split_touching or ():
+        if name not in labels:
+            raise BadOptions(
+                f"The option split_touching names {_shown(name)}, and the labels are "
+                f"{', '.join(labels)}."
+            )
     for old, new in (options.aliases or {}).items():
         if new not in labels and new.casefold() != "background":
             raise BadOptions(

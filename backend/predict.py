@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from training.committee.committee import Committee
     from training.committee.prediction import Prediction
     from training.pixels import Decoded
 
@@ -104,20 +105,17 @@ def read_decoded(images: ImageFetcher, url: str, channels: Sequence[int] | None)
 
 
 def pre_annotate(
-    prediction: Prediction, classes: Sequence[str], config: LabelConfig, options: ProjectOptions
+    committee: Committee, prediction: Prediction, config: LabelConfig, options: ProjectOptions
 ) -> list[dict[str, Any]]:
-    """The regions of a prediction, each with its calibrated confidence.
-
-    Args:
-        classes: of the committee that predicted, by index.
-    """
+    """The regions of a committee's prediction, each with its calibrated confidence."""
     return to_regions(
         prediction.mask(),
         prediction.confidence(),
         config,
-        classes,
+        committee.config.classes,
         per=options.regions or ("particle" if config.output.shape == "polygon" else "class"),
         min_particle_px=options.min_particle_px,
+        split=committee.diameters(options.split_touching or (), prediction),
     )
 
 
@@ -151,7 +149,7 @@ def predict_tasks(
             url = resolved(image_url(data, config), task_id)
             image = read_image(work.images, url, options.channel_numbers)
             prediction = committee.predict(image)
-            result = pre_annotate(prediction, committee.config.classes, config, options)
+            result = pre_annotate(committee, prediction, config, options)
             score = outside_score(prediction.arms, publication)
         except (StudioUnreachable, StudioRefused) as error:
             log.warning("task %s and those after it are predicted later: %s", task_id, error)

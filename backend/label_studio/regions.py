@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
+from types import MappingProxyType
 from typing import Any, Literal
 
 import cv2
@@ -41,6 +42,7 @@ from backend.label_studio.shapes import (
     shape_of,
 )
 from backend.shorten import shorten
+from training.particles.instances import instances
 
 ClassMask = npt.NDArray[np.uint8]
 Region = dict[str, Any]
@@ -92,12 +94,13 @@ def to_regions(
     *,
     per: Per,
     min_particle_px: int,
+    split: Mapping[int, float] = MappingProxyType({}),
 ) -> list[Region]:
     """A predicted mask as Label Studio's regions, each with its own ``score``.
 
     A polygon has one outline, so polygons are one per particle whatever ``per`` says, and a hole
     of a particle is filled. Larger polygons come first: what lies in a hole is drawn, and read
-    back, over what surrounds it. Particles are 8-connected.
+    back, over what surrounds it.
 
     Args:
         mask: [H, W] uint8 class indices; 255 is left out.
@@ -106,6 +109,7 @@ def to_regions(
         classes: names by index; ``classes[0]`` is the background.
         per: one region for each class or for each particle.
         min_particle_px: particles of fewer pixels are left out.
+        split: as for ``training.particles.instances``.
 
     Returns:
         Results as Label Studio stores them; ``score`` is the mean confidence over the region's
@@ -120,8 +124,12 @@ def to_regions(
         tag = None if index in (BACKGROUND, UNKNOWN) else config.tag_for(classes[index])
         if tag is None:
             continue
-        as_particles = per == "particle" or tag.shape == "polygon"
-        pieces = _particles(mask == index, min_particle_px, merged=not as_particles)
+        if per == "particle" or tag.shape == "polygon":
+            of_class = np.where(mask == index, mask, BACKGROUND)
+            found = instances(of_class, min_particle_px, confidence=confidence, split=split)
+            pieces = _particles(found.numbers)
+        else:
+            pieces = _whole_class(mask == index, min_particle_px)
         for n, piece in enumerate(pieces):
             score = _mean(confidence, piece.patch, mask.shape)
             results = _results(piece.patch, tag, classes[index], n, score, mask.shape)
@@ -140,22 +148,24 @@ def _check(mask: ClassMask, confidence: npt.NDArray[np.floating], classes: Seque
         raise ValueError(f"mask holds class {int(known.max())}, there are {len(classes)} classes")
 
 
-def _particles(mask: Mask, min_px: int, *, merged: bool) -> Iterator[_Piece]:
-    """The particles of at least ``min_px`` pixels, each by itself or ``merged`` into one piece."""
-    count, numbers, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+def _particles(numbers: npt.NDArray[np.int32]) -> Iterator[_Piece]:
+    """Each particle [H, W] by its number from 1."""
+    from scipy.ndimage import find_objects  # it takes long to load, and the web starts with this
+
+    for number, (rows, columns) in enumerate(find_objects(numbers), start=1):
+        part = numbers[rows, columns] == number
+        yield _Piece(Patch(rows.start, columns.start, part), int(np.count_nonzero(part)))
+
+
+def _whole_class(mask: Mask, min_px: int) -> Iterator[_Piece]:
+    """All connected sets of at least ``min_px`` pixels as one piece, if there is any."""
+    _, numbers, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA]
     kept = areas >= min_px
     kept[0] = False  # what is not set
-    if merged:
-        if kept.any():
-            whole = mask if kept[1:].all() else kept[numbers]
-            yield _Piece(Patch(0, 0, whole), int(areas[kept].sum()))
-        return
-    for number in range(1, count):
-        if kept[number]:
-            left, top, width, height, area = (int(value) for value in stats[number])
-            part = numbers[top : top + height, left : left + width] == number
-            yield _Piece(Patch(top, left, part), area)
+    if kept.any():
+        whole = mask if kept[1:].all() else kept[numbers]
+        yield _Piece(Patch(0, 0, whole), int(areas[kept].sum()))
 
 
 def _mean(confidence: npt.NDArray[np.floating], patch: Patch, size: tuple[int, ...]) -> float:

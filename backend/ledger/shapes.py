@@ -153,6 +153,7 @@ class Metrics(TypedDict, total=False):
     iou: dict[str, float | None]
     foreground_dice: float
     scores: dict[str, float]
+    particle_px: dict[str, float]
     problems: list[str]
     temperature: float
     class_bias: dict[str, float]

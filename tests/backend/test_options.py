@@ -79,6 +79,7 @@ WRONG: dict[str, list[Any]] = {
     "mode": [*NULL, "", "Hedge", "fixed:", "fixed:entropy", 1, True, [], {"mode": "hedge"}],
     "regions": ["", "Class", "polygon", 1, True, ["class"]],
     "min_particle_px": [*NULL, *NO_COUNT, 10**6 + 1],
+    "split_touching": ["", "Cell", 1, True, [1], [""], {"Cell": 1}],
     "unlabelled": [*NULL, "", "ignore", 0, False],
     "unknown_label": NO_NAME,
     "aliases": ["", "Cell", 1, True, [], ["Cell"], {"Cell": 1}, {"": "Cell"}, {"Cell": ""}],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from training.config import TrainConfig
 from training.examples import Example
 from training.images import network_size
 from training.networks.build import check_allowed
+from training.particles.sizes import typical_diameters
 from training.pixels import Image8
 
 BATCH_PX = {"cpu": 1 << 18, "cuda": 1 << 23}
@@ -53,6 +55,8 @@ class Committee:
         engine: "openvino" (on the CPU), "torch" or "auto", as for ``EngineChoice``.
         bf16: let OpenVINO compute in bfloat16.
         cache: where compiled members are kept.
+        particle_px: class name to the typical diameter of its particles in the labels, in pixels
+            at the network's resolution.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class Committee:
         engine: str = "auto",
         bf16: bool = False,
         cache: CompiledCache | None = None,
+        particle_px: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.ensemble, self.version = ensemble, version
+        self.particle_px = particle_px
         self._choice = EngineChoice(ensemble, calibration, engine, bf16, cache)
 
     @classmethod
@@ -115,6 +121,7 @@ class Committee:
             engine=engine,
             bf16=isinstance(agreement, float) and agreement >= BF16_AGREEMENT,
             cache=CompiledCache.of_version(folder, seal),
+            particle_px=stored.metrics.get("particle_px", {}),
         )
         committee.prepare()
         return committee
@@ -175,7 +182,7 @@ class Committee:
         return self._variant(self._choice.wanted, bf16=allowed)
 
     def _variant(self, engine: str, *, bf16: bool) -> Committee:
-        other = Committee(self.ensemble, version=self.version)
+        other = Committee(self.ensemble, version=self.version, particle_px=self.particle_px)
         other._choice = self._choice.variant(engine, bf16=bf16)
         return other
 
@@ -192,6 +199,24 @@ class Committee:
         """Probabilities [C, h, w] and classes [h, w] by the member that never trains on it."""
         probs = self.calibration.probs(self.ensemble.out_of_fold(example), dim=0)
         return probs, winners(probs[None])[0].numpy()
+
+    def diameters(self, names: Collection[str], prediction: Prediction) -> dict[int, float]:
+        """What ``training.particles.instances`` takes as ``split`` for these classes: index to
+        typical diameter in pixels of the image.
+
+        A class whose size the version does not know, as none made by release 0.2.0 does, is
+        measured in the prediction itself. A name that is no class of the version is left out.
+        """
+        wanted = {i: name for i, name in enumerate(self.config.classes) if i and name in names}
+        if not wanted:
+            return {}
+        known = {
+            i: self.particle_px[name] for i, name in wanted.items() if name in self.particle_px
+        }
+        if len(known) < len(wanted):
+            known = {**typical_diameters([prediction.predicted]), **known}
+        scale = prediction.size[0] / prediction.predicted.shape[0]
+        return {i: known[i] * scale for i in wanted if i in known}
 
     def predict(self, image: Image8) -> Prediction:
         """Predict an image [H, W, channels] uint8: classes, uncertainty, the scores of all arms.

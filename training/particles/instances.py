@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.masks import UNKNOWN
-from training.particles.splitting import split_touching
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,9 @@ def instances(
             continue
         found = connected(mask == index)
         if index in split:
+            # scikit-image takes a second to load.
+            from training.particles.splitting import split_touching
+
             found = split_touching(found, split[index], confidence)
         kept = np.bincount(found.ravel()) >= min_px
         kept[0] = False

@@ -61,7 +61,7 @@ def particles(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: i
     counts = np.zeros((3, classes), np.int64)
     for c in range(1, classes):
         true, ours = connected(truth == c), connected(known == c)
-        counts[:, c] = true.max(initial=0), ours.max(initial=0), _matches(true, ours)
+        counts[:, c] = true.max(initial=0), ours.max(initial=0), matches(true, ours)
     return Particles(*counts)
 
 
@@ -70,13 +70,13 @@ def count_particles(mask: NDArray[np.uint8]) -> int:
     return len(instances(mask).classes)
 
 
-def _matches(true: NDArray[np.int32], ours: NDArray[np.int32]) -> int:
-    """How many pairs of two numberings [H, W] match."""
+def matches(true: NDArray[np.int32], ours: NDArray[np.int32], iou: float = MATCHING_IOU) -> int:
+    """How many pairs of two numberings [H, W] match: their IoU is above this, at least a half."""
     both = (true > 0) & (ours > 0)
     width = int(ours.max(initial=0)) + 1
     pairs, shared = np.unique(true[both].astype(np.int64) * width + ours[both], return_counts=True)
     areas = np.bincount(true.ravel())[pairs // width] + np.bincount(ours.ravel())[pairs % width]
-    return int((shared > MATCHING_IOU * (areas - shared)).sum())
+    return int((shared > iou * (areas - shared)).sum())
 
 
 def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> list[float | None]:

@@ -21,6 +21,7 @@ from training.committee.openvino_engine import has_bf16
 from training.config import TrainConfig
 from training.examples import Example
 from training.networks.build import Weights
+from training.particles.sizes import typical_diameters
 from training.quality.calibrate import expected_calibration_error, fit_calibration, reliability
 from training.quality.metrics import Overlap, overlap
 from training.quality.quality import draw_known
@@ -44,7 +45,7 @@ class Assessment:
     Attributes:
         config: the version's.
         metrics: JSON: temperature, class biases, Dice and IoU per class, reliability, scores per
-            image.
+            image, the typical diameter of each class's particles at the network's resolution.
         scores: key to foreground Dice.
         problems: sentences for what makes it unfit to serve; none if it is sane.
         committee: the version, calibrated.
@@ -88,7 +89,11 @@ def assess(
     half = None if progress is None else (lambda share: progress(share / 2))
     logits, truth = _out_of_fold_pixels(ensemble, ordered, half)
     calibration = _calibrate(logits, truth, config, len(ordered))
-    committee = Committee(ensemble, calibration=calibration, engine=engine)
+    particle_px = {
+        config.classes[index]: diameter_px
+        for index, diameter_px in typical_diameters(each.mask for each in ordered).items()
+    }
+    committee = Committee(ensemble, calibration=calibration, engine=engine, particle_px=particle_px)
     C = len(config.classes)
     total = Overlap.none(C)
     scores: dict[str, float] = {}
@@ -109,6 +114,7 @@ def assess(
         "iou": _per_class(config, total.iou()),
         "foreground_dice": float(np.mean(list(scores.values()))),
         "scores": scores,
+        "particle_px": particle_px,
         "problems": list(problems),
     }
     metrics |= calibration.to_metrics(config.classes)

@@ -83,7 +83,7 @@ def _score_results(
     config = label_config_of(row.label_config, options)
     committee = work.registry.load(row.slug, version)
     for prediction in committee.predict_all(images):
-        regions = pre_annotate(prediction, committee.config.classes, config, options)
+        regions = pre_annotate(committee, prediction, config, options)
         yield Scored(
             arms=prediction.arms,
             features=halved(prediction.features.mean(axis=0)),

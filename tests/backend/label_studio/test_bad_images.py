@@ -203,7 +203,7 @@ def test_the_smallest_and_the_longest_images_are_learnt_from_and_looked_at(
             f'<View><Image name="image" value="$image"/><{kind} name="tag" toName="image">'
             f"{inner}</{kind}></View>"
         )
-        drawn = pre_annotate(prediction, CLASSES, config, ProjectOptions(min_particle_px=1))
+        drawn = pre_annotate(committee, prediction, config, ProjectOptions(min_particle_px=1))
         assert all(0 <= region["score"] <= 1 for region in drawn)
         back = read_annotation(drawn, config, CLASSES, size, unlabelled=0, unknown_label=None)
         assert back.problems == []
