@@ -318,6 +318,12 @@ def test_a_round_whose_labels_are_mostly_not_understood_fails_and_says_so() -> N
     check_understood(read().counts, [])
 
 
+def test_only_labels_are_split() -> None:
+    check_labels(parse_options({"split_touching": list(CONFIG.labels)}), CONFIG.labels)
+    with pytest.raises(Exception, match=r'split_touching names "Cel", and the labels are Cell'):
+        check_labels(parse_options({"split_touching": ["Cell", "Cel"]}), CONFIG.labels)
+
+
 def test_aliases_must_lead_to_a_label() -> None:
     check_labels(parse_options({"aliases": {"Zelle": "Cell", "Rest": "Background"}}), CONFIG.labels)
     with pytest.raises(Exception, match=r'aliases maps "Zelle" to "Cel", and the labels are Cell'):

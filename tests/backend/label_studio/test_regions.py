@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,9 +57,12 @@ def regions_of(
     confidence: npt.NDArray[np.float32] | None = None,
     per: Per = "class",
     min_particle_px: int = 1,
+    split: Mapping[int, float] = MappingProxyType({}),
 ) -> list[Region]:
     confidence = np.ones(mask.shape, dtype=np.float32) if confidence is None else confidence
-    return to_regions(mask, confidence, config, CLASSES, per=per, min_particle_px=min_particle_px)
+    return to_regions(
+        mask, confidence, config, CLASSES, per=per, min_particle_px=min_particle_px, split=split
+    )
 
 
 def read(
@@ -250,6 +255,17 @@ def test_small_particles_are_left_out(per: Per) -> None:
         assert np.count_nonzero(back[30] == 1) == 11 * count
         assert back[10, 10] == 1
     assert regions_of(mask, per=per, min_particle_px=10_000) == []
+
+
+@pytest.mark.parametrize("kind", ["BrushLabels", "BitmaskLabels", "PolygonLabels"])
+def test_touching_particles_of_a_class_that_is_split_are_regions_of_their_own(kind: str) -> None:
+    mask = discs((12, 12, 9, 1), (12, 28, 9, 1), (28, 12, 8, 2), (28, 26, 8, 2))
+    drawn = regions_of(mask, config_of(kind), per="particle", split={1: 18.0})
+    assert len({one["id"] for one in drawn}) == 3
+    back, _ = read(*drawn)
+    # An outline that crosses a corner is drawn a pixel off.
+    assert np.count_nonzero(back != mask) <= (10 if kind == "PolygonLabels" else 0)
+    assert len(regions_of(mask, per="class", split={1: 18.0})) == 2
 
 
 def test_pixels_that_touch_by_a_corner_are_one_particle() -> None:

@@ -64,6 +64,21 @@ def test_a_large_image_is_seen_small_and_answered_at_its_own_size():
     assert prediction.mask().shape == prediction.confidence().shape == (150, 100)
 
 
+def test_typical_diameters_are_those_of_the_labels_in_the_images_own_pixels():
+    config = replace(UNTRAINED, network=SMALL, members=1, max_side_px=64)
+    ensemble = Ensemble([build_network(config).state_dict()], config, device=CPU)
+    first, second = config.classes[1:3]
+    committee = Committee(ensemble, particle_px={first: 10.0})
+    prediction = committee.predict(random_image(128, 100))
+    assert committee.diameters([], prediction) == {}
+    assert committee.diameters([first, "background", "no class"], prediction) == {1: 20.0}
+    # Of a class that the labels did not show, as the prediction itself has it.
+    shown = np.zeros((64, 50), np.uint8)
+    shown[10:17, 20:40] = 2
+    found = committee.diameters([first, second], replace(prediction, predicted=shown))
+    assert found == {1: 20.0, 2: pytest.approx(16.0)}
+
+
 def test_any_number_of_channels_is_seen():
     for channels in (1, 5):
         config = replace(UNTRAINED, network=SMALL, members=1, channels=channels)

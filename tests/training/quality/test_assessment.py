@@ -12,6 +12,7 @@ from training.committee.ensemble import Ensemble
 from training.examples import Example
 from training.fitting.fit import fit_member
 from training.networks.build import build_network
+from training.particles.sizes import typical_diameters
 from training.quality.assessment import assess
 from training.quality.metrics import overlap
 from training.quality.promotion import compare
@@ -33,6 +34,9 @@ def test_an_assessment_is_out_of_fold_and_near_the_truth(trained):
     assert 0.25 <= assessment.metrics["temperature"] <= 8
     assert assessment.metrics["ece"] <= assessment.metrics["ece_uncalibrated"] + 0.01
     assert told[-1] == 1.0
+    sizes = typical_diameters(example.mask for example in examples)
+    assert assessment.metrics["particle_px"] == {TINY.classes[i]: px for i, px in sizes.items()}
+    assert assessment.committee.particle_px == assessment.metrics["particle_px"]
     for example in examples:
         _, predicted = assessment.committee.out_of_fold(example)
         expected = overlap(example.mask, predicted, 3).foreground_dice()
