@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from training.batch.command import predict
+from training.command_options import FOLDER, channels_option, own_network
 from training.errors import TrainingError
 
 
@@ -23,14 +25,6 @@ class ErrorsAsSentences(click.Group):
 
 
 MOST_IMAGES = 100_000
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
-own_network = click.option(
-    "--network",
-    default=None,
-    help="Your own network, package.module:factory, if the version is made with it.",
-)
 
 
 @click.group(cls=ErrorsAsSentences, context_settings={"help_option_names": ["-h", "--help"]})
@@ -204,17 +198,6 @@ def ablate(
         click.echo()
 
 
-def _channels(
-    _ctx: click.Context, _parameter: click.Parameter, text: str | None
-) -> tuple[int, ...] | None:
-    from training.channels import parse_channels
-
-    try:
-        return None if text is None else parse_channels(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @cli.command("images")
 @click.argument("folder", type=FOLDER)
 @click.option(
@@ -223,12 +206,7 @@ def _channels(
     required=True,
     help="The folder to write to.",
 )
-@click.option(
-    "--channels",
-    callback=_channels,
-    default=None,
-    help='Which to show, counted from 1: "2" as grey, "1,3,2" as red, green and blue.',
-)
+@channels_option
 def images_(folder: Path, output: Path, channels: tuple[int, ...] | None) -> None:
     """Write how each image of FOLDER will be seen: a PNG each, and images.csv.
 
@@ -369,6 +347,9 @@ def draw(folder: Path, count: int, seed: int, laboratories: tuple[str, ...]) -> 
 
     write_folder(folder, count, seed, laboratories)
     click.echo(f"{count} fields are in {folder}.")
+
+
+cli.add_command(predict)
 
 
 def main() -> None:

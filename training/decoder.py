@@ -181,6 +181,7 @@ def _serve() -> None:
             "channels": found.channels,
             "page": found.page,
             "stretch": found.stretch,
+            "pixel_um": found.pixel_um,
         }
         _send(answers, told, np.ascontiguousarray(found.image))
 
@@ -196,12 +197,16 @@ def _answer(of: BinaryIO) -> Decoded | str:
         if "refused" in told:
             return str(told["refused"])
         height, width = (int(side) for side in told.pop("shape"))
+        pixel_um = told.pop("pixel_um")
+        if pixel_um is not None:
+            pixel_um = float(pixel_um[0]), float(pixel_um[1])
         if min(height, width) < 1 or height * width > MAX_PIXELS:
             raise EOFError
         image = np.empty((height, width, 3), np.uint8)
         if cast(io.BufferedReader, of).readinto(image.data.cast("B")) < image.nbytes:
             raise EOFError
-        return Decoded(image, **{name: str(text) for name, text in told.items()})
+        texts = {name: str(text) for name, text in told.items()}
+        return Decoded(image, **texts, pixel_um=pixel_um)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise EOFError from error
 

@@ -5,6 +5,7 @@ Brings neither numpy nor torch: the processes that must stay light use it too.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -12,10 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 MAX_FILE_BYTES = 4 * 2**30
 """Largest file that is read; a member of ours has some ten million bytes."""
+
+LONGEST_PREFIX = 50
+"""Characters of a file's name in that of its staging folder: a name may have 255 bytes."""
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file that is read; the manifest of 100,000 labelled tasks has some 15 MB."""
@@ -33,7 +37,9 @@ def write_atomically(
         replace: False leaves a file that is already there as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))  # nobody else may enter it
+    folder = Path(
+        mkdtemp(prefix=f".{path.name[:LONGEST_PREFIX]}-", dir=path.parent)
+    )  # nobody else may enter it
     staging = folder / path.name
     try:
         write_durably(staging, data)
@@ -48,6 +54,34 @@ def write_atomically(
             raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file to write bit by bit; it takes the place of ``path`` once all of it is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(mkdtemp(prefix=f".{path.name[:LONGEST_PREFIX]}-", dir=path.parent))
+    try:
+        staging = folder / path.name
+        with staging.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a folder that one writes to.
+
+    Raises:
+        BlockingIOError: another is at work there.
+    """
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -73,6 +73,7 @@ class Decoded:
             there is one.
         stretch: the values that became black and white, as "102 to 3540", for each channel where
             they were stretched one by one; empty where the values are as in the file.
+        pixel_um: width and height of a pixel in micrometres, where the file says it.
     """
 
     image: Image8
@@ -80,6 +81,7 @@ class Decoded:
     channels: str
     page: str = ""
     stretch: str = ""
+    pixel_um: tuple[float, float] | None = None
 
     @property
     def part(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acquisition.adaptive import Judgement, judge
+from acquisition.uncertainty import predictive_entropy
 
 STRIP_PX = 1 << 19
 """Pixels of the full-size image that are enlarged at once: with 9 classes 19 MB."""
@@ -23,27 +24,16 @@ STRIP_VALUES = 16 * STRIP_PX
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """A committee's prediction for one image.
+class Segmentation:
+    """The classes of one image.
 
     Attributes:
         size: H, W of the image in pixels.
         probs: [C, h, w] float32, the members' mean, calibrated, at the network's resolution.
-        predicted: [h, w] uint8 class indices.
-        maps: the measures of ``acquisition.uncertainty.MEASURES``, each [h, w] float32.
-        arms: "measure/aggregate" to the image's score.
-        class_scores: [C] float32 nats, the mean predictive entropy of the pixels predicted as each
-            class; 0 for a class with fewer pixels than an object has.
-        features: [M, F] float32, each member's features of the whole image.
     """
 
     size: tuple[int, int]
     probs: NDArray[np.float32]
-    predicted: NDArray[np.uint8]
-    maps: Mapping[str, NDArray[np.float32]]
-    arms: Mapping[str, float]
-    class_scores: NDArray[np.float32]
-    features: NDArray[np.float32]
 
     def mask(self) -> NDArray[np.uint8]:
         """[H, W] class indices: the likeliest class of the enlarged probabilities."""
@@ -52,6 +42,48 @@ class Prediction:
     def confidence(self) -> NDArray[np.float32]:
         """[H, W] probability of the winning class, in steps of 1/255."""
         return cast(NDArray[np.float32], self._enlarged[1] / np.float32(255))
+
+    def uncertainty(self) -> NDArray[np.float32]:
+        """[H, W] predictive entropy in nats, enlarged from the network's resolution."""
+        small = np.empty(self.probs.shape[1:], np.float32)
+        probs = torch.from_numpy(self.probs)[None, None]
+        step = max(1, STRIP_VALUES // (len(self.probs) * small.shape[1]))
+        for top in range(0, len(small), step):
+            strip = predictive_entropy(probs[..., top : top + step, :])
+            small[top : top + step] = strip[0].numpy()
+        whole = np.empty(self.size, np.float32)
+        for rows, values in _enlarge(small[None], self.size):
+            whole[rows] = values[0].numpy()
+        return whole
+
+    @cached_property
+    def _enlarged(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        mask, confidence = np.empty(self.size, np.uint8), np.empty(self.size, np.uint8)
+        for rows, probs in _enlarge(self.probs, self.size):
+            highest, winner = probs.max(dim=0)
+            mask[rows] = winner.to(torch.uint8).numpy()
+            confidence[rows] = (highest * 255).round_().to(torch.uint8).numpy()
+        return mask, confidence
+
+
+@dataclass(frozen=True)
+class Prediction(Segmentation):
+    """A committee's prediction for one image.
+
+    Attributes:
+        predicted: [h, w] uint8 class indices.
+        maps: the measures of ``acquisition.uncertainty.MEASURES``, each [h, w] float32.
+        arms: "measure/aggregate" to the image's score.
+        class_scores: [C] float32 nats, the mean predictive entropy of the pixels predicted as each
+            class; 0 for a class with fewer pixels than an object has.
+        features: [M, F] float32, each member's features of the whole image.
+    """
+
+    predicted: NDArray[np.uint8]
+    maps: Mapping[str, NDArray[np.float32]]
+    arms: Mapping[str, float]
+    class_scores: NDArray[np.float32]
+    features: NDArray[np.float32]
 
     def judge(self, truth: NDArray[np.uint8]) -> Judgement:
         """How well each measure marked the pixels where this prediction is wrong.
@@ -65,31 +97,27 @@ class Prediction:
             torch.from_numpy(truth)[None],
         )
 
-    @cached_property
-    def _enlarged(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        mask, confidence = np.empty(self.size, np.uint8), np.empty(self.size, np.uint8)
-        for rows, probs in self._strips():
-            highest, winner = probs.max(dim=0)
-            mask[rows] = winner.to(torch.uint8).numpy()
-            confidence[rows] = (highest * 255).round_().to(torch.uint8).numpy()
-        return mask, confidence
 
-    def _strips(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of the image and their probabilities [C, rows, W], enlarged without seams."""
-        H, W = self.size
-        C, h = self.probs.shape[:2]
-        probs = torch.from_numpy(self.probs)
-        step = max(1, min(STRIP_PX, STRIP_VALUES // C) // W)
-        for top in range(0, H, step):
-            rows = np.arange(top, min(top + step, H))
-            # Pixel centres lie at halves, as in torch's interpolation of the columns.
-            at = np.clip((rows + 0.5) * h / H - 0.5, 0, h - 1)
-            above = np.floor(at).astype(np.int64)
-            below = np.minimum(above + 1, h - 1)
-            share = torch.from_numpy((at - above).astype(np.float32))[:, None]
-            strip = torch.lerp(probs[:, above], probs[:, below], share)  # [C, rows, w]
-            wide = F.interpolate(strip[None], (len(rows), W), mode="bilinear", align_corners=False)
-            yield slice(top, top + len(rows)), wide[0]
+def _enlarge(values: NDArray[np.float32], size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of an image of this size and their values [C, rows, W], of [C, h, w], without seams."""
+    H, W = size
+    C, h, w = values.shape
+    small = torch.from_numpy(values)
+    step = max(1, min(STRIP_PX, STRIP_VALUES // C) // W)
+    for top in range(0, H, step):
+        whole = slice(top, min(top + step, H))
+        if (h, w) == size:
+            yield whole, small[:, whole]
+            continue
+        rows = np.arange(whole.start, whole.stop)
+        # Pixel centres lie at halves, as in torch's interpolation of the columns.
+        at = np.clip((rows + 0.5) * h / H - 0.5, 0, h - 1)
+        above = np.floor(at).astype(np.int64)
+        below = np.minimum(above + 1, h - 1)
+        share = torch.from_numpy((at - above).astype(np.float32))[:, None]
+        strip = torch.lerp(small[:, above], small[:, below], share)  # [C, rows, w]
+        wide = F.interpolate(strip[None], (len(rows), W), mode="bilinear", align_corners=False)
+        yield whole, wide[0]
 
 
 def winners(probs: Tensor) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from glob import escape
 from pathlib import Path
@@ -17,6 +16,7 @@ from training.experiments.loop_config import BadLoop, LoopConfig
 from training.experiments.loop_data import Data, open_folder
 from training.experiments.runs import Settings
 from training.experiments.strategy import Strategy
+from training.files import locked as one_at_a_time
 from training.files import write_atomically
 
 
@@ -27,9 +27,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         BadLoop: another loop is at work in this folder.
     """
-    with (folder / ".lock").open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(one_at_a_time(folder))
         except BlockingIOError as error:
             raise BadLoop(
                 f"another loop is at work in {folder}: wait for its end, or stop it"

@@ -83,7 +83,7 @@ def layout_of(
     """
     stack = [page for page in directories.chain if page.is_whole and page.is_like(main)] or [main]
     if len(description) <= MAX_DESCRIPTION:
-        if description.lstrip()[:5] == "<?xml" or "<OME" in description[:2000]:
+        if is_ome(description):
             layout = _ome_layout(directories.chain, main, description)
             if layout is not None:
                 return layout
@@ -98,6 +98,19 @@ def layout_of(
     number = whole.index(main) + 1 if main in whole else 1
     position = f"page {number} of {len(whole)}" if len(whole) > 1 else ""
     return Layout(pages[:1], position, pages if len(pages) > 1 else ())
+
+
+def is_ome(description: str) -> bool:
+    return description.lstrip()[:5] == "<?xml" or "<OME" in description[:2000]
+
+
+def is_imagej(description: str) -> bool:
+    return description.startswith(("ImageJ=", "SCIFIO="))
+
+
+def told_by_imagej(description: str) -> dict[str, str]:
+    """What the lines of ImageJ's description say, as ``unit`` to ``micron``."""
+    return dict(line.split("=", 1) for line in description.splitlines() if "=" in line)
 
 
 def _axes_layout(
@@ -146,9 +159,9 @@ def _position(axes: Sequence[tuple[str, int]]) -> str:
 def _imagej_axes(
     description: str, main: Directory, pages: int, frames: int
 ) -> list[tuple[str, int]] | None:
-    if not description.startswith(("ImageJ=", "SCIFIO=")):
+    if not is_imagej(description):
         return None
-    told = dict(line.split("=", 1) for line in description.splitlines() if "=" in line)
+    told = told_by_imagej(description)
     channels, slices, times, images = (
         _positive(told.get(key)) for key in ("channels", "slices", "frames", "images")
     )
@@ -211,7 +224,7 @@ def _ome_layout(chain: Sequence[Directory], main: Directory, xml: str) -> Layout
     planes: dict[tuple[int, int, int], int] = {}
     file_id: str | None = None
     inside = named = 0
-    for event, tag, told in _elements(xml):
+    for event, tag, told in elements(xml):
         if event == "start" and tag == "OME":
             file_id = told.get("UUID")
         elif event == "start" and tag == "Pixels":
@@ -289,7 +302,7 @@ def _index(text: str | None, otherwise: int = 0) -> int:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 9 else otherwise
 
 
-def _elements(xml: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+def elements(xml: str) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(start or end, name, attributes) of each element; nothing of it is kept.
 
     A TiffData element that names a file comes with that file's ``uuid``.

@@ -28,6 +28,7 @@ from training.pixels import (
 from training.tiff.directories import Directories, Directory, not_read
 from training.tiff.layout import Layout, Plane, layout_of, main_page
 from training.tiff.parts import READ, check_parts, frames_of, read_samples
+from training.tiff.pixel_size import pixel_size_um
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -119,10 +120,11 @@ class _Reader:
 
     def read(self, main: Directory, channels: Sequence[int] | None) -> Decoded:
         page = self._page(main)
+        description = self._opened.pages.first.description
         layout = layout_of(
             self._directories,
             main,
-            self._opened.pages.first.description,
+            description,
             page.imagewidth * page.imagelength * page.samplesperpixel * page.imagedepth,
             frames_of(page, self._directories.size),
         )
@@ -143,9 +145,13 @@ class _Reader:
             position = ", ".join(part for part in (position, f"z 1 of {page.imagedepth}") if part)
         self._interleaved = None
         orientation = first.directory.orientation
+        pixel_um = pixel_size_um(page, description)
         if orientation != 1:
             image = np.asarray(upright(Image.fromarray(image), orientation))
-        return Decoded(np.ascontiguousarray(image), _bits(page), names, position, stretched)
+        if orientation in SIDEWAYS and pixel_um is not None:
+            pixel_um = pixel_um[::-1]
+        pixels = np.ascontiguousarray(image)
+        return Decoded(pixels, _bits(page), names, position, stretched, pixel_um)
 
     def _page(self, directory: Directory) -> TiffPage:
         """The tags of a page, which may be decoded."""

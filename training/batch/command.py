@@ -1,0 +1,144 @@
+"""`python -m training predict`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from training.command_options import FOLDER, channels_option, own_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from training.batch.folder import Outcome
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+LISTED = 10
+"""Files that were not predicted and are named on the terminal; the table holds all."""
+
+STOPPED = 130
+"""The exit status of what Ctrl-C ended, as shells have it."""
+
+
+@click.command("predict")
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--version",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="A version's folder; `python -m backend versions` lists them.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The folder to write to; a second run with the same options does what is missing.",
+)
+@click.option("--instances", is_flag=True, help="Also masks that number the particles, 16 bits.")
+@click.option("--uncertainty", is_flag=True, help="Also maps of the predictive entropy, in nats.")
+@click.option("--overlays", is_flag=True, help="Also pictures of the masks over the images.")
+@click.option("--coco", is_flag=True, help="Also all particles as one COCO file.")
+@click.option(
+    "--min-particle-px",
+    type=click.IntRange(1, 1_000_000),
+    default=12,
+    help="Smaller particles are left out, as from pre-annotations (default 12).",
+)
+@click.option(
+    "--pixel-size",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    default=None,
+    metavar="MICROMETRES",
+    help="The side of a pixel, in place of what the files say.",
+)
+@channels_option
+@click.option(
+    "--columns",
+    type=FILE,
+    default=None,
+    help="A CSV file with columns of your own; its first one names the images.",
+)
+@click.option("--group-by", default=None, metavar="COLUMN", help="Sum up by one of --columns.")
+@click.option(
+    "--threads", type=click.IntRange(1, 256), default=None, help="Default: all processors."
+)
+@own_network
+def predict(
+    folder: Path,
+    version: Path,
+    output: Path,
+    instances: bool,
+    uncertainty: bool,
+    overlays: bool,
+    coco: bool,
+    min_particle_px: int,
+    pixel_size: float | None,
+    channels: tuple[int, ...] | None,
+    columns: Path | None,
+    group_by: str | None,
+    threads: int | None,
+    network: str | None,
+) -> None:
+    """Predict every image of FOLDER: class masks, and tables of images and particles.
+
+    docs/RESULTS.md explains what is written. The exit status is 1 if an image could not be
+    read, and 130 after Ctrl-C.
+    """
+    from training.batch.folder import Batch, predict_folder
+    from training.batch.outputs import Wanted
+
+    batch = Batch(
+        *(folder, version, output),
+        Wanted(min_particle_px, instances, uncertainty, overlays, coco),
+        *(channels, pixel_size, network, columns, group_by),
+        threads or os.cpu_count() or 1,
+    )
+    with _progress() as show:
+        outcome = predict_folder(batch, show)
+    _say(outcome, output)
+    if outcome.interrupted:
+        raise SystemExit(STOPPED)
+    if outcome.refused:
+        raise SystemExit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time that is left, on a terminal alone."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("")
+        yield lambda done, of: bars.update(bar, completed=done, total=of)
+
+
+def _say(outcome: Outcome, output: Path) -> None:
+    for name, why in list(outcome.refused.items())[:LISTED]:
+        click.echo(f"{name}: {why}", err=True)
+    if len(outcome.refused) > LISTED:
+        click.echo(f"and {len(outcome.refused) - LISTED} more", err=True)
+    for note in outcome.notes:
+        click.echo(note, err=True)
+    parts = [f"{outcome.done} images have results, {outcome.predicted} of them new"]
+    if outcome.refused:
+        parts.append(f"{len(outcome.refused)} could not be read or predicted")
+    if outcome.no_images:
+        parts.append(f"{outcome.no_images} other files are no images")
+    click.echo(f"{'; '.join(parts)}; {output / 'images.csv'} has a row for each.")
+    if outcome.interrupted:
+        click.echo("Stopped before the end: the same command goes on from here.")

@@ -1,0 +1,34 @@
+"""What several commands of `python -m training` take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from training.channels import parse_channels
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+own_network = click.option(
+    "--network",
+    default=None,
+    help="Your own network, package.module:factory, if the version is made with it.",
+)
+
+
+def _channels(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else parse_channels(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+channels_option = click.option(
+    "--channels",
+    callback=_channels,
+    default=None,
+    help='Which to show, counted from 1: "2" as grey, "1,3,2" as red, green and blue.',
+)
