@@ -56,6 +56,13 @@ def predictive_entropy(probs: Tensor) -> Tensor:
     return entropy.clamp_min(0)
 
 
+def entropy_of_mean(mean_probs: Tensor) -> Tensor:
+    """``predictive_entropy`` [H, W] in nats where only the members' mean [C, H, W] is at hand."""
+    flat = mean_probs.flatten(1)
+    entropy = _entropy(flat, torch.empty_like(flat)).clamp_min_(0)
+    return entropy.view(mean_probs.shape[1:])
+
+
 def expected_entropy(probs: Tensor) -> Tensor:
     """Mean of the members' own entropies: the part of the uncertainty that they agree on.
 

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import acquisition.uncertainty
 from acquisition.uncertainty import (
     MEASURES,
+    entropy_of_mean,
     expected_entropy,
     least_confidence,
     mutual_information,
@@ -285,6 +286,11 @@ class TestLaws:
             (probs.transpose(3, 4), straight.transpose(1, 2)),
         ):
             torch.testing.assert_close(measure(moved), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_entropy_of_the_mean_is_the_predictive_entropy() -> None:
+    probs = random_probs(*ASYMMETRIC)[:, :1]
+    torch.testing.assert_close(entropy_of_mean(probs.mean(dim=0)[0]), predictive_entropy(probs)[0])
 
 
 def test_the_bounds_are_reached_by_members_that_share_out_the_classes() -> None:

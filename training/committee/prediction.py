@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acquisition.adaptive import Judgement, judge
-from acquisition.uncertainty import predictive_entropy
+from acquisition.uncertainty import entropy_of_mean
 
 STRIP_PX = 1 << 19
 """Pixels of the full-size image that are enlarged at once: with 9 classes 19 MB."""
@@ -46,11 +46,10 @@ class Segmentation:
     def uncertainty(self) -> NDArray[np.float32]:
         """[H, W] predictive entropy in nats, enlarged from the network's resolution."""
         small = np.empty(self.probs.shape[1:], np.float32)
-        probs = torch.from_numpy(self.probs)[None, None]
+        probs = torch.from_numpy(self.probs)
         step = max(1, STRIP_VALUES // (len(self.probs) * small.shape[1]))
         for top in range(0, len(small), step):
-            strip = predictive_entropy(probs[..., top : top + step, :])
-            small[top : top + step] = strip[0].numpy()
+            small[top : top + step] = entropy_of_mean(probs[:, top : top + step]).numpy()
         whole = np.empty(self.size, np.float32)
         for rows, values in _enlarge(small[None], self.size):
             whole[rows] = values[0].numpy()
