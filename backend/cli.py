@@ -14,6 +14,7 @@ import click
 from backend import __version__
 from backend.commands.backup import backup, restore
 from backend.commands.connect import connect
+from backend.commands.counts import counts
 from backend.commands.disconnect import disconnect
 from backend.commands.doctor import doctor
 from backend.commands.explain import explain
@@ -58,6 +59,7 @@ def cli() -> None:
 for command in (
     backup,
     connect,
+    counts,
     disconnect,
     doctor,
     explain,

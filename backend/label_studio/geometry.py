@@ -49,7 +49,11 @@ class Patch:
     effort: int = 0
 
     def paint(
-        self, target: npt.NDArray[np.uint8 | np.int16], value: int, *, over: int | None = None
+        self,
+        target: npt.NDArray[np.uint8 | np.int16 | np.int32],
+        value: int,
+        *,
+        over: int | None = None,
     ) -> None:
         """Set ``target`` [H, W] to ``value`` where the patch is set.
 

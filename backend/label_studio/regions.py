@@ -11,7 +11,7 @@ coordinates of the unturned image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 from types import MappingProxyType
@@ -253,6 +253,7 @@ def read_annotation(
     unlabelled: int,
     unknown_label: str | None,
     aliases: Mapping[str, str] | None = None,
+    drawn: Callable[[int, str | None, Patch], None] | None = None,
 ) -> Reading:
     """An annotation's regions as a class-index mask; a later region wins an overlap.
 
@@ -273,6 +274,8 @@ def read_annotation(
         unlabelled: what a pixel without a region is, 0 or 255.
         unknown_label: the label that paints 255, if there is one.
         aliases: former names of labels, to what they are called now.
+        drawn: called for each region that paints, in their order: with what it paints, its shape
+            (``shape_of``) and its pixels.
     """
     if not isinstance(result, list | tuple):
         return _left_out(size, f"Its result must be a list of regions, got {shorten(result)}.")
@@ -312,6 +315,8 @@ def read_annotation(
             patch.paint(canvas, _BENEATH, over=_BARE)
         else:
             patch.paint(canvas, _UNREAD if value is None else value)
+            if drawn is not None:
+                drawn(UNKNOWN if value is None else value, shape_of(shape), patch)
         if unclear:
             problems.append(f"Region {_name(shape, number)} is taken as unknown: {unclear}")
         counts[kind] += 1

@@ -27,7 +27,17 @@ def test_every_option_of_every_command_has_a_help_text() -> None:
 def test_the_commands_are_the_promised_ones() -> None:
     """Scripts call them: a command is never renamed without its old name."""
     assert set(cli.commands) == {
-        *("backup", "connect", "disconnect", "doctor", "explain", "map", "migrate", "pause"),
+        *(
+            "backup",
+            "connect",
+            "counts",
+            "disconnect",
+            "doctor",
+            "explain",
+            "map",
+            "migrate",
+            "pause",
+        ),
         *(
             "replay",
             "restore",

@@ -1,0 +1,176 @@
+"""What the committee counts in each image, kept in a file for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.errors import BadRequest, ImageRefused
+from backend.ledger import Project
+from backend.options import ProjectOptions
+from backend.predict import read_image
+from backend.workplace import Workplace
+
+if TYPE_CHECKING:
+    from training.committee.committee import Committee
+
+
+@dataclass(frozen=True)
+class PredictedImage:
+    """What the committee counts in an image.
+
+    Attributes:
+        size: (H, W) in pixels.
+        counts: [C] particles of each class of at least ``min_particle_px`` pixels.
+        areas: [C] share of the image that they cover; 0 of the background.
+    """
+
+    size: tuple[int, int]
+    counts: NDArray[np.float64]
+    areas: NDArray[np.float64]
+
+
+def predict_counts(
+    work: Workplace,
+    project: Project,
+    committee: Committee,
+    urls: Mapping[int, str],
+    learnt: Collection[int],
+    folder: Path,
+    progress: Callable[[int, int], None],
+) -> tuple[dict[int, PredictedImage], dict[int, str]]:
+    """Count in each image what the committee predicts; in those it learnt from, what the member
+    predicts that never trained on it.
+
+    Args:
+        urls: task id to its image.
+        learnt: tasks that taught the version.
+        folder: where the counts are kept, in a file of this version and these options.
+        progress: called with how many images are done, and of how many.
+
+    Returns:
+        Task id to its counts, and task id to why its image could not be read.
+
+    Raises:
+        StudioUnreachable, StudioRefused: Label Studio gives no images now. What was counted is
+            kept.
+        BadRequest: the folder cannot be written to.
+    """
+    options = work.options(project)
+    key = _key(work, project, committee, options)
+    path = folder / f"predicted-v{committee.version}-{key}.jsonl"
+    names = {task: _name(url, out_of_fold=task in learnt) for task, url in urls.items()}
+    kept = _read(path, len(committee.config.classes))
+    found = {task: kept[name] for task, name in names.items() if name in kept}
+    refused: dict[int, str] = {}
+    missing = [task for task in urls if task not in found]
+    progress(len(found), len(urls))
+    # Of one kind after the other: a member's module and the engine of all take memory each.
+    missing.sort(key=lambda task: task in learnt)
+    read: list[int] = []
+
+    def images(tasks: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        for task in tasks:
+            try:
+                image = read_image(work.images, urls[task], options.channel_numbers)
+            except ImageRefused as error:
+                refused[task] = str(error)
+                progress(len(found) + len(refused), len(urls))
+            else:
+                read.append(task)
+                yield image
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            masks = _masks(committee, images, missing, learnt, read)
+            for number, mask in enumerate(masks):
+                task = read[number]
+                found[task] = _count(mask, len(committee.config.classes), options.min_particle_px)
+                file.write(_line(names[task], found[task]))
+                file.flush()
+                progress(len(found) + len(refused), len(urls))
+    except OSError as error:
+        raise BadRequest(f"The counts cannot be written to {folder}: {error}.") from error
+    return found, refused
+
+
+def _masks(
+    committee: Committee,
+    images: Callable[[Sequence[int]], Iterator[NDArray[np.uint8]]],
+    tasks: Sequence[int],
+    learnt: Collection[int],
+    read: Sequence[int],
+) -> Iterator[NDArray[np.uint8]]:
+    """[H, W] of each task whose image can be read, in the order of ``tasks``."""
+    from training.committee.prediction import enlarge
+    from training.examples import make_example
+
+    for prediction in committee.predict_all(images([task for task in tasks if task not in learnt])):
+        yield prediction.mask()
+    for image in images([task for task in tasks if task in learnt]):
+        size = (image.shape[0], image.shape[1])
+        unlabelled = np.zeros(size, np.uint8)
+        example = make_example(str(read[-1]), image, unlabelled, committee.config.max_side_px)
+        yield enlarge(committee.out_of_fold(example)[0].numpy(), size)[0]
+
+
+def _count(mask: NDArray[np.uint8], classes: int, min_px: int) -> PredictedImage:
+    from training.particles.instances import instances
+
+    found = instances(mask, min_px)
+    pixels = np.bincount(found.numbers.ravel(), minlength=len(found.classes) + 1)[1:]
+    counts = np.bincount(found.classes, minlength=classes).astype(np.float64)
+    shares = pixels / mask.size
+    areas = np.bincount(found.classes, weights=shares, minlength=classes).astype(np.float64)
+    return PredictedImage((mask.shape[0], mask.shape[1]), counts, areas)
+
+
+def _key(work: Workplace, project: Project, committee: Committee, options: ProjectOptions) -> str:
+    """A name for all that decides what is counted in an image, but for the image."""
+    files = work.registry.files(project.slug, committee.version)
+    parts = [sorted(files.items()), options.min_particle_px, options.channel_numbers]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _name(url: str, *, out_of_fold: bool) -> str:
+    """A name for an image and for who predicts it; its address itself may hold a signature."""
+    return hashlib.sha256(f"{out_of_fold}:{url}".encode()).hexdigest()[:24]
+
+
+def _line(name: str, image: PredictedImage) -> str:
+    kept = {
+        "image": name,
+        "size": image.size,
+        "counts": image.counts.tolist(),
+        "areas": image.areas.tolist(),
+    }
+    return json.dumps(kept) + "\n"
+
+
+def _read(path: Path, classes: int) -> dict[str, PredictedImage]:
+    """What earlier runs have kept; a line that was cut short is done again."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{path} cannot be read: {error}. Remove it.") from error
+    found = {}
+    for line in text.splitlines():
+        try:
+            kept: dict[str, Any] = json.loads(line)
+            height, width = kept["size"]
+            counts, areas = np.array(kept["counts"], float), np.array(kept["areas"], float)
+        except (ValueError, KeyError, TypeError):
+            continue
+        if counts.shape == areas.shape == (classes,):
+            found[str(kept.get("image"))] = PredictedImage((height, width), counts, areas)
+    return found

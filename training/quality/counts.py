@@ -1,0 +1,180 @@
+"""How many particles a pool of images holds: a committee's count, corrected by what people counted
+on the audits, with its interval. A share of the area, or any other number an image has, likewise.
+
+The images are a finite pool, and the audits a random sample of it. The committee has predicted
+every image, so no chance but that of the sample is left: the mean is that of the predictions plus
+what the audits say they are off (the difference estimator of survey sampling, Särndal, Swensson
+and Wretman 1992, ch. 6; prediction-powered inference, Angelopoulos et al. 2023, arXiv 2301.09633,
+of a pool that the audits belong to). How far the predictions are trusted is tuned on the audits
+(arXiv 2311.01453).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from training.quality.audit import Interval
+
+FEWEST_SHOWN = 30
+"""Audits that must show a class, in the mask or in the prediction, before there is an interval.
+docs/COUNTS.md has the simulation that it comes from."""
+
+FEWEST_DEGREES = 1.0
+"""Of freedom: below, Student's distribution has not even a spread that grows with its tails."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of a pool as one or many samples tell it; each field is a number a sample.
+
+    Attributes:
+        mean: per image.
+        half_width: of its 95 % interval; 0 where the sample has no spread.
+        weight: how far the predictions are trusted, from 0 (the audits alone) to 1.
+    """
+
+    mean: Values
+    half_width: Values
+    weight: Values
+
+
+def estimate_mean(counted: Values, predicted: Values, pool_mean: float, images: int) -> Estimate:
+    """The mean of a pool by a sample of it, with predictions of the whole pool.
+
+    The weight is Cov(counted, predicted) / Var(predicted) of the sample, within 0 to 1. It is
+    chosen by the very images that correct the count, so the spread is the jackknife's: each audit
+    is left out in turn, of the weight too. Student's degrees of freedom are those that the
+    spread's own spread leaves, 2n / (kurtosis - 1) and at most n - 1: where a few audits hold most
+    particles there are few, however many audits there are (Valliant and Rust 2010, Journal of
+    Official Statistics 26, 585).
+
+    Args:
+        counted, predicted: [..., n] of the audits; n at least 3.
+        pool_mean: of the predictions of all images of the pool, the audits among them.
+        images: of the pool.
+    """
+    n = counted.shape[-1]
+    terms = np.stack([counted, predicted, counted * predicted, predicted * predicted])
+    sums = terms.sum(axis=-1)
+    weight = _weight(sums, n)
+    mean = sums[0] / n + weight * (pool_mean - sums[1] / n)
+    others = sums[..., None] - terms
+    without = others[0] / (n - 1) + _weight(others, n - 1) * (pool_mean - others[1] / (n - 1))
+    off = without - without.mean(axis=-1, keepdims=True)
+    second, fourth = (off**2).mean(axis=-1), (off**4).mean(axis=-1)
+    # Rounding leaves a spread of some 1e-16 where there is none.
+    flat = np.sqrt(second) <= 1e-12 * np.maximum(np.abs(mean), 1e-9)
+    kurtosis = fourth / np.where(flat, 1.0, second) ** 2
+    degrees = np.clip(2 * n / np.maximum(kurtosis - 1, 1e-9), FEWEST_DEGREES, n - 1)
+    variance = (1 - n / images) * (n - 1) * second
+    half = student.ppf(0.975, degrees) * np.sqrt(variance)
+    return Estimate(mean, np.where(flat, 0.0, half), weight)
+
+
+def _weight(sums: Values, n: int) -> Values:
+    """The least-squares slope, within 0 to 1; 0 where the predictions are all alike.
+
+    Args:
+        sums: [4, ...] over n images: counted, predicted, their product, predicted squared.
+    """
+    counted, predicted, product, square = sums
+    variance = square - predicted**2 / n
+    # What rounding leaves of no variance.
+    alike = variance <= 1e-9 * square
+    slope = (product - counted * predicted / n) / np.where(alike, 1.0, variance)
+    return np.where(alike, 0.0, np.clip(slope, 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class PoolCount:
+    """What is known of one class in a pool, per image; times ``images`` it is the total.
+
+    Attributes:
+        images: of the pool, the audits among them.
+        audits: that people counted.
+        shown: audits that show the class in the mask or in the prediction.
+        counted, predicted: means over the audits, by people and by the committee; None without any.
+        plain: mean of the predictions over the pool.
+        corrected: by the audits; None where there is no interval.
+        alone: by the audits without predictions; None where too few masks show the class.
+        weight: how far ``corrected`` trusts the predictions; None without it.
+        reason: why there is no ``corrected``, a sentence; "" where there is.
+    """
+
+    images: int
+    audits: int
+    shown: int
+    counted: float | None
+    predicted: float | None
+    plain: float
+    corrected: Interval | None
+    alone: Interval | None
+    weight: float | None
+    reason: str
+
+
+def count_pool(predicted: Values, audits: NDArray[np.intp], counted: Values) -> PoolCount:
+    """One class in a pool of images.
+
+    Args:
+        predicted: [N] each image's count (or share of the area) by a committee that never trained
+            on the image.
+        audits: [n] which of the images people counted, a random sample.
+        counted: [n] what they counted there.
+
+    Raises:
+        ValueError: the pool is empty, or the audits and the counts are not as many.
+    """
+    if not len(predicted) or len(audits) != len(counted):
+        raise ValueError(
+            f"expected images and a count for each audit, got {len(predicted)} images, "
+            f"{len(audits)} audits and {len(counted)} counts"
+        )
+    N, n = len(predicted), len(audits)
+    plain = float(predicted.mean())
+    if n == 0:
+        reason = "no audit has been counted"
+        return PoolCount(N, 0, 0, None, None, plain, None, None, None, reason)
+    ours = predicted[audits]
+    shown = int(((counted > 0) | (ours > 0)).sum())
+    corrected, weight, reason = _interval(counted, ours, plain, N)
+    alone, _, _ = _interval(counted, np.zeros(n), 0.0, N)
+    means = float(counted.mean()), float(ours.mean())
+    return PoolCount(N, n, shown, *means, plain, corrected, alone, weight, reason)
+
+
+def _interval(
+    counted: Values, predicted: Values, pool_mean: float, images: int
+) -> tuple[Interval | None, float | None, str]:
+    """The interval, the weight and "", or why there is none."""
+    n = len(counted)
+    known = float(counted.sum()) / images
+    if n == images:
+        return Interval(known, known, known), 0.0, ""
+    shown = int(((counted > 0) | (predicted > 0)).sum())
+    if shown < FEWEST_SHOWN:
+        return None, None, _too_few(shown, n, images)
+    found = estimate_mean(counted, predicted, pool_mean, images)
+    mean, half = float(found.mean), float(found.half_width)
+    if half == 0:
+        return None, None, f"the {n} audits differ in nothing that an interval could be made of"
+    # What was counted on the audits is there: the pool holds no less.
+    low, value, high = (max(known, each) for each in (mean - half, mean, mean + half))
+    return Interval(value, low, high), float(found.weight), ""
+
+
+def _too_few(shown: int, audits: int, images: int) -> str:
+    held = f"{shown} of {audits} audits show it, an interval needs {FEWEST_SHOWN}"
+    if not shown:
+        return held
+    needed = math.ceil(FEWEST_SHOWN * audits / shown)
+    if needed >= images:
+        return f"{held}, and so rare a class may need an audit of every image"
+    return f"{held}: some {needed - audits} more audits would do"
