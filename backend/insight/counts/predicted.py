@@ -159,7 +159,7 @@ def _read(path: Path, classes: int) -> dict[str, PredictedImage]:
     """What earlier runs have kept; a line that was cut short is done again."""
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise BadRequest(f"{path} cannot be read: {error}. Remove it.") from error

@@ -1,0 +1,67 @@
+import csv
+import gzip
+
+import numpy as np
+import pytest
+
+from training.experiments.count_coverage import (
+    BadCounts,
+    read_count_table,
+    simulate,
+    write_coverage,
+)
+
+CELLS = "small cell counted"
+
+
+def write_table(path, rng, images=150):
+    """A common class that two committees count well, and one that hardly any image shows."""
+    counted = rng.poisson(5, images) + 1
+    rare = np.zeros(images, int)
+    rare[:3] = 1
+    lines = [f"image,{CELLS},small cell 0,small cell 1,cast counted,cast 0,cast 1"]
+    for i, (n, r) in enumerate(zip(counted, rare, strict=True)):
+        good, bad = n - rng.integers(0, 2), rng.poisson(5)
+        lines.append(f"{i + 1},{n},{good},{bad},{r},0,0")
+    text = "\n".join(lines) + "\n"
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["urine.csv", "urine.csv.gz"])
+def test_a_table_is_read_packed_or_not(tmp_path, name):
+    table = read_count_table(write_table(tmp_path / name, np.random.default_rng(0)))
+    assert table.name == "urine"
+    assert list(table.counted) == ["small cell", "cast"]
+    assert table.predicted["small cell"].shape == (2, 150)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "image,cell counted\n1,2\n", "cell counted,cell 0\n1,many\n", "cell 0\n1\n"]
+)
+def test_another_table_is_refused(tmp_path, text):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(BadCounts, match=r"t\.csv"):
+        read_count_table(path)
+
+
+def test_intervals_hold_where_they_are_given_and_are_withheld_elsewhere(tmp_path):
+    table = read_count_table(write_table(tmp_path / "t.csv", np.random.default_rng(1)))
+    found = list(simulate(table, [40, 80, 150], draws=400))
+    assert [(row.class_name, row.audits) for row in found] == [
+        ("small cell", 40),
+        ("cast", 40),
+        ("small cell", 80),
+        ("cast", 80),
+    ]
+    for row in found[::2]:
+        assert row.given == 1
+        assert row.coverage == pytest.approx(0.95, abs=0.03)
+        assert row.least <= row.coverage
+        assert row.width < 0.8
+    assert all(row.given == 0 and row.coverage is None for row in found[1::2])
+    assert found == list(simulate(table, [40, 80], draws=400))  # the same draws again
+    write_coverage(tmp_path / "out.csv", found)
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert (rows[0]["class"], rows[1]["coverage"], rows[1]["given"]) == ("small cell", "", "0.0000")
