@@ -164,6 +164,25 @@ def _coverage(
     )
 
 
+def coverage_table(rows: Sequence[Coverage]) -> list[list[str]]:
+    """The rows as lines of a Markdown table, with its head; "-" where no draw gave an interval."""
+    head = ["set", "class", "audits", "show it", "given", "coverage", "least", "audits alone"]
+    head += ["width", "half width", "weight"]
+    return [
+        head,
+        ["---"] * len(head),
+        *(
+            [
+                *(row.set, row.class_name, str(row.audits)),
+                *(f"{row.shown:.0f}", f"{row.given:.3f}"),
+                *("-" if v is None else f"{v:.3f}" for v in astuple(row)[6:9]),
+                *("-" if v is None else f"{v:.2f}" for v in astuple(row)[9:]),
+            ]
+            for row in rows
+        ),
+    ]
+
+
 def write_coverage(path: Path, rows: Sequence[Coverage]) -> None:
     """The rows as CSV; shares with four digits."""
     names = [each.name.removesuffix("_name") for each in fields(Coverage)]

@@ -20,7 +20,7 @@ from scipy.stats import t as student
 
 from training.quality.audit import Interval
 
-FEWEST_SHOWN = 30
+FEWEST_SHOWN = 40
 """Audits that must show a class, in the mask or in the prediction, before there is an interval.
 docs/COUNTS.md has the simulation that it comes from."""
 
@@ -120,14 +120,20 @@ class PoolCount:
     reason: str
 
 
-def count_pool(predicted: Values, audits: NDArray[np.intp], counted: Values) -> PoolCount:
+def count_pool(
+    predicted: Values,
+    audits: NDArray[np.intp],
+    counted: Values,
+    as_the_pool: Values | None = None,
+) -> PoolCount:
     """One class in a pool of images.
 
     Args:
-        predicted: [N] each image's count (or share of the area) by a committee that never trained
-            on the image.
+        predicted: [N] each image's count (or share of the area) by who never trained on it.
         audits: [n] which of the images people counted, a random sample.
         counted: [n] what they counted there.
+        as_the_pool: [n] the audits predicted as the images of the pool are on average, where some
+            of these are predicted by others; as in ``predicted`` if not given.
 
     Raises:
         ValueError: the pool is empty, or the audits and the counts are not as many.
@@ -144,7 +150,8 @@ def count_pool(predicted: Values, audits: NDArray[np.intp], counted: Values) -> 
         return PoolCount(N, 0, 0, None, None, plain, None, None, None, reason)
     ours = predicted[audits]
     shown = int(((counted > 0) | (ours > 0)).sum())
-    corrected, weight, reason = _interval(counted, ours, plain, N)
+    alike = ours if as_the_pool is None else as_the_pool
+    corrected, weight, reason = _interval(counted, alike, plain, N)
     alone, _, _ = _interval(counted, np.zeros(n), 0.0, N)
     means = float(counted.mean()), float(ours.mean())
     return PoolCount(N, n, shown, *means, plain, corrected, alone, weight, reason)

@@ -65,6 +65,7 @@ class ImageRow:
     Attributes:
         role: audit (labelled, and counted below), labelled (the version learnt from it) or pool.
         counted: None where it is no audit.
+        by_member: an audit as predicted by the member whose fold it is in; None of others.
     """
 
     task: int
@@ -72,6 +73,7 @@ class ImageRow:
     role: str
     predicted: PredictedImage
     counted: Tally | None
+    by_member: PredictedImage | None
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,12 @@ def count_project(
         ),
         studio_id,
     )
+    # Images that taught the version are predicted by one member, which sees other things than all
+    # members do: so the audits are predicted by theirs as well (``_pool``).
+    by_member: dict[int, PredictedImage] = {}
+    if learnt and people:
+        again = {task: urls[task] for task in people}
+        by_member, _ = predict_counts(work, row, committee, again, people, folder, progress)
     images = [
         ImageRow(
             task,
@@ -199,6 +207,7 @@ def count_project(
             "audit" if task in people else "labelled" if task in learnt else "pool",
             predicted[task],
             people.get(task),
+            by_member.get(task),
         )
         for task in sorted(predicted)
     ]
@@ -309,12 +318,28 @@ def _rows(images: Sequence[ImageRow], classes: Sequence[str]) -> list[CountRow]:
 
 
 def _pool(images: Sequence[ImageRow], measure: str, index: int) -> PoolCount:
+    """One class in a group.
+
+    A share of the images, those that taught the version, are predicted by one member each. Audits
+    never are, so theirs is the mean of both predictions with that share: what an image of the
+    group is predicted by on average.
+    """
+
     def value(of: PredictedImage | Tally) -> float:
         return float((of.counts if measure == "count" else of.areas)[index])
 
-    audits = [i for i, image in enumerate(images) if image.counted is not None]
+    audits = [(i, each) for i, each in enumerate(images) if each.counted is not None]
+    share = sum(image.role == "labelled" for image in images) / len(images)
     return count_pool(
         np.array([value(image.predicted) for image in images]),
-        np.array(audits, np.intp),
-        np.array([value(image.counted) for image in images if image.counted is not None]),
+        np.array([i for i, _ in audits], np.intp),
+        np.array([value(each.counted) for _, each in audits if each.counted is not None]),
+        np.array(
+            [
+                (1 - share) * value(each.predicted) + share * value(each.by_member)
+                if each.by_member is not None
+                else value(each.predicted)
+                for _, each in audits
+            ]
+        ),
     )

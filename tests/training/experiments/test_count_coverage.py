@@ -4,6 +4,9 @@ import gzip
 import numpy as np
 import pytest
 
+from click.testing import CliRunner
+
+from training.__main__ import cli
 from training.experiments.count_coverage import (
     BadCounts,
     read_count_table,
@@ -65,3 +68,15 @@ def test_intervals_hold_where_they_are_given_and_are_withheld_elsewhere(tmp_path
     write_coverage(tmp_path / "out.csv", found)
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert (rows[0]["class"], rows[1]["coverage"], rows[1]["given"]) == ("small cell", "", "0.0000")
+
+
+def test_the_command_writes_a_file_and_prints_a_table(tmp_path):
+    table = write_table(tmp_path / "t.csv", np.random.default_rng(1))
+    arguments = ["simulate-counts", str(table), "--draws", "50", "--output"]
+    done = CliRunner().invoke(cli, [*arguments, str(tmp_path / "out.csv"), "--audits", "30,60"])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert [line.count("|") for line in lines] == [12] * 6
+    assert lines[4].startswith("| t | small cell | 60 | 60 | 1.000 |")
+    assert "| cast | 60 | 1 | 0.000 | - |" in lines[5]
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 5

@@ -75,11 +75,11 @@ def pool(rng, images=200):
 
 def test_enough_audits_give_both_intervals_and_what_was_counted():
     truth, predicted = pool(np.random.default_rng(2))
-    audits = np.arange(40)
-    found = count_pool(predicted, audits, truth[:40])
-    assert (found.images, found.audits, found.shown, found.reason) == (200, 40, 40, "")
+    audits = np.arange(50)
+    found = count_pool(predicted, audits, truth[:50])
+    assert (found.images, found.audits, found.shown, found.reason) == (200, 50, 50, "")
     assert found.plain == pytest.approx(predicted.mean())
-    assert (found.counted, found.predicted) == (truth[:40].mean(), predicted[:40].mean())
+    assert (found.counted, found.predicted) == (truth[:50].mean(), predicted[:50].mean())
     assert found.corrected.low <= truth.mean() <= found.corrected.high
     assert found.alone.high - found.alone.low > found.corrected.high - found.corrected.low
 
@@ -91,18 +91,18 @@ def test_a_rare_class_has_no_interval_and_says_how_many_audits_would_do():
     assert (found.corrected, found.alone, found.weight) == (None, None, None)
     assert found.shown == 5
     assert found.reason == (
-        f"5 of 50 audits show it, an interval needs {FEWEST_SHOWN}: some 250 more audits would do"
+        f"5 of 50 audits show it, an interval needs {FEWEST_SHOWN}: some 350 more audits would do"
     )
     few = count_pool(np.zeros(100), np.arange(5, 55), truth[5:55])
     assert few.reason.endswith("so rare a class may need an audit of every image")
 
 
 def test_audits_of_nothing_but_zeros_claim_nothing():
-    found = count_pool(np.ones(90), np.arange(40), np.zeros(40))
+    found = count_pool(np.ones(90), np.arange(45), np.zeros(45))
     assert found.corrected is None
     assert "differ in nothing" in found.reason
-    empty = count_pool(np.zeros(90), np.arange(40), np.zeros(40))
-    assert empty.reason == f"0 of 40 audits show it, an interval needs {FEWEST_SHOWN}"
+    empty = count_pool(np.zeros(90), np.arange(45), np.zeros(45))
+    assert empty.reason == f"0 of 45 audits show it, an interval needs {FEWEST_SHOWN}"
 
 
 def test_a_pool_of_audits_alone_is_known_exactly():
@@ -128,3 +128,23 @@ def test_without_an_audit_only_the_plain_count_is_there():
 def test_a_count_is_needed_for_each_audit():
     with pytest.raises(ValueError, match="2 audits and 1 counts"):
         count_pool(np.ones(3), np.arange(2), np.ones(1))
+
+
+def test_labelled_images_that_another_predicts_do_not_shift_the_count():
+    rng = np.random.default_rng(4)
+    truth = 1 + rng.poisson(4, 300)
+    by_all, by_one = truth - rng.integers(0, 2, 300), np.maximum(truth - rng.integers(1, 4, 300), 0)
+    alike, apart = 0, 0
+    for _ in range(300):
+        order = rng.permutation(300)
+        audits, learnt = order[:60], order[60:160]
+        predicted = by_all.astype(float)
+        predicted[learnt] = by_one[learnt]
+        share = len(learnt) / 300
+        as_the_pool = (1 - share) * by_all[audits] + share * by_one[audits]
+        corrected = count_pool(predicted, audits, truth[audits] * 1.0, as_the_pool).corrected
+        alike += corrected.low <= truth.mean() <= corrected.high
+        corrected = count_pool(predicted, audits, truth[audits] * 1.0).corrected
+        apart += corrected.low <= truth.mean() <= corrected.high
+    assert alike >= 0.92 * 300
+    assert apart < 0.2 * 300

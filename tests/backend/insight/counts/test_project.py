@@ -218,6 +218,21 @@ def test_audits_correct_the_counts_and_what_became_of_each_is_told(
     assert (became.waiting, became.skipped, became.unknown) == (len(rest), 1, 1)
     assert (found.learnt, found.out_of_fold) == (2, True)
     roles = {image.task: image.role for image in found.images}
+    # As the labelled images are, each by its own member too.
+    image = disc_example("", first).image
+    committee = work.registry.load(project.slug, 1)
+    member = committee.ensemble.logits(image, fold(str(first), 2)).argmax(dim=0).numpy()
+    (alone,) = [each.by_member for each in found.images if each.task == first]
+    assert alone is not None
+    assert (
+        alone.counts.tolist()
+        == np.bincount(instances(member.astype(np.uint8)).classes, minlength=3).tolist()
+    )
+    assert [each.task for each in found.images if each.by_member is not None] == [
+        first,
+        second,
+        third,
+    ]
     assert (roles[first], roles[LEARNT[0]], roles[fourth]) == ("audit", "labelled", "pool")
     dark = [row for row in found.rows if (row.measure, row.class_name) == ("count", "dark")]
     assert [row.group for row in dark] == [ALL, NO_GROUP, "A", "B"]
