@@ -40,6 +40,7 @@ def count_people(
     config: LabelConfig,
     options: ProjectOptions,
     classes: Sequence[str],
+    split: Mapping[int, float],
 ) -> Tally:
     """What a task's annotators counted, on average over them.
 
@@ -49,9 +50,10 @@ def count_people(
         annotations: at least one, and no skipped ones.
         size: (H, W) of the image.
         classes: names by index, background first.
+        split: as the committee's particles were told apart in this image.
     """
     deciding = [a for a in annotations if a.get("ground_truth")] or list(annotations)
-    tallies = [_count(a["result"], size, config, options, classes) for a in deciding]
+    tallies = [_count(a["result"], size, config, options, classes, split) for a in deciding]
     return Tally(
         np.mean([each.counts for each in tallies], axis=0),
         np.mean([each.areas for each in tallies], axis=0),
@@ -65,6 +67,7 @@ def _count(
     config: LabelConfig,
     options: ProjectOptions,
     classes: Sequence[str],
+    split: Mapping[int, float],
 ) -> Tally:
     drawn = _Drawn(size)
     mask = read_annotation(
@@ -80,7 +83,7 @@ def _count(
     pixels = np.bincount(mask.ravel(), minlength=256)
     known = mask.size - int(pixels[UNKNOWN])
     areas = pixels[: len(classes)] / max(known, 1)
-    counts = drawn.counts(len(classes), options.min_particle_px)
+    counts = drawn.counts(len(classes), options.min_particle_px, split)
     return Tally(counts, areas, 1 - known / mask.size)
 
 
@@ -95,7 +98,7 @@ class _Drawn:
         self._regions.append((value, shape in ("brush", "bitmask")))
         patch.paint(self._numbers, len(self._regions))
 
-    def counts(self, classes: int, min_px: int) -> NDArray[np.float64]:
+    def counts(self, classes: int, min_px: int, split: Mapping[int, float]) -> NDArray[np.float64]:
         """[C] particles of each class.
 
         An outline is one. Brushes and bitmasks of a class are one each where every one of several
@@ -112,7 +115,7 @@ class _Drawn:
                 counts[value] += 1
         for value, of in pieces.items():
             one_by_one = len(of) > 1 and max(of) <= 1
-            counts[value] += len(of) if one_by_one else self._divided(value, min_px)
+            counts[value] += len(of) if one_by_one else self._divided(value, min_px, split)
         return counts
 
     def _visible(self) -> Iterator[tuple[int, bool, NDArray[np.bool_]]]:
@@ -124,7 +127,8 @@ class _Drawn:
             if box is not None:
                 yield value, is_mask, self._numbers[box] == number
 
-    def _divided(self, value: int, min_px: int) -> int:
+    def _divided(self, value: int, min_px: int, split: Mapping[int, float]) -> int:
         """Particles of all brushes and bitmasks of a class together."""
-        ours = np.array([False, *(is_mask and v == value for v, is_mask in self._regions)])
-        return len(instances(ours[self._numbers].astype(np.uint8), min_px).classes)
+        ours = np.array([0, *(value * (is_mask and v == value) for v, is_mask in self._regions)])
+        mask = ours.astype(np.uint8)[self._numbers]
+        return len(instances(mask, min_px, split=split).classes)

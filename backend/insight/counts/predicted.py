@@ -20,6 +20,7 @@ from backend.workplace import Workplace
 
 if TYPE_CHECKING:
     from training.committee.committee import Committee
+    from training.committee.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class PredictedImage:
         size: (H, W) in pixels.
         counts: [C] particles of each class of at least ``min_particle_px`` pixels.
         areas: [C] share of the image that they cover; 0 of the background.
+        split: class index to the diameter in pixels by which touching particles were told apart.
     """
 
     size: tuple[int, int]
     counts: NDArray[np.float64]
     areas: NDArray[np.float64]
+    split: Mapping[int, float]
 
 
 def predict_counts(
@@ -90,10 +93,9 @@ def predict_counts(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            masks = _masks(committee, images, missing, learnt, read)
-            for number, mask in enumerate(masks):
+            for number, prediction in enumerate(_predict(committee, images, missing, learnt, read)):
                 task = read[number]
-                found[task] = _count(mask, len(committee.config.classes), options.min_particle_px)
+                found[task] = _count(committee, prediction, options)
                 file.write(_line(names[task], found[task]))
                 file.flush()
                 progress(len(found) + len(refused), len(urls))
@@ -102,41 +104,52 @@ def predict_counts(
     return found, refused
 
 
-def _masks(
+def _predict(
     committee: Committee,
     images: Callable[[Sequence[int]], Iterator[NDArray[np.uint8]]],
     tasks: Sequence[int],
     learnt: Collection[int],
     read: Sequence[int],
-) -> Iterator[NDArray[np.uint8]]:
-    """[H, W] of each task whose image can be read, in the order of ``tasks``."""
-    from training.committee.prediction import enlarge
+) -> Iterator[Prediction]:
+    """What is predicted of each task whose image can be read, in the order of ``tasks``."""
+    from training.committee.prediction import Prediction
     from training.examples import make_example
 
-    for prediction in committee.predict_all(images([task for task in tasks if task not in learnt])):
-        yield prediction.mask()
+    yield from committee.predict_all(images([task for task in tasks if task not in learnt]))
+    none = np.zeros(0, np.float32)
     for image in images([task for task in tasks if task in learnt]):
         size = (image.shape[0], image.shape[1])
         unlabelled = np.zeros(size, np.uint8)
         example = make_example(str(read[-1]), image, unlabelled, committee.config.max_side_px)
-        yield enlarge(committee.out_of_fold(example)[0].numpy(), size)[0]
+        probs, predicted = committee.out_of_fold(example)
+        # One member has no uncertainty, and nothing is ranked here.
+        yield Prediction(size, probs.numpy(), predicted, {}, {}, none, none)
 
 
-def _count(mask: NDArray[np.uint8], classes: int, min_px: int) -> PredictedImage:
+def _count(committee: Committee, prediction: Prediction, options: ProjectOptions) -> PredictedImage:
     from training.particles.instances import instances
 
-    found = instances(mask, min_px)
+    classes, mask = len(committee.config.classes), prediction.mask()
+    split = committee.diameters(options.split_touching or (), prediction)
+    found = instances(
+        mask, options.min_particle_px, confidence=prediction.confidence(), split=split
+    )
     pixels = np.bincount(found.numbers.ravel(), minlength=len(found.classes) + 1)[1:]
     counts = np.bincount(found.classes, minlength=classes).astype(np.float64)
     shares = pixels / mask.size
     areas = np.bincount(found.classes, weights=shares, minlength=classes).astype(np.float64)
-    return PredictedImage((mask.shape[0], mask.shape[1]), counts, areas)
+    return PredictedImage((mask.shape[0], mask.shape[1]), counts, areas, split)
 
 
 def _key(work: Workplace, project: Project, committee: Committee, options: ProjectOptions) -> str:
     """A name for all that decides what is counted in an image, but for the image."""
     files = work.registry.files(project.slug, committee.version)
-    parts = [sorted(files.items()), options.min_particle_px, options.channel_numbers]
+    parts = [
+        sorted(files.items()),
+        options.min_particle_px,
+        options.channel_numbers,
+        sorted(options.split_touching or ()),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -151,6 +164,7 @@ def _line(name: str, image: PredictedImage) -> str:
         "size": image.size,
         "counts": image.counts.tolist(),
         "areas": image.areas.tolist(),
+        "split": image.split,
     }
     return json.dumps(kept) + "\n"
 
@@ -169,8 +183,9 @@ def _read(path: Path, classes: int) -> dict[str, PredictedImage]:
             kept: dict[str, Any] = json.loads(line)
             height, width = kept["size"]
             counts, areas = np.array(kept["counts"], float), np.array(kept["areas"], float)
-        except (ValueError, KeyError, TypeError):
+            split = {int(index): float(px) for index, px in kept["split"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
         if counts.shape == areas.shape == (classes,):
-            found[str(kept.get("image"))] = PredictedImage((height, width), counts, areas)
+            found[str(kept.get("image"))] = PredictedImage((height, width), counts, areas, split)
     return found

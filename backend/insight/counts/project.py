@@ -189,8 +189,13 @@ def count_project(
         work,
         [tasks[task] for task in audits],
         learnt,
-        lambda task, annotations: count_people(
-            annotations, predicted[task].size, config, options, committee.config.classes
+        lambda task, made: count_people(
+            made,
+            predicted[task].size,
+            config,
+            options,
+            committee.config.classes,
+            predicted[task].split,
         ),
         studio_id,
     )

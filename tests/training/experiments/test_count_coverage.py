@@ -3,7 +3,6 @@ import gzip
 
 import numpy as np
 import pytest
-
 from click.testing import CliRunner
 
 from training.__main__ import cli

@@ -60,7 +60,7 @@ def counted(
     annotations = [
         {"id": i, "result": result, "ground_truth": i == truth} for i, result in enumerate(results)
     ]
-    tally = count_people(annotations, (H, W), config, ProjectOptions(**options), CLASSES)
+    tally = count_people(annotations, (H, W), config, ProjectOptions(**options), CLASSES, {})
     return [float(n) for n in tally.counts[1:]]
 
 
@@ -95,7 +95,18 @@ def test_several_annotators_count_on_average_and_ground_truth_alone(config: Labe
 def test_areas_are_shares_of_what_is_known(config: LabelConfig) -> None:
     result = [brush(square(0, 0, side=20)), brush(square(40, 0, side=30), "Gone")]
     annotations = [{"id": 1, "result": result}]
-    tally = count_people(annotations, (H, W), config, ProjectOptions(), CLASSES)
+    tally = count_people(annotations, (H, W), config, ProjectOptions(), CLASSES, {})
     assert tally.unknown == pytest.approx(900 / (H * W))
     assert tally.areas[1] == pytest.approx(400 / (H * W - 900))
     assert tally.counts.tolist() == [0, 1, 0]
+
+
+def test_a_mask_of_touching_particles_is_split_as_the_committee_s_is(config: LabelConfig) -> None:
+    rows, columns = np.mgrid[:H, :W]
+    touching = np.zeros((H, W), bool)
+    for x in (20, 40):
+        touching |= (rows - 30) ** 2 + (columns - x) ** 2 <= 11**2
+    annotations = [{"id": 1, "result": [brush(touching)]}]
+    for split, particles in (({}, 1), ({1: 22.0}, 2), ({2: 22.0}, 1)):
+        tally = count_people(annotations, (H, W), config, ProjectOptions(), CLASSES, split)
+        assert tally.counts.tolist() == [0, particles, 0]
