@@ -327,51 +327,6 @@ def report(run: Path) -> None:
     click.echo(f"The report is {path}.")
 
 
-@cli.command("simulate-counts")
-@click.argument(
-    "tables",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
-@click.option(
-    "--audits", callback=_whole_numbers, default="30,60,120,300", help="Audits: 30,60,120,300."
-)
-@click.option(
-    "--draws", type=click.IntRange(1, 100_000), default=2000, help="Of each; default 2000."
-)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of the draws.")
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
-    help="The CSV file to write.",
-)
-def simulate_counts(
-    tables: tuple[Path, ...], audits: list[int], draws: int, seed: int, output: Path
-) -> None:
-    """Draw audits from images whose counts are known: do the intervals of `counts` hold?
-
-    Each of TABLES is a CSV with a row for each image, and for each class the columns "CLASS
-    counted" and "CLASS COMMITTEE" of each committee (docs/COUNTS.md).
-    """
-    from training.experiments.count_coverage import (
-        coverage_table,
-        read_count_table,
-        simulate,
-        write_coverage,
-    )
-
-    rows = [
-        row
-        for table in map(read_count_table, tables)
-        for row in simulate(table, audits, draws, seed)
-    ]
-    write_coverage(output, rows)
-    for line in coverage_table(rows):
-        click.echo("| " + " | ".join(line) + " |")
-
-
 @cli.command("draw")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option(

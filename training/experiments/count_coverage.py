@@ -1,14 +1,20 @@
 """Do the intervals of counts hold? Audits are drawn again and again from images of which every
-count is known, and each time it is asked whether the interval holds the true one."""
+count is known, and each time it is asked whether the interval holds the true one.
+
+    python -m training.experiments.count_coverage TABLE... --output coverage.csv
+
+A table is a CSV with a row for each image: for each class the columns "CLASS counted", by people,
+and "CLASS COMMITTEE" for each committee. docs/COUNTS.md shows what was found.
+"""
 
 from __future__ import annotations
 
 import csv
-import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,16 +46,12 @@ class CountTable:
 
 
 def read_count_table(path: Path) -> CountTable:
-    """A CSV, or a CSV packed by gzip, with a row for each image.
-
-    Its columns are "CLASS counted" and "CLASS COMMITTEE" for each committee; others are passed
-    over.
+    """A table of this module's kind; columns of other names are passed over.
 
     Raises:
         BadCounts: it lacks columns, or holds what is no number.
     """
-    open_ = gzip.open if path.suffix == ".gz" else open
-    with open_(path, "rt", newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         head, *rows = list(csv.reader(file)) or [[]]
     columns = [name.rpartition(" ")[::2] for name in head]
     classes = [name for name, whose in columns if whose == COUNTED]
@@ -72,7 +74,7 @@ def read_count_table(path: Path) -> CountTable:
         raise BadCounts(f"{path} holds what is no number: {error}") from error
     counted = {name: numbers[columns.index((name, COUNTED))] for name in classes}
     predicted = {name: np.stack([numbers[i] for i in by]) for name, by in predicted_by.items()}
-    return CountTable(path.name.removesuffix(".gz").removesuffix(".csv"), counted, predicted)
+    return CountTable(path.stem, counted, predicted)
 
 
 @dataclass(frozen=True)
@@ -194,3 +196,20 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@click.command()
+@click.argument("tables", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--audits", multiple=True, type=click.IntRange(3), default=(30, 60, 120, 300))
+@click.option("--draws", type=click.IntRange(1), default=2000, help="Of each; default 2000.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def main(tables: Sequence[Path], audits: Sequence[int], draws: int, output: Path) -> None:
+    """Draw audits from the images of TABLES, and write how often the intervals hold."""
+    rows = [row for path in tables for row in simulate(read_count_table(path), audits, draws)]
+    write_coverage(output, rows)
+    for line in coverage_table(rows):
+        click.echo("| " + " | ".join(line) + " |")
+
+
+if __name__ == "__main__":
+    main()
