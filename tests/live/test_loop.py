@@ -5,6 +5,7 @@ The tests of one project follow each other. What kill -9 does to a round is told
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,30 @@ class TestTheFirstRound:
         absent = CliRunner().invoke(cli, ["map", "--task", "999999"])
         assert absent.exit_code == 1
         assert "has no task 999999" in absent.output
+
+    def test_its_images_are_counted_and_no_prediction_is_asked_for(
+        self,
+        stack: Stack,
+        trained: TinyProject,
+        studio: Studio,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        stack.set_environment(monkeypatch)
+        stored = studio.model_versions(trained.id)
+        arguments = ["counts", "--project", str(trained.id), "--output", str(tmp_path)]
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        assert studio.model_versions(trained.id) == stored
+        assert "16 images by version 1" in done.stdout
+        row = stack.last_train(trained)
+        assert row is not None
+        taught = {str(entry["task"]) for entry in row.manifest if not entry["audit"]}
+        images = list(csv.DictReader((tmp_path / "images.csv").read_text().splitlines()))
+        assert {int(image["task"]) for image in images} == set(trained.tasks)
+        assert {image["task"] for image in images if image["role"] == "labelled"} == taught
+        audits = [image["task"] for image in images if image["role"] == "audit"]
+        assert sorted(audits) == sorted(str(e["task"]) for e in row.manifest if e["audit"])
 
 
 class TestTheQueue:

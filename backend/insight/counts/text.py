@@ -32,10 +32,10 @@ def _table(rows: Sequence[CountRow]) -> list[str]:
     head = ("group", "images", *HEAD) if grouped else HEAD
     cells = [head, *(_cells(row, grouped=grouped) for row in shown)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    left = 1 + 2 * grouped
+    words = {0, 2} if grouped else {0}  # the columns that hold no numbers
     lines = [
         "  ".join(
-            cell.ljust(width) if i < left and i != grouped else cell.rjust(width)
+            cell.ljust(width) if i in words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in cells
