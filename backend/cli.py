@@ -18,6 +18,7 @@ from backend.commands.counts import counts
 from backend.commands.disconnect import disconnect
 from backend.commands.doctor import doctor
 from backend.commands.explain import explain
+from backend.commands.export_masks import export_masks
 from backend.commands.map import map_task
 from backend.commands.migrate import migrate
 from backend.commands.pause import pause
@@ -63,6 +64,7 @@ for command in (
     disconnect,
     doctor,
     explain,
+    export_masks,
     map_task,
     migrate,
     pause,

@@ -95,11 +95,16 @@ def read_image(
 
 def read_decoded(images: ImageFetcher, url: str, channels: Sequence[int] | None) -> Decoded:
     """As ``read_image``, with what part of its file the image is."""
+    return decoded_image(images.fetch(url), url, channels)
+
+
+def decoded_image(data: bytes, url: str, channels: Sequence[int] | None) -> Decoded:
+    """As ``read_decoded``, of a file that was fetched from ``url``."""
     from training.decoder import read_apart
     from training.pixels import UnreadableImage
 
     try:
-        return read_apart(images.fetch(url), channels)
+        return read_apart(data, channels)
     except UnreadableImage as error:
         raise ImageRefused(f"{short_url(url)}: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,31 @@ def open_workplace() -> Iterator[Workplace]:
         yield work
     finally:
         work.close()
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time that is left, on stderr; it gets how many are done, and of how many."""
+    bars = []
+
+    def show(done: int, total: int) -> None:
+        if not bars:
+            bars.append(click.progressbar(length=total, label=label, file=sys.stderr))
+        bars[0].update(done - bars[0].pos)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.render_finish()
+
+
+def list_lines(lines: Sequence[str], most: int = 20) -> None:
+    """The first of them, and how many more there are."""
+    for line in lines[:most]:
+        click.echo(line)
+    if len(lines) > most:
+        click.echo(f"And {len(lines) - most} more: --json lists all.")
 
 
 def print_json(value: Any) -> None:

@@ -34,6 +34,7 @@ def test_the_commands_are_the_promised_ones() -> None:
             "disconnect",
             "doctor",
             "explain",
+            "export-masks",
             "map",
             "migrate",
             "pause",

@@ -1,0 +1,1 @@
+"""Labels as mask files: out of a project and into one."""
