@@ -19,6 +19,7 @@ from backend.commands.disconnect import disconnect
 from backend.commands.doctor import doctor
 from backend.commands.explain import explain
 from backend.commands.export_masks import export_masks
+from backend.commands.import_masks import import_masks
 from backend.commands.map import map_task
 from backend.commands.migrate import migrate
 from backend.commands.pause import pause
@@ -65,6 +66,7 @@ for command in (
     doctor,
     explain,
     export_masks,
+    import_masks,
     map_task,
     migrate,
     pause,

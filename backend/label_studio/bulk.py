@@ -67,6 +67,7 @@ _ANNOTATION_FIELDS = (
     "parent_prediction",
     "ground_truth",
     "lead_time",
+    "import_id",
 )
 
 
@@ -75,7 +76,7 @@ class StoredPrediction(TypedDict):
 
     task: int
     result: list[Json] | orjson.Fragment
-    score: float
+    score: float | None
     model_version: str
 
 
@@ -244,6 +245,10 @@ class Studio(StudioHttp):
         body = {"result": result, **fields}
         return cast(Json, self.send("POST", f"/api/tasks/{task_id}/annotations/", body))
 
+    def update_annotation(self, annotation_id: int, **fields: object) -> Json:
+        """Change an annotation, as a person who updates it does."""
+        return cast(Json, self.send("PATCH", f"/api/annotations/{annotation_id}/", fields))
+
     # Predictions
 
     def import_predictions(self, project_id: int, rows: Iterable[StoredPrediction]) -> int:
@@ -281,6 +286,10 @@ class Studio(StudioHttp):
     def predictions(self, task_id: int) -> list[Json]:
         """A task's predictions with their regions, of every version."""
         return cast(list[Json], self.get("/api/predictions/", {"task": task_id}))
+
+    def update_prediction(self, prediction_id: int, result: Sequence[Json]) -> None:
+        """Give a prediction other regions; who has it open goes on with the former ones."""
+        self.send("PATCH", f"/api/predictions/{prediction_id}/", {"result": result})
 
     def model_versions(self, project_id: int) -> dict[str, int]:
         """{model version: how many predictions it has}."""

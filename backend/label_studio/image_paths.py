@@ -48,3 +48,8 @@ def _from_storage(text: str) -> str:
 def same_name(name: str) -> str:
     """A file's name as Label Studio keeps it, which takes spaces and most signs out of uploads."""
     return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
+
+
+def without_ending(path: str) -> str:
+    """A path without the ending of its last name."""
+    return re.sub(r"(?<=[^/])\.[^./]*$", "", path)

@@ -138,6 +138,41 @@ def to_regions(
     return [result for _, results in drawn for result in results]
 
 
+def drawn_regions(
+    drawn: Iterable[tuple[str, Patch]], config: LabelConfig, size: tuple[int, int]
+) -> list[Region]:
+    """Labelled patches as regions, as if a person had drawn them: without a score.
+
+    Larger polygons come first, as ``to_regions`` has them.
+
+    Args:
+        drawn: a label and its pixels, one at least; of a polygon they must be connected.
+        size: (H, W) of the image in pixels.
+
+    Returns:
+        Results as Label Studio stores them. The same arguments give the same ids.
+
+    Raises:
+        BadRegion: no tag of the label config can hold a mask of the label.
+    """
+    found: list[tuple[int, list[Region]]] = []
+    for n, (label, patch) in enumerate(drawn):
+        tag = config.tag_for(label)
+        if tag is None:
+            raise BadRegion(
+                f"No tag of the label config can hold a mask of {label!r}: give the label to "
+                "BrushLabels, BitmaskLabels or PolygonLabels too."
+            )
+        area = int(patch.mask.sum()) if tag.shape == "polygon" else 0
+        found.append((area, _results(patch, tag, label, n, 1.0, size)))
+    found.sort(key=lambda one: -one[0])
+    return [
+        {key: value for key, value in result.items() if key != "score"}
+        for _, results in found
+        for result in results
+    ]
+
+
 def _check(mask: ClassMask, confidence: npt.NDArray[np.floating], classes: Sequence[str]) -> None:
     if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
         raise ValueError(f"mask must be uint8 [H, W], got {mask.dtype} of shape {mask.shape}")

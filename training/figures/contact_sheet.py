@@ -1,4 +1,4 @@
-"""A picture to check a version by eye: its best, its median and its worst task, out of fold."""
+"""Pictures to check by eye: a version's best, median and worst task; masks over their images."""
 
 from __future__ import annotations
 
@@ -96,40 +96,75 @@ def contact_sheet(tasks: Sequence[OutOfFold], classes: Sequence[str], title: str
     Returns:
         A PNG.
     """
-    text = _Text([title, *classes, *(each.caption for each in tasks)])
-    rows = [_row(each, len(classes)) for each in tasks]
-    width = len(COLUMNS) * (PANEL_PX + GAP_PX) + GAP_PX
-    legend = _legend(classes, width, text)
+    rows = [(each.caption, _task_row(each, len(classes))) for each in tasks]
+    return _sheet(rows, COLUMNS, classes, title, entropy=True)
+
+
+def mask_sheet(
+    rows: Sequence[tuple[str, Image8]],
+    columns: Sequence[str],
+    classes: Sequence[str],
+    title: str,
+) -> bytes:
+    """Draw images with masks over them, one below the other.
+
+    Args:
+        rows: a caption each, and what ``mask_row`` made of its image.
+        columns: names for the image and each of its masks.
+        classes: names by index, background first.
+
+    Returns:
+        A PNG.
+    """
+    return _sheet(rows, columns, classes, title, entropy=False)
+
+
+def mask_row(image: Image8, *masks: Image8) -> Image8:
+    """An image [H, W, channels], and again with each mask [H, W] over it, side by side."""
+    picture = as_rgb(image)
+    return _row([picture, *(overlay(picture, mask) for mask in masks)])
+
+
+def _sheet(
+    rows: Sequence[tuple[str, Image8]],
+    columns: Sequence[str],
+    classes: Sequence[str],
+    title: str,
+    *,
+    entropy: bool,
+) -> bytes:
+    text = _Text([title, *classes, *(caption for caption, _ in rows)])
+    width = len(columns) * (PANEL_PX + GAP_PX) + GAP_PX
+    legend = _legend(classes, width, text, entropy=entropy)
     heads = LINE_PX * 2 + GAP_PX
-    height = heads + sum(len(row) + LINE_PX + GAP_PX for row in rows) + legend.height
+    height = heads + sum(len(row) + LINE_PX + GAP_PX for _, row in rows) + legend.height
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
     text.draw(pen, (GAP_PX, 4), title)
-    for column, name in enumerate(COLUMNS):
+    for column, name in enumerate(columns):
         text.draw(pen, (GAP_PX + column * (PANEL_PX + GAP_PX), LINE_PX + 4), name)
     top = heads
-    for each, row in zip(tasks, rows, strict=True):
-        text.draw(pen, (GAP_PX, top), each.caption)
+    for caption, row in rows:
+        text.draw(pen, (GAP_PX, top), caption)
         sheet.paste(Image.fromarray(row), (GAP_PX, top + LINE_PX))
         top += LINE_PX + len(row) + GAP_PX
     sheet.paste(legend, (0, top))
     return encode_png(np.asarray(sheet))
 
 
-def _row(task: OutOfFold, classes: int) -> Image8:
-    """The panels of one task side by side."""
+def _task_row(task: OutOfFold, classes: int) -> Image8:
     picture = as_rgb(task.example.image)
     most = math.log(classes)  # if all classes are equally likely
     # A member whose weights are not finite knows nothing.
     share = np.clip(np.nan_to_num(task.entropy, nan=most) / most, 0, 1)
     heat = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    panels = (
-        picture,
-        overlay(picture, task.example.mask),
-        overlay(picture, task.predicted),
-        heat,
-    )
-    h, w = task.predicted.shape
+    truth, predicted = (overlay(picture, mask) for mask in (task.example.mask, task.predicted))
+    return _row([picture, truth, predicted, heat])
+
+
+def _row(panels: Sequence[Image8]) -> Image8:
+    """Pictures [h, w, 3] of one size side by side, at the sheet's own size."""
+    h, w = panels[0].shape[:2]
     scale = PANEL_PX / max(h, w)
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     row = np.full((size[1], len(panels) * (PANEL_PX + GAP_PX) - GAP_PX, 3), 255, np.uint8)
@@ -189,8 +224,8 @@ class _Text:
             yield part, self._opened[file]
 
 
-def _legend(classes: Sequence[str], width: int, text: _Text) -> Image.Image:
-    """Class names in their colours, and the scale of the entropy."""
+def _legend(classes: Sequence[str], width: int, text: _Text, *, entropy: bool) -> Image.Image:
+    """Class names in their colours, and the scale of the entropy where it is shown."""
     names = text.names(classes)
     entries = [(name, colour_of(index)) for index, name in enumerate(names) if index]
     entries.append(("unknown", colour_of(UNKNOWN)))
@@ -202,7 +237,7 @@ def _legend(classes: Sequence[str], width: int, text: _Text) -> Image.Image:
         places.append((left, line, name, colour))
         left += taken
     note = text.note(classes)
-    lines = line + (3 if note else 2)
+    lines = line + 1 + entropy + bool(note)
     legend = Image.new("RGB", (width, lines * LINE_PX + GAP_PX), "white")
     pen = ImageDraw.Draw(legend)
     for left, line, name, colour in places:
@@ -210,6 +245,9 @@ def _legend(classes: Sequence[str], width: int, text: _Text) -> Image.Image:
         pen.rectangle((left, top + 3, left + 16, top + 17), fill=colour)
         text.draw(pen, (left + 22, top), name)
     top = (places[-1][1] + 1) * LINE_PX
+    text.draw(pen, (GAP_PX, top + entropy * LINE_PX), note)
+    if not entropy:
+        return legend
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None], 14, axis=0)
     bar = Image.fromarray(cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[..., ::-1].copy())
     text.draw(pen, (GAP_PX, top), "entropy  0")
@@ -217,5 +255,4 @@ def _legend(classes: Sequence[str], width: int, text: _Text) -> Image.Image:
     legend.paste(bar, (beside, top + 3))
     most = f"{math.log(len(classes)):.2f} = log {len(classes)}"
     text.draw(pen, (beside + 264, top), most)
-    text.draw(pen, (GAP_PX, top + LINE_PX), note)
     return legend
