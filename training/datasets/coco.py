@@ -112,7 +112,7 @@ def _runs(text: str) -> list[int]:
 
 def write_coco(
     path: Path, images: Iterable[tuple[int, str, NDArray[np.uint8]]], classes: Sequence[str]
-) -> set[int]:
+) -> None:
     """Write a file of instances: each particle of each mask, exact to the pixel.
 
     A reader sees all of the file or none of it, and one image at a time is in memory.
@@ -120,23 +120,18 @@ def write_coco(
     Args:
         images: number, file name and mask [H, W] of class indices, 255 unknown.
         classes: names by index; category 1 is the first after the background.
-
-    Returns:
-        The indices that the masks hold.
     """
     folder = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        shown = _write(folder / path.name, images, classes)
+        _write(folder / path.name, images, classes)
         (folder / path.name).replace(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return shown
 
 
 def _write(
     path: Path, images: Iterable[tuple[int, str, NDArray[np.uint8]]], classes: Sequence[str]
-) -> set[int]:
-    shown: set[int] = set()
+) -> None:
     listed: list[dict[str, object]] = []
     number = 0
     categories = [{"id": index, "name": name} for index, name in enumerate(classes) if index]
@@ -144,7 +139,6 @@ def _write(
         file.write('{"info": {"description": "Exported by Committee"}, "licenses": [],\n')
         file.write(f'"categories": {json.dumps(categories)},\n"annotations": [')
         for image_id, name, mask in images:
-            shown.update(np.unique(mask).tolist())
             height, width = mask.shape
             listed.append({"id": image_id, "file_name": name, "height": height, "width": width})
             for instance in _instances(mask):
@@ -152,7 +146,6 @@ def _write(
                 entry = {"id": number, "image_id": image_id, **instance}
                 file.write((",\n" if number > 1 else "\n") + json.dumps(entry))
         file.write(f'],\n"images": {json.dumps(listed)}}}\n')
-    return shown
 
 
 def _instances(mask: NDArray[np.uint8]) -> Iterable[dict[str, object]]:

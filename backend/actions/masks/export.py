@@ -38,8 +38,8 @@ TABLE = "tasks.csv"
 SAVED_EVERY = 200
 """Tasks after which the state is written: what an interrupted export did need not be done again."""
 
-LONGEST_STEM = 120
-"""Characters; with an ending and a task's number a name is far below the 255 bytes of a disk."""
+LONGEST_STEM = 150
+"""Bytes; with an ending and a task's number a name is far below the 255 that disks take."""
 
 COLUMNS = (
     *("task", "image", "source", "annotators", "lead_time_s", "created", "updated"),
@@ -61,6 +61,7 @@ class Row:
         source: the image's path as its task names it.
         skipped: how many annotators skipped the task.
         unknown_px: pixels of the mask that nobody knows.
+        classes: indices that the mask shows.
     """
 
     digest: str | None = None
@@ -74,6 +75,7 @@ class Row:
     audit: bool = False
     skipped: int = 0
     unknown_px: int = 0
+    classes: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -162,8 +164,9 @@ class _Exporter:
         finally:
             self._write_state()
         self._write_table()
-        shown = self._finish()
+        self._describe()
         masks = [row for row in self._rows.values() if row.image]
+        shown = {index for row in masks for index in row.classes}
         return Export(
             masks=len(masks),
             audits=sum(row.audit for row in masks),
@@ -175,7 +178,9 @@ class _Exporter:
                 for task_id, row in sorted(self._rows.items())
                 for problem in row.problems
             ],
-            absent=[name for name in self._classes[1:] if name not in shown],
+            absent=[
+                name for index, name in enumerate(self._classes) if index and index not in shown
+            ],
         )
 
     # What is there
@@ -259,7 +264,7 @@ class _Exporter:
     def _remove_files(self, row: Row) -> None:
         for path in self._files(row):
             path.unlink(missing_ok=True)
-        row.image, row.digest = "", None
+        row.image, row.digest, row.classes = "", None, []
 
     # Names
 
@@ -309,6 +314,7 @@ class _Exporter:
         row.problems = describe_counts(read.counts) + read.problems
         row.digest = self._recipe.digest(entry)
         row.unknown_px = int((read.mask == UNKNOWN).sum())
+        row.classes = np.unique(read.mask).tolist()
         if row.unknown_px == read.mask.size:
             row.problems.append("nothing on it is known, so it has no mask.")
             return
@@ -344,27 +350,24 @@ class _Exporter:
             )
         write_atomically(self._folder / TABLE, text.getvalue().encode())
 
-    def _finish(self) -> set[str]:
-        """Write what describes the masks together; the classes that they show."""
+    def _describe(self) -> None:
+        """Write what describes the masks together."""
         rows = {task_id: row for task_id, row in sorted(self._rows.items()) if row.image}
-        for images_or_masks in ("imagesTr", "labelsTr") if self._nnunet else ("images", "masks"):
-            (self._folder / images_or_masks).mkdir(exist_ok=True)
+        for name in ("imagesTr", "labelsTr") if self._nnunet else ("images", "masks"):
+            (self._folder / name).mkdir(exist_ok=True)
         if self._nnunet:
             unknown = any(row.unknown_px for row in rows.values())
             text = json.dumps(nnunet_dataset(self._classes, len(rows), ignore=unknown), indent=2)
             write_atomically(self._folder / "dataset.json", text.encode())
-        else:
-            lines = "".join(f"{name}\n" for name in self._classes)
-            write_atomically(self._folder / "classes.txt", lines.encode())
-        masks = ((task_id, row, read_indices(self._files(row)[1])) for task_id, row in rows.items())
-        shown: set[int] = set()
+            return
+        lines = "".join(f"{name}\n" for name in self._classes)
+        write_atomically(self._folder / "classes.txt", lines.encode())
         if self._format == "coco":
-            images = ((task_id, row.image, mask) for task_id, row, mask in masks)
-            shown = write_coco(self._folder / "instances.json", images, self._classes)
-        else:
-            for _, _, mask in masks:
-                shown.update(np.unique(mask).tolist())
-        return {name for index, name in enumerate(self._classes) if index in shown}
+            images = (
+                (task_id, row.image, read_indices(self._files(row)[1]))
+                for task_id, row in rows.items()
+            )
+            write_coco(self._folder / "instances.json", images, self._classes)
 
 
 def nnunet_dataset(classes: Sequence[str], masks: int, *, ignore: bool) -> dict[str, Any]:
@@ -388,7 +391,8 @@ def safe_stem(path: str) -> str:
     if PurePosixPath(name).suffix.lower() in SUFFIXES:
         name = name[: name.rindex(".")]
     # No sign that a disk, a shell or a spreadsheet takes for something else; no hidden files.
-    return re.sub(r"[^\w.-]+", "_", name).strip("_.-")[:LONGEST_STEM]
+    name = re.sub(r"[^\w.-]+", "_", name).strip("_.-")
+    return name.encode()[:LONGEST_STEM].decode(errors="ignore")
 
 
 _ENDINGS = (

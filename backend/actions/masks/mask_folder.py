@@ -275,7 +275,7 @@ def _values(path: Path) -> NDArray[Any]:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise BadMask(f"it cannot be read as PNG or TIFF ({reason}).") from error
     if values.dtype.kind == "f":
-        if not np.isfinite(values).all() or (values != np.floor(values)).any():
+        if not (np.abs(values) < 2**31).all() or (values != np.floor(values)).any():
             raise BadMask("its values are no whole numbers: is it a map of probabilities?")
         values = values.astype(np.int64)
     # Pillow spreads the values of fewer bits over 0 to 255.

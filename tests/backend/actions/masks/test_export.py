@@ -175,7 +175,7 @@ def test_the_path_of_an_image_is_found_in_its_address(url: str, path: str) -> No
 def test_a_safe_stem_keeps_letters_of_any_script() -> None:
     assert safe_stem("a/Präparat 3 – Höhe.ome.tif") == "Präparat_3_Höhe.ome"
     assert safe_stem("\x00\n/=;.png") == ""
-    assert len(safe_stem("x" * 999)) == 120
+    assert safe_stem("\u4e00" * 999) == "\u4e00" * 50
 
 
 def test_what_cannot_be_read_is_listed_and_tried_again(work: Workplace, tmp_path: Path) -> None:
