@@ -40,7 +40,7 @@ def open_workplace() -> Iterator[Workplace]:
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time that is left, on stderr; it gets how many are done, and of how many."""
-    bars = []
+    bars: list[Any] = []  # click names no type for what it returns
 
     def show(done: int, total: int) -> None:
         if not bars:

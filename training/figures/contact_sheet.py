@@ -157,9 +157,9 @@ def _task_row(task: OutOfFold, classes: int) -> Image8:
     most = math.log(classes)  # if all classes are equally likely
     # A member whose weights are not finite knows nothing.
     share = np.clip(np.nan_to_num(task.entropy, nan=most) / most, 0, 1)
-    heat = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    heat = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     truth, predicted = (overlay(picture, mask) for mask in (task.example.mask, task.predicted))
-    return _row([picture, truth, predicted, heat])
+    return _row([picture, truth, predicted, np.asarray(heat[..., ::-1], np.uint8)])
 
 
 def _row(panels: Sequence[Image8]) -> Image8:

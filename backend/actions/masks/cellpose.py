@@ -110,7 +110,7 @@ def _walk(file: io.BytesIO) -> Any:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             if value not in memo:
                 raise ValueError("nothing was kept there")
-            stack.append(memo[value])  # type: ignore[index]  # a number
+            stack.append(memo[value])
         elif name == "GLOBAL":
             module, _, attribute = str(value).partition(" ")
             stack.append(_Name(module, attribute))

@@ -134,7 +134,8 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int]:
 
 def _area(annotation: Mapping[str, Any]) -> float:
     area = annotation.get("area")
-    return float(area) if type(area) in (int, float) and area == area else 0.0
+    # NaN is not equal to itself.
+    return float(area) if isinstance(area, int | float) and area == area else 0.0
 
 
 def _paint(patch: Patch, numbers: np.ndarray[Any, np.dtype[np.int32]], number: int) -> None:

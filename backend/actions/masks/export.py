@@ -234,12 +234,12 @@ class _Exporter:
             "digest": None,
         }
         try:
-            entry["url"] = image_url(data, self._recipe.config)
+            url = image_url(data, self._recipe.config)
         except BadRequest as error:
             self._remove_files(row)
             row.problems = [str(error)]
             return None, row
-        row.source = image_path(entry["url"])
+        entry["url"], row.source = url, image_path(url)
         if not entry["annotations"]:  # only skips are left
             self._remove_files(row)
             skipped, source, audit = row.skipped, row.source, row.audit

@@ -257,14 +257,13 @@ class _Importer:
         """
         labels = mask.read()
         image = read_image(self._work.images, self._urls[task_id], self._options.channel_numbers)
-        size = image.shape[:2]
-        if labels.mask.shape != size:
-            height, width = labels.mask.shape
+        height, width = labels.mask.shape
+        if image.shape[:2] != (height, width):
             raise BadMask(
-                f"it has {width} x {height} pixels, the image of task {task_id} {size[1]} x "
-                f"{size[0]}: masks must be of their image's size."
+                f"it has {width} x {height} pixels, the image of task {task_id} {image.shape[1]} x "
+                f"{image.shape[0]}: masks must be of their image's size."
             )
-        result = drawn_regions(self._pieces(labels), self._config, size)
+        result = drawn_regions(self._pieces(labels), self._config, (height, width))
         if len(result) > MOST_RESULTS:
             raise BadMask(f"it has {len(result)} regions, and at most {MOST_RESULTS} are read.")
         if len(orjson.dumps(result)) > LARGEST_RESULT:
