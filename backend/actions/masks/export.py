@@ -21,22 +21,23 @@ from backend.label_studio.bulk import Stamp, Studio
 from backend.label_studio.image_paths import image_path
 from backend.label_studio.region_counts import describe_counts
 from backend.ledger.shapes import ManifestEntry
-from backend.predict import image_url, label_config_of
+from backend.predict import decoded_image, image_url, label_config_of
 from backend.rounds.schedule import is_audit, stamp_digest
 from backend.rounds.stages.collect import Recipe, classes_of, mask_of
 from backend.workplace import Workplace
 from training.datasets.coco import write_coco
 from training.datasets.labelled import SUFFIXES, read_indices
 from training.files import write_atomically
+from training.images import encode_png
 
 Format = Literal["png", "coco", "nnunet"]
-FORMATS: tuple[Format, ...] = ("png", "coco", "nnunet")
 
 STATE = "export.json"
 TABLE = "tasks.csv"
 
 SAVED_EVERY = 200
-"""Tasks after which the state is written: what an interrupted export did need not be done again."""
+"""Tasks after which the state is written, so that an interrupted export goes on; of many tasks a
+twentieth, since the state holds them all."""
 
 LONGEST_STEM = 150
 """Bytes; with an ending and a task's number a name is far below the 255 that disks take."""
@@ -154,12 +155,13 @@ class _Exporter:
             if entry is not None and not self._is_there(row, entry):
                 due[task_id] = entry
         self._name(due)
+        saved_every = max(SAVED_EVERY, len(due) // 20)
         try:
             bodies = studio.annotations_of(studio_id, due)
             for done, (task_id, annotations) in enumerate(bodies, start=1):
-                self._write_task(self._rows[task_id], due[task_id], annotations)
+                self._write_task(due[task_id], annotations)
                 progress(done, len(due))
-                if done % SAVED_EVERY == 0:
+                if done % saved_every == 0:
                     self._write_state()
         finally:
             self._write_state()
@@ -215,7 +217,7 @@ class _Exporter:
             "format": self._format,
             "tasks": {str(task_id): asdict(row) for task_id, row in sorted(self._rows.items())},
         }
-        write_atomically(self._folder / STATE, json.dumps(state, indent=1).encode())
+        write_atomically(self._folder / STATE, json.dumps(state).encode())
 
     def _listed(
         self, task_id: int, data: Mapping[str, Any], stamps: Sequence[Stamp]
@@ -284,41 +286,45 @@ class _Exporter:
 
     # One task
 
-    def _write_task(
-        self, row: Row, entry: ManifestEntry, annotations: Sequence[Mapping[str, Any]]
-    ) -> None:
-        from backend.predict import decoded_image
-        from training.images import encode_png
-
+    def _write_task(self, entry: ManifestEntry, annotations: Sequence[Mapping[str, Any]]) -> None:
+        """Write a task's image and mask over those that there are, or remove these."""
+        former = self._rows[entry["task"]]
+        row = Row(
+            stem=former.stem, source=former.source, audit=former.audit, skipped=former.skipped
+        )
         teaching = [a for a in annotations if not a["was_cancelled"]]
         # Edited since the listing: what is read now is what counts.
         entry["annotations"] = [(a["id"], a["updated_at"]) for a in teaching]
-        self._remove_files(row)
-        row.problems = []
         row.annotators = sorted({self._user(a["completed_by"]) for a in teaching})
         times = [a["lead_time"] for a in teaching if a["lead_time"] is not None]
         row.lead_time_s = round(math.fsum(times), 3) if times else None
         row.created = min((a["created_at"] for a in teaching), default="")
         row.updated = max((a["updated_at"] for a in teaching), default="")
-        if not teaching:
-            return
-        assert entry["url"] is not None  # else it would not be due
         try:
-            data = self._work.images.fetch(entry["url"])
-            options = self._recipe.options
-            image = decoded_image(data, entry["url"], options.channel_numbers).image
+            if teaching:
+                self._write_mask(row, entry, teaching)
         except ImageRefused as error:
             row.problems = [str(error)]
-            return
+        for path in set(self._files(former)) - set(self._files(row)):
+            path.unlink(missing_ok=True)
+        self._rows[entry["task"]] = row
+
+    def _write_mask(
+        self, row: Row, entry: ManifestEntry, teaching: Sequence[Mapping[str, Any]]
+    ) -> None:
+        url, options = entry["url"], self._recipe.options
+        assert url is not None  # else it would not be due
+        data = self._work.images.fetch(url)
+        image = decoded_image(data, url, options.channel_numbers).image
         read = mask_of(teaching, image, self._recipe.config, options, self._classes)
+        mask = read.mask
         row.problems = describe_counts(read.counts) + read.problems
         row.digest = self._recipe.digest(entry)
-        row.unknown_px = int((read.mask == UNKNOWN).sum())
-        row.classes = np.unique(read.mask).tolist()
-        if row.unknown_px == read.mask.size:
+        row.unknown_px = int((mask == UNKNOWN).sum())
+        row.classes = np.unique(mask).tolist()
+        if row.unknown_px == mask.size:
             row.problems.append("nothing on it is known, so it has no mask.")
             return
-        mask = read.mask
         if self._nnunet:
             row.image = f"{row.stem}_0000.png"
             data = encode_png(image)
