@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training.batch.coco import write_coco
+from training.batch.coco import write_coco_of_rows
 from training.batch.outputs import TooManyParticles, Wanted, write_outputs
 from training.batch.own_columns import BadColumns, OwnColumns, read_own_columns
 from training.batch.results import Record, Results, open_results
@@ -138,7 +138,7 @@ def predict_folder(batch: Batch, show: Callable[[int, int], None]) -> Outcome:
 
         write_tables(batch.output, rows(), config.classes, own, batch.group_by)
         if batch.wanted.coco:
-            write_coco(batch.output, rows(), config.classes)
+            write_coco_of_rows(batch.output, rows(), config.classes)
     return outcome
 
 

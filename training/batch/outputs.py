@@ -17,7 +17,7 @@ from training.errors import TrainingError
 from training.figures.overlay import overlay
 from training.files import write_atomically
 from training.images import encode_png, nearest, shrink
-from training.particles.coco import coco_rle
+from training.particles.coco import encode_runs
 from training.particles.instances import Instances, instances
 from training.particles.table import particle_table
 from training.pixels import Decoded
@@ -113,11 +113,11 @@ def write_outputs(
     return record
 
 
-def _rles(found: Instances, table: dict[str, NDArray[Any]]) -> list[list[int]]:
+def _rles(found: Instances, table: dict[str, NDArray[Any]]) -> list[str]:
     boxes = np.stack([table[f"bbox-{i}"] for i in range(4)], axis=1).tolist()
     H, W = found.numbers.shape
     return [
-        coco_rle(found.numbers[top:bottom, left:right] == number, top, left, (H, W))
+        encode_runs(found.numbers[top:bottom, left:right] == number, top, left, (H, W))
         for number, (top, left, bottom, right) in enumerate(boxes, start=1)
     ]
 

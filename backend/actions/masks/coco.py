@@ -18,7 +18,7 @@ from backend.label_studio.geometry import Patch, fill_polygon
 from backend.label_studio.image_paths import without_ending
 from backend.label_studio.regions import MOST_EFFORT, MOST_RESULTS
 from backend.label_studio.shapes import FARTHEST, MAX_POINTS
-from training.datasets.coco import BadRuns, decode_runs
+from training.particles.coco import BadRuns, decode_runs
 from training.particles.instances import Instances
 from training.pixels import MAX_PIXELS
 

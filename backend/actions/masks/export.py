@@ -25,10 +25,10 @@ from backend.predict import decoded_image, image_url, label_config_of
 from backend.rounds.schedule import is_audit, stamp_digest
 from backend.rounds.stages.collect import Recipe, classes_of, mask_of
 from backend.workplace import Workplace
-from training.datasets.coco import write_coco
 from training.datasets.labelled import SUFFIXES, read_indices
 from training.files import write_atomically
 from training.images import encode_png
+from training.particles.coco import CocoImage, coco_particles, write_coco
 
 Format = Literal["png", "coco", "nnunet"]
 
@@ -369,9 +369,10 @@ class _Exporter:
         lines = "".join(f"{name}\n" for name in self._classes)
         write_atomically(self._folder / "classes.txt", lines.encode())
         if self._format == "coco":
+            masks = ((i, row.image, read_indices(self._files(row)[1])) for i, row in rows.items())
             images = (
-                (task_id, row.image, read_indices(self._files(row)[1]))
-                for task_id, row in rows.items()
+                CocoImage(task_id, name, mask.shape, coco_particles(mask))
+                for task_id, name, mask in masks
             )
             write_coco(self._folder / "instances.json", images, self._classes)
 

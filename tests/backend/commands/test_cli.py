@@ -35,6 +35,7 @@ def test_the_commands_are_the_promised_ones() -> None:
             "doctor",
             "explain",
             "export-masks",
+            "import-masks",
             "map",
             "migrate",
             "pause",

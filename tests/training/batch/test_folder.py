@@ -20,6 +20,7 @@ from training.batch import folder as batch_folder
 from training.committee.committee import Committee
 from training.datasets.seen_images import HEAD
 from training.images import encode_png
+from training.particles.coco import decode_runs
 from training.pixels import Image8
 
 MASK = np.zeros((40, 60), np.uint8)
@@ -127,7 +128,9 @@ def test_each_output_asked_for_is_written(images: Path, version: Path, tmp_path:
     painted = np.zeros((2, 40, 60), np.uint8)
     for each in coco["annotations"]:
         counts, size = each["segmentation"]["counts"], each["segmentation"]["size"]
-        inside = np.repeat(np.arange(len(counts)) % 2, counts).reshape(size[::-1]).T == 1
+        first, columns = decode_runs(counts, size)
+        inside = np.zeros(size, bool)
+        inside[:, first : first + columns.shape[1]] = columns
         assert inside.sum() == each["area"]
         left, top, width, height = each["bbox"]
         assert inside[top : top + height, left : left + width].sum() == each["area"]

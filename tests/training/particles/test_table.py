@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from skimage.measure import regionprops
 
-from training.particles.coco import coco_rle
 from training.particles.instances import instances
 from training.particles.table import particle_table
 
@@ -57,16 +56,3 @@ def test_no_particles_give_empty_columns() -> None:
     none = instances(np.zeros((4, 5), np.uint8))
     table = particle_table(none, np.zeros((4, 5, 3), np.uint8), flat, flat, CLASSES, (1, 1))
     assert {len(values) for values in table.values()} == {0}
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_runs_give_back_the_particle(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    inside = rng.random((4, 3)) < 0.5
-    inside[0, 0] = True
-    top, left, size = int(rng.integers(0, 3)), int(rng.integers(0, 5)), (6, 7)
-    whole = np.zeros(size, bool)
-    whole[top : top + 4, left : left + 3] = inside
-    counts = coco_rle(inside, top, left, size)
-    decoded = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(7, 6).T
-    np.testing.assert_array_equal(decoded, whole)

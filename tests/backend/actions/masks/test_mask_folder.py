@@ -17,7 +17,7 @@ from backend.actions.masks.mask_folder import find_masks, particles
 from backend.actions.masks.matching import match
 from backend.errors import BadRequest
 from tests.backend.actions.masks.lab import write_masks
-from training.datasets.coco import write_coco
+from training.particles.coco import CocoImage, coco_particles, write_coco
 
 CLASSES = ("background", "red cell", "Cast")
 INDEX = np.array([[0, 1, 1], [2, 2, 255]], np.uint8)
@@ -201,7 +201,8 @@ def test_polygons_and_both_codes_are_read_and_the_smaller_lie_on_top(tmp_path: P
 
 def test_our_own_coco_comes_back(tmp_path: Path) -> None:
     mask = np.where(INDEX == 255, np.uint8(0), INDEX)
-    write_coco(tmp_path / "instances.json", [(1, "a.png", mask)], CLASSES)
+    image = CocoImage(1, "a.png", mask.shape, coco_particles(mask))
+    write_coco(tmp_path / "instances.json", [image], CLASSES)
     np.testing.assert_array_equal(only(tmp_path).mask, mask)
 
 

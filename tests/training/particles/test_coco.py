@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.datasets.coco import BadRuns, decode_runs, encode_runs, write_coco
+from training.particles.coco import (
+    BadRuns,
+    CocoImage,
+    coco_particles,
+    decode_runs,
+    encode_runs,
+    write_coco,
+)
 
 
 def encode(mask: NDArray[np.bool_]) -> str:
-    return encode_runs(mask, 0, mask.shape[1])
+    return encode_runs(mask, 0, 0, mask.shape)
 
 
 def whole(counts: object, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -29,7 +36,7 @@ def test_a_code_worked_by_hand_is_read_and_written() -> None:
     assert encode(mask) == "222"
     np.testing.assert_array_equal(whole([2, 2, 2], (3, 2)), mask)
     # 100 = 3 * 32 + 4: the lower five bits with the sign that more come, then the rest.
-    assert encode_runs(np.ones((1, 1), bool), 100, 101) == "T31"
+    assert encode_runs(np.ones((1, 1), bool), 0, 100, (1, 101)) == "T31"
     np.testing.assert_array_equal(whole("T31", (1, 101)), np.arange(101)[None] == 100)
 
 
@@ -49,6 +56,12 @@ def test_masks_come_back_from_both_forms_of_the_code(seed: int) -> None:
     np.testing.assert_array_equal(whole(counts, mask.shape), mask)
 
 
+def test_a_mask_within_its_box_is_that_of_the_whole_image() -> None:
+    whole_mask = np.zeros((6, 7), bool)
+    whole_mask[2:5, 1:4] = [[1, 0, 1], [1, 1, 0], [0, 0, 1]]
+    assert encode_runs(whole_mask[2:5, 1:4], 2, 1, (6, 7)) == encode(whole_mask)
+
+
 @pytest.mark.parametrize(
     "counts",
     [
@@ -65,7 +78,10 @@ def test_a_file_holds_each_particle_exactly(tmp_path: Path) -> None:
     first = np.array([[1, 1, 0, 255, 2], [0, 0, 0, 0, 2], [1, 0, 0, 0, 2]], np.uint8)
     write_coco(
         tmp_path / "instances.json",
-        [(7, "a.png", first), (9, "b.tif", np.zeros((2, 2), np.uint8))],
+        [
+            CocoImage(7, "a.png", first.shape, coco_particles(first)),
+            CocoImage(9, "b.tif", (2, 2), []),
+        ],
         ("background", "cell", "cast", "yeast"),
     )
     found = json.loads((tmp_path / "instances.json").read_text())
