@@ -61,7 +61,8 @@ def read_own_columns(path: Path, files: Sequence[str], taken: Sequence[str]) -> 
         by_name.setdefault(file.rsplit("/", 1)[-1], []).append(file)
     known = set(files)
     values: dict[str, tuple[str, ...]] = {}
-    unknown, ambiguous = [], []
+    unknown: list[str] = []
+    ambiguous: list[str] = []
     for line, row in rows:
         image = row[0].strip().replace("\\", "/").removeprefix("./")
         found = [image] if image in known else by_name.get(image, [])

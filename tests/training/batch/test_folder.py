@@ -97,7 +97,7 @@ def test_the_mask_is_that_of_the_prediction(version: Path, tmp_path: Path) -> No
     folder.mkdir()
     other = write_thresholds(tmp_path / "5", 5, max_side_px=1100)
     rng = np.random.default_rng(0)
-    image = np.kron(rng.integers(0, 256, (30, 80), np.uint8), np.ones((16, 16), np.uint8))
+    image = np.kron(rng.integers(0, 256, (30, 80), np.uint8), np.ones((8, 16), np.uint8))
     image = np.repeat(image[..., None], 3, axis=2)
     (folder / "large.png").write_bytes(encode_png(image))
     output = tmp_path / "out"
