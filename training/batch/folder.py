@@ -105,12 +105,12 @@ def predict_folder(batch: Batch, show: Callable[[int, int], None]) -> Outcome:
         )
     files = files_of(batch.folder, batch.output)
     inside = {path.relative_to(batch.folder).as_posix(): path for path in files}
-    own = _own_columns(batch, [as_text(Path(name)) for name in inside], config.classes)
-    outcome = Outcome(notes=list(own.notes))
     refusals = {name: why for name, path in inside.items() if (why := refusal_by_name(path))}
     images = [name for name in inside if name not in refusals]
     if not images:
         raise BadOutput(f"{batch.folder} holds no images, of {len(files)} files.")
+    own = _own_columns(batch, [as_text(Path(name)) for name in images], config.classes)
+    outcome = Outcome(notes=list(own.notes))
     with open_results(batch.output, _asked(batch, stored)) as results:
         done = {name for name in images if _is_done(batch, results, name, inside[name])}
         missing = [name for name in images if name not in done]

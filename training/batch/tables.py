@@ -68,7 +68,9 @@ def write_tables(
             if place is not None:
                 group = groups.setdefault(own.of(seen.file)[place], _Group.empty(len(classes) - 1))
                 group.add(totals)
-    if group_by is not None:
+    if group_by is None:
+        (output / GROUPS).unlink(missing_ok=True)  # of an earlier run, of fewer images
+    else:
         _write_groups(output / GROUPS, group_by, groups, classes)
 
 

@@ -241,6 +241,7 @@ def test_an_image_without_particles_has_a_row(version: Path, tmp_path: Path) -> 
 
 def test_own_columns_are_joined_and_summed_up(images: Path, version: Path, tmp_path: Path) -> None:
     (images / "c.png").write_bytes(encode_png(image_of(MASK)))
+    (images / "notes.txt").write_text("day 1")
     columns = tmp_path / "info.csv"
     columns.write_text("image;patient;age\na.png;=P1;-5\nday 2\\b.png;P2;7\nd.png;P2;7\n")
     code, said = predict(
@@ -261,6 +262,8 @@ def test_own_columns_are_joined_and_summed_up(images: Path, version: Path, tmp_p
         ("'=P1", "bright", "1", "2"),
     ]
     assert (groups[3]["area"], groups[3]["area_um2"]) == ("120", "")
+    assert predict(images, version, tmp_path / "out")[0] == 0
+    assert not (tmp_path / "out/groups.csv").exists()
 
 
 @pytest.mark.parametrize(
