@@ -69,7 +69,7 @@ def predict_counts(
     options = work.options(project)
     key = _key(work, project, committee, options)
     path = folder / f"predicted-v{committee.version}-{key}.jsonl"
-    names = {task: _name(url, out_of_fold=task in learnt) for task, url in urls.items()}
+    names = {task: _name(task, url, task in learnt) for task, url in urls.items()}
     kept = _read(path, len(committee.config.classes))
     found = {task: kept[name] for task, name in names.items() if name in kept}
     refused: dict[int, str] = {}
@@ -93,6 +93,8 @@ def predict_counts(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
+            if file.tell():
+                file.write("\n")  # the last line may have been cut short
             for number, prediction in enumerate(_predict(committee, images, missing, learnt, read)):
                 task = read[number]
                 found[task] = _count(committee, prediction, options)
@@ -153,9 +155,9 @@ def _key(work: Workplace, project: Project, committee: Committee, options: Proje
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _name(url: str, *, out_of_fold: bool) -> str:
+def _name(task: int, url: str, out_of_fold: bool) -> str:
     """A name for an image and for who predicts it; its address itself may hold a signature."""
-    return hashlib.sha256(f"{out_of_fold}:{url}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{task}:{out_of_fold}:{url}".encode()).hexdigest()[:24]
 
 
 def _line(name: str, image: PredictedImage) -> str:

@@ -18,7 +18,7 @@ from backend.insight.counts.people import Tally, count_people
 from backend.insight.counts.predicted import PredictedImage, predict_counts
 from backend.insight.read_model import Json, to_json
 from backend.label_studio.bulk import Task
-from backend.label_studio.label_config import value_at
+from backend.label_studio.label_config import LabelConfig, value_at
 from backend.ledger import Project
 from backend.ledger.shapes import ManifestEntry
 from backend.predict import image_url, label_config_of
@@ -171,13 +171,7 @@ def count_project(
     tasks = {task.id: task for task in work.studio.tasks(studio_id)}
     if group_by is not None:
         _check_key(group_by, tasks)
-    urls: dict[int, str] = {}
-    unreadable: dict[int, str] = {}
-    for task in tasks.values():
-        try:
-            urls[task.id] = image_url(task.data, config)
-        except BadRequest as error:
-            unreadable[task.id] = str(error)
+    urls, unreadable = _urls(tasks, config)
     learnt = _learnt(work, row, committee) & urls.keys()
     predicted, refused = predict_counts(work, row, committee, urls, learnt, folder, progress)
     unreadable |= refused
@@ -228,6 +222,18 @@ def count_project(
         out_of_fold=committee.config.members > 1,
         audits=became,
     )
+
+
+def _urls(tasks: Mapping[int, Task], config: LabelConfig) -> tuple[dict[int, str], dict[int, str]]:
+    """Task id to its image, and task id to why it names none."""
+    urls: dict[int, str] = {}
+    without: dict[int, str] = {}
+    for task in tasks.values():
+        try:
+            urls[task.id] = image_url(task.data, config)
+        except BadRequest as error:
+            without[task.id] = str(error)
+    return urls, without
 
 
 def _count_audits(

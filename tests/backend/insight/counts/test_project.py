@@ -196,6 +196,8 @@ def test_what_was_counted_before_label_studio_went_away_is_kept(
     monkeypatch.setattr(studio, "fetch", fetch)
     assert len(count_project(work, 7, tmp_path).images) == 16
     assert len(studio.fetched) == 10 + 16 - len(lines) + 1
+    count_project(work, 7, tmp_path)
+    assert len(studio.fetched) == 10 + 16 - len(lines) + 1
 
 
 def test_audits_correct_the_counts_and_what_became_of_each_is_told(
