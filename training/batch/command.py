@@ -94,10 +94,16 @@ def predict(
     from training.batch.outputs import Wanted
 
     batch = Batch(
-        *(folder, version, output),
+        folder,
+        version,
+        output,
         Wanted(min_particle_px, instances, uncertainty, overlays, coco),
-        *(channels, pixel_size, network, columns, group_by),
-        threads or os.cpu_count() or 1,
+        channels=channels,
+        pixel_um=pixel_size,
+        own_network=network,
+        columns=columns,
+        group_by=group_by,
+        threads=threads or os.cpu_count() or 1,
     )
     with _progress() as show:
         outcome = predict_folder(batch, show)

@@ -16,8 +16,8 @@ from training.batch.results import Record, Results, open_results
 from training.batch.tables import Row, reserved_names, write_tables
 from training.committee.committee import Committee
 from training.committee.version import VERSION_FILE, StoredVersion, read_version
+from training.datasets.labelled import SUFFIXES
 from training.datasets.seen_images import (
-    SUFFIXES,
     BadOutput,
     SeenImage,
     as_text,

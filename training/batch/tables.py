@@ -109,7 +109,7 @@ def _totals(record: Record, classes: Sequence[str]) -> _Totals:
     columns = record["particles"]
     index = {name: i for i, name in enumerate(classes[1:])}
     of = np.array([index[name] for name in columns["class"]], np.int64)
-    areas = np.bincount(of, columns["area"], len(index))
+    areas: NDArray[Any] = np.bincount(of, columns["area"], len(index))
     pixel_um = record["pixel_um"]
     um2 = np.nan if pixel_um is None else pixel_um[0] * pixel_um[1]
     return _Totals(np.bincount(of, minlength=len(index)).astype(float), areas, areas * um2)

@@ -101,11 +101,10 @@ def predict(folder: LabelledFolder, draw: int) -> Iterator[Predicted]:
 
 
 def read_rows(path: Path) -> list[Counted]:
+    numbers = [each.name for each in fields(Counted)[3:]]
     with path.open(newline="") as file:
         return [
-            Counted(
-                *(row[f.name] if f.type == "str" else int(row[f.name]) for f in fields(Counted))
-            )
+            Counted(row["set"], int(row["draw"]), row["method"], *(int(row[n]) for n in numbers))
             for row in csv.DictReader(file)
         ]
 

@@ -154,15 +154,17 @@ def coco_particle(
 def coco_particles(mask: NDArray[np.uint8]) -> Iterator[dict[str, Any]]:
     """The particles of a mask [H, W] of class indices, 255 unknown: exact to the pixel."""
     found = instances(mask)
+    height, width = mask.shape
     # Without scipy's boxes each particle would be sought in the whole image.
     from scipy.ndimage import find_objects
 
     for number, (rows, columns) in enumerate(find_objects(found.numbers), start=1):
         inside = found.numbers[rows, columns] == number
         box = (rows.start, columns.start, rows.stop, columns.stop)
-        counts = encode_runs(inside, *box[:2], mask.shape)
+        counts = encode_runs(inside, box[0], box[1], (height, width))
         area = int(inside.sum())
-        yield coco_particle(int(found.classes[number - 1]), area, box, counts, mask.shape)
+        category = int(found.classes[number - 1])
+        yield coco_particle(category, area, box, counts, (height, width))
 
 
 def write_coco(path: Path, images: Iterable[CocoImage], classes: Sequence[str]) -> None:

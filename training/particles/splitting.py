@@ -6,6 +6,8 @@ particles where the pass between them lies low enough.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ def split_touching(
         that is.
     """
     inside = numbers > 0
-    height = depths(inside)
+    height: NDArray[Any] = depths(inside)
     if confidence is not None:
         height *= cv2.resize(confidence.astype(np.float32), (inside.shape[1], inside.shape[0]))
     # Half of a pixel: the digital outline alone makes tops that are nearer.
@@ -58,11 +60,12 @@ def split_touching(
     found = np.where(crowded, hills + numbers.max(), numbers)
     present = np.bincount(found.ravel()) > 0
     present[0] = False
-    return np.where(present, np.cumsum(present), 0).astype(np.int32)[found]
+    renumbered = np.where(present, np.cumsum(present), 0).astype(np.int32)
+    return np.asarray(renumbered[found])
 
 
 def _passes(
-    basins: NDArray[np.int32], height: NDArray[np.float32]
+    basins: NDArray[np.int32], height: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Pairs [P, 2] of basins that touch (8 neighbours), and the highest place [P] where they do."""
     width = basins.shape[1]

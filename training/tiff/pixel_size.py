@@ -48,7 +48,7 @@ def pixel_size_um(page: TiffPage, description: str) -> Size | None:
                 same = told.get("yunit", unit).strip().lower() == unit
                 return _of_resolution(page, UNITS_UM.get(unit)) if same else None
     unit_tag = page.tags.get(RESOLUTION_UNIT)
-    return _of_resolution(page, {2: INCH_UM, 3: CM_UM}.get(getattr(unit_tag, "value", None)))
+    return _of_resolution(page, {2: INCH_UM, 3: CM_UM}.get(getattr(unit_tag, "value", 1)))
 
 
 def _of_ome(xml: str) -> Size | None:

@@ -371,7 +371,7 @@ class _Exporter:
         if self._format == "coco":
             masks = ((i, row.image, read_indices(self._files(row)[1])) for i, row in rows.items())
             images = (
-                CocoImage(task_id, name, mask.shape, coco_particles(mask))
+                CocoImage(task_id, name, (mask.shape[0], mask.shape[1]), coco_particles(mask))
                 for task_id, name, mask in masks
             )
             write_coco(self._folder / "instances.json", images, self._classes)
