@@ -68,6 +68,7 @@ class TrainConfig:
         network: one of ``NETWORKS``, or a laboratory's own as ``package.module:factory``.
         network_weights: file that every member starts from; "" for the network's own beginning.
         network_weights_sha256: of that file.
+        start: digest of the version that members begin with; "" for the network's own beginning.
         channels: of the images; 3 from Label Studio.
         max_side_px: images are shrunk, never enlarged, to at most this on their long side.
         crop_px: side of a training crop, a multiple of 32.
@@ -99,6 +100,7 @@ class TrainConfig:
     network: str = "shared"
     network_weights: str = ""
     network_weights_sha256: str = ""
+    start: str = ""
     channels: int = 3
     max_side_px: int = 1024
     crop_px: int = 128
@@ -147,7 +149,7 @@ class TrainConfig:
             raise BadConfig(f"crop_px must be a multiple of 32, got {self.crop_px}")
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps(described(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
@@ -163,6 +165,15 @@ class TrainConfig:
         return cls(**_checked(found))
 
 
+def described(config: TrainConfig) -> dict[str, Any]:
+    """The fields as they are written down: without ``start`` where there is none, as releases
+    wrote them that had no such field."""
+    found = asdict(config)
+    if not config.start:
+        del found["start"]
+    return found
+
+
 def is_network(name: str) -> bool:
     """Whether this names one of ours, or could name a laboratory's own."""
     return name in NETWORKS or _OWN_NETWORK.fullmatch(name) is not None
@@ -171,7 +182,7 @@ def is_network(name: str) -> bool:
 def _checked(found: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields(TrainConfig)}
     unknown = sorted(found.keys() - defaults.keys())
-    missing = sorted(defaults.keys() - found.keys())
+    missing = sorted(defaults.keys() - found.keys() - {"start"})
     if unknown or missing:
         raise BadConfig(
             f"the configuration has unknown fields {unknown} and lacks {missing}; "

@@ -28,6 +28,7 @@ from training.fitting.schedule import (
     thaw_step,
     unfreeze,
 )
+from training.fitting.start import Start, begin_with
 from training.networks.build import Weights, build_network
 from training.networks.forward import logits_and_features
 
@@ -64,8 +65,10 @@ def fit_member(
     member: int,
     device: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    start: Start | None = None,
 ) -> tuple[Weights, History]:
-    """Train one member from the pretrained weights.
+    """Train one member from the pretrained weights, or from another member's.
 
     On a CPU the same examples, config and member give the same weights bit by bit, whatever
     ran beside it and in whatever order the examples came.
@@ -76,6 +79,7 @@ def fit_member(
         member: 0 to M - 1.
         device: where to compute; the GPU if there is one, else the CPU.
         progress: called with steps done and steps in all, after every step.
+        start: what to begin with in place of the pretrained weights; ``config.start`` names it.
 
     Returns:
         Weights on the CPU in float32, and the history.
@@ -92,7 +96,10 @@ def fit_member(
     with bounded_threads(config.threads), torch.random.fork_rng(devices=_gpus(device)):
         torch.manual_seed(_seed(config, member))
         rng = np.random.default_rng([config.seed, member])
-        network = build_network(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = build_network(config)
+        if start is not None:
+            begin_with(network, start, config)
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.train()
         encoder = encoder_to_freeze(network, config)
         frozen = [] if encoder is None else freeze(encoder)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from training.config import TrainConfig
+from training.config import TrainConfig, described
 from training.fitting.budget import LIKE_STEPS
 from training.quality.metrics import Overlap, PairedDifference, paired_bootstrap
 
@@ -169,7 +169,7 @@ class Scored:
 def recipe_digest(config: TrainConfig) -> str:
     """A name for how a version is made, whatever it is taught, for how long, and whatever chance
     does to it."""
-    fields = asdict(config)
+    fields = described(config)
     # The file may lie anywhere, its checksum counts; threads only change the order of sums.
     for name in ("classes", "seed", "steps", "threads", "network_weights"):
         del fields[name]
