@@ -14,12 +14,15 @@ from torch import Tensor
 from acquisition.diversity import COPY, Newness, check_features, standardised
 from acquisition.scores import check_k, check_scores, log_scores, percentiles, power_noise
 
-Why = Literal["uncertainty", "class", "chance", "audit"]
+Why = Literal["uncertainty", "class", "group", "chance", "audit"]
 
 COMPOSED = 1000
 """Places that newness and classes decide too; score, noise and chance alone order those behind.
 A queue is made anew long before anybody gets there, and 10,000 such places would take half a
 minute."""
+
+GROUP_PLACES = 5
+"""One in so many places that do not go to chance goes to the groups that are new to the model."""
 
 REFERENCES = 2048
 """Images that the middle of a pool is found among: all 20,000 would take minutes."""
@@ -73,13 +76,14 @@ def compose(
     class_scores: Tensor | None = None,
     known: Tensor | None = None,
     by_chance: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> list[Pick]:
     """The first k of a queue, in order: any beginning of it is a batch by the same rule.
 
     Place by place: the image with the largest score, noise included, times how new it is beside
     those queued before it. Some places go to a class in turn, the one that the fewest labelled
     and queued images show, and there the score counts that the image has for this class; some
-    go to chance.
+    go to chance, and some to the groups that are new to the model, in turn.
 
     Args:
         scores: [N], not negative; percentiles, so that a product with newness means something.
@@ -93,6 +97,8 @@ def compose(
         by_chance: [N] bool, the images that chance may draw, themselves an even sample of
             the pool; all if not given. Copies of queued images excepted, every one of them is
             drawn alike, whatever its score.
+        groups: [N] int64, the number of the group of each image whose group is new to the model,
+            -1 of the others; no group is if not given.
 
     Raises:
         ValueError: what the rule needs is missing, a shape is wrong, k is negative, or a score
@@ -108,16 +114,19 @@ def compose(
     classes = None
     if rule.class_share > 0:
         classes = _Classes(_check_class_scores(class_scores, N), noise, known)
+    new_groups = None if groups is None else _NewGroups(_check_groups(groups, N))
     order = torch.randperm(N, generator=generator)
     of_chance = _Share(rule.chance_share, generator)
     of_classes = _Share(rule.class_share, generator)
-    waiting = _Waiting(worth, _drawn(order, of_chance, by_chance), new, classes)
+    waiting = _Waiting(worth, _drawn(order, of_chance, by_chance), new, classes, new_groups)
     picks: list[Pick] = []
     ranked = 0  # places that did not go to chance
     while len(picks) < min(k, N, COMPOSED):
         pick = waiting.next_by_chance() if of_chance.holds(len(picks)) else None
         if pick is None:
-            pick = waiting.next_for_class() if of_classes.holds(ranked) else None
+            pick = waiting.next_for_group(ranked)
+            if pick is None and of_classes.holds(ranked):
+                pick = waiting.next_for_class()
             pick = pick or waiting.next_by_uncertainty() or waiting.next_copy()
             ranked += 1
         waiting.take(pick.index)
@@ -163,9 +172,15 @@ class _Waiting:
     """The images that are not queued yet: those drawn by chance, and those that are ranked."""
 
     def __init__(
-        self, worth: Tensor, drawn: list[int], new: Newness | None, classes: _Classes | None
+        self,
+        worth: Tensor,
+        drawn: list[int],
+        new: Newness | None,
+        classes: _Classes | None,
+        groups: _NewGroups | None,
     ) -> None:
         self._worth, self.drawn, self._new, self._classes = worth, drawn, new, classes
+        self._groups = groups
         self._left = torch.ones(len(worth), dtype=torch.bool)
         self._left[drawn] = False
 
@@ -180,6 +195,15 @@ class _Waiting:
         """The first for the class whose turn it is; None if there is none (``_Classes.best``)."""
         index = None if self._classes is None else self._classes.best(self._left, self._new)
         return None if index is None else Pick(index, "class")
+
+    def next_for_group(self, place: int) -> Pick | None:
+        """The best of the new group whose turn it is; None where it is none's, or none is left.
+
+        Args:
+            place: of those that did not go to chance.
+        """
+        among = None if self._groups is None else self._groups.whose_turn(place, self._left)
+        return None if among is None else Pick(_best(self._worth, among, self._new), "group")
 
     def next_by_uncertainty(self) -> Pick | None:
         """The largest score times newness; None if only those drawn are left."""
@@ -197,6 +221,8 @@ class _Waiting:
             self._new.take(index)
         if self._classes is not None:
             self._classes.take(index)
+        if self._groups is not None:
+            self._groups.take(index)
 
     def ranked(self) -> list[int]:
         """All that were not drawn, by score and noise alone, the best first."""
@@ -216,6 +242,27 @@ def _behind(waiting: _Waiting, places: range, of_chance: _Share) -> list[Pick]:
         else Pick(ranked.popleft(), "uncertainty")
         for place in places
     ]
+
+
+class _NewGroups:
+    """Whose turn it is among the groups that are new to the model: nothing here is drawn."""
+
+    def __init__(self, groups: Tensor) -> None:
+        self._groups = groups
+        self._queued = torch.zeros(max(groups.tolist(), default=-1) + 1)
+
+    def whose_turn(self, place: int, left: Tensor) -> Tensor | None:
+        """[N] bool, the waiting images of the group with the fewest in the queue."""
+        # Spread evenly, the first of them at once: nothing is known of these images.
+        there = self._groups[left & (self._groups >= 0)].unique()
+        if place % GROUP_PLACES or not len(there):
+            return None
+        turn = int(there[self._queued[there].argmin()])
+        return left & (self._groups == turn)
+
+    def take(self, index: int) -> None:
+        if self._groups[index] >= 0:
+            self._queued[self._groups[index]] += 1
 
 
 class _Classes:
@@ -323,6 +370,12 @@ def _check_by_chance(by_chance: Tensor, N: int) -> Tensor:
     if by_chance.shape != (N,) or by_chance.dtype != torch.bool:
         raise ValueError(f"by_chance must be [{N}] bool, got {tuple(by_chance.shape)}")
     return by_chance.cpu()
+
+
+def _check_groups(groups: Tensor, N: int) -> Tensor:
+    if groups.shape != (N,) or groups.dtype != torch.int64:
+        raise ValueError(f"groups must be [{N}] int64, got {tuple(groups.shape)} {groups.dtype}")
+    return groups.cpu()
 
 
 def _check_class_scores(class_scores: Tensor | None, N: int) -> Tensor:

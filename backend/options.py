@@ -142,6 +142,15 @@ class ProjectOptions(BaseModel):
         'text with one to three numbers from 1, such as "2" or "1,3,2"',
         "colours as they are; else the first three channels that are not constant",
     )
+    group_by: str | None = documented(
+        None,
+        "The key of the tasks' data whose values are groups, such as the microscope: quality is "
+        "told for each, and one that the committee has not learnt from gets places in the queue "
+        "(docs/NEXT_MICROSCOPE.md).",
+        "a key of the tasks' data",
+        "none",
+        min_length=1,
+    )
     audit_fraction: float = documented(
         0.05,
         "Share of the pool kept for an unbiased estimate of quality, never trained on.",

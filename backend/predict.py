@@ -79,6 +79,13 @@ def image_url(data: Mapping[str, Any], config: LabelConfig) -> str:
     return url
 
 
+def group_of(data: Mapping[str, Any], group_by: str | None) -> str | None:
+    """A task's group: what its data holds under the option ``group_by``; None where that is no
+    text, number or truth value."""
+    found = None if group_by is None else value_at(data, group_by)
+    return str(found) if isinstance(found, str | int | float) and found != "" else None
+
+
 def read_image(
     images: ImageFetcher, url: str, channels: Sequence[int] | None = None
 ) -> NDArray[np.uint8]:

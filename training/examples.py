@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -59,3 +60,13 @@ def images_showing(masks: Iterable[Image8], classes: int) -> NDArray[np.int64]:
         shown = np.unique(mask)
         counts[shown[shown != UNKNOWN]] += 1
     return counts
+
+
+def image_digest(image: Image8) -> str:
+    """A name for an image by its pixels at the network's resolution: 32 hexadecimal digits.
+
+    The same picture has another name where ``max_side_px`` shrinks it otherwise, or other channels
+    were chosen.
+    """
+    pixels = np.ascontiguousarray(image)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]

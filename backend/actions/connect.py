@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from backend.actions.start_from import adopt, find_start
 from backend.errors import (
     BackendError,
     BadRequest,
@@ -56,15 +57,20 @@ class Connected:
 
 
 def connect_project(
-    work: Workplace, studio_id: int, options: Mapping[str, Any] | None = None
+    work: Workplace,
+    studio_id: int,
+    options: Mapping[str, Any] | None = None,
+    start_from: str | None = None,
 ) -> Connected:
     """Connect a project, or mend its connection; safe to repeat.
 
     Args:
         options: the extra parameters to set; None keeps those there are.
+        start_from: the version that a new project starts from, as ``find_start`` takes it.
 
     Raises:
         BadLabelConfig, BadOptions: nothing was changed.
+        BadRequest, TrainingError: nor was it where ``find_start`` refused ``start_from``.
         CannotConnect, StudioRefused, StudioUnreachable: as ``connect``; what a project that was
             not connected before has got is taken back.
     """
@@ -76,6 +82,7 @@ def connect_project(
     parsed = parse_options(wanted)
     config = parse_label_config(project.label_config, image=parsed.image)
     check_labels(parsed, config.labels)
+    start = None if start_from is None else find_start(work, known, start_from, config, parsed)
     previous = None if known is None else known.connection
     serving = None if known is None else ledger.publications.serving(known.id)
     try:
@@ -109,10 +116,13 @@ def connect_project(
             with suppress(BackendError):
                 _take_back(work, studio_id, project.created, is_new=known is None)
         raise
+    if start is not None:
+        adopt(work, row, start)
     changed = count_changes(states, ledger.rounds.last_manifest(row.id))
     if changed and states:
         ledger.events.add(row.id, CONNECTED)
     warnings = (
+        *(() if start is None else start.warnings),
         *unread_controls(project.label_config, config),
         *_unread_images(work, studio_id, config, parsed),
         *_many_regions(config, parsed),

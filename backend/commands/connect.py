@@ -21,13 +21,22 @@ from backend.commands.shared import (
     default=None,
     help="Project options, a JSON object (docs/SETTINGS.md).",
 )
+@click.option(
+    "--start-from",
+    default=None,
+    metavar="PROJECT[:VERSION]",
+    help="A version of another project, or its folder, that a new project starts from.",
+)
 @AS_JSON
-def connect(studio_id: int, options_json: str | None, as_json: bool) -> None:
+def connect(
+    studio_id: int, options_json: str | None, start_from: str | None, as_json: bool
+) -> None:
     """Connect a Label Studio project, or repair its connection; safe to repeat."""
     from backend.actions.connect import connect_project
 
     with open_workplace() as work:
-        done = connect_project(work, studio_id, parse_options_object(options_json))
+        options = parse_options_object(options_json)
+        done = connect_project(work, studio_id, options, start_from)
     if as_json:
         print_json(
             {
@@ -39,6 +48,11 @@ def connect(studio_id: int, options_json: str | None, as_json: bool) -> None:
         )
         return
     click.echo(f"Project {studio_id}, {done.project.title!r}, is connected.")
+    if start_from is not None:
+        click.echo(
+            "It starts from elsewhere: that version ranks and pre-annotates until a round makes "
+            "the first version of its own."
+        )
     for warning in done.warnings:
         click.echo(f"warning: {warning}")
     if done.round_asked:

@@ -29,6 +29,8 @@ WHYS: Mapping[str, str] = {
     "uncertainty": "The committee's uncertainty put it there; some chance, and unlikeness to the "
     "images before it, count too.",
     "class": "It stands there for a class that few of the labelled images show.",
+    "group": "It stands there for a group (the option group_by) of which no labelled image has "
+    "taught the committee: one in five places that do not go to chance is such a group's.",
     "chance": "Chance put it there: some places are always drawn evenly, so that the queue cannot "
     "do worse than chance for long.",
     "audit": "It is one of the audit set, which stands at places drawn by chance and is never "

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from backend.insight.read_model import Json, to_json
 from backend.label_studio.region_counts import Counts, describe_counts, from_rows
 from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
-from backend.ledger.shapes import AuditEstimate, Gain, Metrics
+from backend.ledger.shapes import AuditEstimate, Gain, GroupQuality, Metrics
 from backend.rounds.audits import advice, describe_audit, training
+from backend.rounds.elsewhere import describe_start
 from backend.rounds.schedule import STAGES
 
 SILENT_AFTER_S = 30.0
@@ -89,6 +90,8 @@ class ProjectStatus:
         project: Label Studio's number.
         version: the version that ranks; None before the first.
         training: how long that version's members trained, and why.
+        elsewhere: what it has to do with a version of another project, in words.
+        groups: its quality by the option ``group_by``.
         first_queue: how the queue is ordered before the first version.
         labelled: tasks with a label; ``changed`` of them since the last round.
         ranked_left: ranked tasks that are not labelled yet.
@@ -104,6 +107,8 @@ class ProjectStatus:
     quality: Quality | None
     audit: AuditStatus | None
     training: str | None
+    elsewhere: str | None
+    groups: Mapping[str, GroupQuality]
     advice: str | None
     publication: str | None
     first_queue: str | None
@@ -165,6 +170,8 @@ def project_status(ledger: Ledger, project: Project) -> ProjectStatus:
         quality=None if version is None else quality(version.metrics),
         audit=None if version is None else audit(version.metrics),
         training=None if version is None else training(version.metrics),
+        elsewhere=None if version is None else describe_start(version.metrics),
+        groups={} if version is None else version.metrics.get("groups", {}),
         advice=None if version is None else advice(version.metrics),
         publication=None if serving is None else serving.name,
         first_queue=None if version is not None else first_queue(serving),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backend.insight.status import ProcessStatus, ProjectStatus, Quality, RoundStatus, Status
+from backend.ledger.shapes import GroupQuality
 
 SHOWN_PROBLEMS = 5
 
@@ -32,6 +35,21 @@ def describe_quality(quality: Quality) -> str:
     if quality.ece is not None and quality.ece_uncalibrated is not None:
         before = quality.ece_uncalibrated
         shown.append(f"calibration error {quality.ece:.3f} ({before:.3f} before)")
+    return ", ".join(shown)
+
+
+def describe_groups(groups: Mapping[str, GroupQuality]) -> list[str]:
+    """A line for each group: its labels, and its quality on those that were measured."""
+    return [f"{name!r}: {_describe_group(each)}" for name, each in groups.items()]
+
+
+def _describe_group(found: GroupQuality) -> str:
+    shown = [f"{found['labelled']} labelled"]
+    if found["foreground_dice"] is not None:
+        images = "" if found["measured"] == found["labelled"] else f" on {found['measured']}"
+        shown.append(f"foreground Dice {found['foreground_dice']:.3f}{images}")
+    if found["ece"] is not None:
+        shown.append(f"calibration error {found['ece']:.3f}")
     return ", ".join(shown)
 
 
@@ -69,6 +87,9 @@ def _describe_training(project: ProjectStatus) -> list[str]:
     lines = []
     if project.training:
         lines.append(f"  training     {project.training}")
+    if project.elsewhere:
+        lines.append(f"  elsewhere    {project.elsewhere}")
+    lines += [f"  group        {said}" for said in describe_groups(project.groups)]
     if project.audit is not None and project.audit.words:
         lines.append(f"  audit        {project.audit.words}")
     if project.advice:

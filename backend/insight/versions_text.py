@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 
 from backend.insight.status import quality
-from backend.insight.status_text import describe_quality
+from backend.insight.status_text import describe_groups, describe_quality
 from backend.insight.versions import VersionEntry
+from backend.rounds.elsewhere import describe_start
 
 
 def describe_versions(found: Sequence[VersionEntry]) -> str:
@@ -25,6 +26,9 @@ def _describe_version(version: VersionEntry) -> list[str]:
         f"project {version.project}  v{version.version}  {version.state:9} {made}  "
         f"{', '.join(facts)}: {version.reason}"
     ]
+    if said := describe_start(version.metrics):
+        lines.append(f"    {said}")
+    lines += [f"    group {said}" for said in describe_groups(version.metrics.get("groups", {}))]
     if version.folder:
         lines.append(f"    in {version.folder}")
     if version.contact_sheet:

@@ -100,10 +100,11 @@ class Event(Base, kw_only=True):
 
 
 class Round(Base, kw_only=True):
-    """A training, ranking or start round of a project.
+    """A training, ranking or start round of a project; or where a version came from that was
+    made elsewhere ("adopt"), which has no parts.
 
     Attributes:
-        version: the number of the version that a training round makes.
+        version: the number of the version that a training round makes, or that was adopted.
         problems: sentences, at most ``backend.ledger.rounds.MOST_PROBLEMS`` and one that counts
             the rest.
         config: the ``TrainConfig`` of a training round, as JSON text.
@@ -241,8 +242,8 @@ class Place(Base, kw_only=True):
         position: 0 is the head.
         uncertainty: the score that ranks, 0 to 1.
         arms: arm to the task's score.
-        why: what put the task here: uncertainty, class, chance, audit, or diverse before the first
-            version.
+        why: what put the task here: uncertainty, class, group, chance, audit, or diverse before
+            the first version.
     """
 
     __tablename__ = "ranking"

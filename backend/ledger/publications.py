@@ -31,6 +31,7 @@ class Publications:
         quantiles: Sequence[float],
         places: Sequence[Place],
         taken: Collection[str] = (),
+        elsewhere: bool = False,
         mode: str | None = None,
         weights: Mapping[str, float] | None = None,
         arm_quantiles: Mapping[str, Sequence[float]] | None = None,
@@ -40,6 +41,7 @@ class Publications:
         Args:
             places: of the ranked tasks.
             taken: names that Label Studio holds already, those of a purged ledger among them.
+            elsewhere: the version was made in another project, and the name says so.
 
         The others are columns of ``Publication``.
         """
@@ -48,13 +50,13 @@ class Publications:
                 Publication.project_id == project_id, Publication.version == version
             )
             n = (db.scalar(highest) or 0) + 1
-            while publication_name(version, n) in taken:
+            while publication_name(version, n, elsewhere=elsewhere) in taken:
                 n += 1
             made = Publication(
                 project_id=project_id,
                 version=version,
                 n=n,
-                name=publication_name(version, n),
+                name=publication_name(version, n, elsewhere=elsewhere),
                 round_id=round_id,
                 arm=arm,
                 quantiles=list(quantiles),
@@ -204,6 +206,6 @@ class Publications:
             db.execute(delete(Place).where(Place.publication_id.in_(old)))
 
 
-def publication_name(version: int, n: int) -> str:
+def publication_name(version: int, n: int, *, elsewhere: bool = False) -> str:
     """What Label Studio calls the publication: its model_version."""
-    return f"committee-v{version}.{n}"
+    return f"committee-v{version}.{n}" + ("-from-elsewhere" if elsewhere else "")

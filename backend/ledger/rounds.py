@@ -60,14 +60,31 @@ class Rounds:
         try:
             with self._db.write() as db:
                 if kind == "train":
-                    highest = select(func.max(Round.version)).where(Round.project_id == project_id)
-                    opened.version = (db.scalar(highest) or 0) + 1
+                    opened.version = _next_version(db, project_id)
                 db.add(opened)
                 db.flush()
                 add_parts(db, opened.id, stage, [payload or NoPayload()])
         except IntegrityError:
             return None
         return opened
+
+    def adopt(self, project_id: int, reason: str) -> Round:
+        """The row of a version that was made elsewhere, with the number that it gets here."""
+        now = time.time()
+        adopted = Round(
+            project_id=project_id,
+            kind="adopt",
+            reason=reason,
+            stage="publish",
+            state="succeeded",
+            started_at=now,
+            stage_started_at=now,
+            ended_at=now,
+        )
+        with self._db.write() as db:
+            adopted.version = _next_version(db, project_id)
+            db.add(adopted)
+        return adopted
 
     def get(self, round_id: int) -> Round:
         with self._db.read() as db:
@@ -187,6 +204,11 @@ class Rounds:
             cancelled.state, cancelled.error, cancelled.ended_at = "cancelled", reason, time.time()
             _drop_parts(db, round_id)
             return True
+
+
+def _next_version(db: Session, project_id: int) -> int:
+    highest = select(func.max(Round.version)).where(Round.project_id == project_id)
+    return (db.scalar(highest) or 0) + 1
 
 
 def _with_manifest(project_id: int) -> ColumnElement[bool]:

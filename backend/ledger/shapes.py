@@ -5,9 +5,9 @@ A shape that grew from release to release is ``total=False``: an earlier one wro
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
-RoundKind = Literal["train", "rank", "start"]
+RoundKind = Literal["train", "rank", "start", "adopt"]
 RoundState = Literal["active", "succeeded", "failed", "cancelled"]
 Stage = Literal["collect", "judge", "fit", "assemble", "choose", "score", "publish"]
 PartState = Literal["waiting", "leased", "done", "dropped"]
@@ -25,6 +25,7 @@ class ManifestEntry(TypedDict):
         audit: whether the task belongs to the audit set, which is never trained on.
         url: of its image; None if the task names none.
         digest: name of its example in the registry; None if it could not be made.
+        group: what the task's data holds under the option ``group_by``; absent without it.
     """
 
     task: int
@@ -33,6 +34,7 @@ class ManifestEntry(TypedDict):
     audit: bool
     url: str | None
     digest: str | None
+    group: NotRequired[str]
 
 
 class JudgePayload(TypedDict):
@@ -42,7 +44,10 @@ class JudgePayload(TypedDict):
 
 
 class FitPayload(TypedDict):
+    """``plain``: without the version that the round's other members begin with."""
+
     member: int
+    plain: NotRequired[bool]
 
 
 class ScorePayload(TypedDict):
@@ -81,6 +86,7 @@ class Result(TypedDict, total=False):
     labelled: int
     budget: Budget
     regions: list[tuple[str, str, int]]
+    both_starts: bool
     # collect, judge
     judged: int
     # fit
@@ -93,6 +99,7 @@ class Result(TypedDict, total=False):
     pool: int
     unlabelled: int
     drawn: list[int] | None
+    unknown_groups: dict[str, list[int]]
     # score
     file: str
     scored: int
@@ -144,6 +151,51 @@ class LongerTraining(TypedDict):
     pairs: int
 
 
+class StartedFrom(TypedDict):
+    """Where a version of another project came from.
+
+    Attributes:
+        source: such as ``version 7 of project 3, 'Laboratory A'``.
+        digest: names its files.
+        images: digests of the images that it and its ancestors learnt from.
+    """
+
+    source: str
+    digest: str
+    images: list[str]
+
+
+class StartChoice(TypedDict):
+    """Which beginning of a round's members was better out of fold.
+
+    Attributes:
+        begun: by the members of the version that the project started from.
+        images: labelled images that taught both.
+        mean: foreground Dice with them, less that without.
+    """
+
+    begun: bool
+    images: int
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+
+class GroupQuality(TypedDict):
+    """A version's quality on the labelled images of one group, each by who never saw it.
+
+    Attributes:
+        labelled: images that taught it; ``measured`` of them were measured.
+    """
+
+    labelled: int
+    measured: int
+    foreground_dice: float | None
+    ece: float | None
+    reliability: list[tuple[float, float, int]]
+
+
 class Metrics(TypedDict, total=False):
     """What was measured of a version. An earlier release kept fewer of these."""
 
@@ -171,6 +223,10 @@ class Metrics(TypedDict, total=False):
     audit_gain: Gain | None
     chance_gain: Gain | None
     longer_training: LongerTraining | None
+    started_from: StartedFrom
+    start_choice: StartChoice
+    learnt_elsewhere: list[str]
+    groups: dict[str, GroupQuality]
 
 
 class ProjectFields(TypedDict, total=False):

@@ -73,6 +73,7 @@ def rank(
     rule: Rule = RULE,
     known: Sequence[int] | None = None,
     drawn: Collection[int] | None = None,
+    groups: Mapping[str, Collection[int]] | None = None,
 ) -> list[Ranked]:
     """The first ``length`` of the queue that a version's predictions make.
 
@@ -85,6 +86,7 @@ def rank(
         known: labelled images that show each class of the version; none if not given.
         drawn: those of them that are an even sample of the pool, for chance to place; all if
             not given.
+        groups: to candidates, of each group that the version does not know; none if not given.
     """
     generator = torch.Generator().manual_seed(seed)
     task_ids = sorted(candidates)
@@ -110,6 +112,7 @@ def rank(
         class_scores=_stacked([candidates[task_id].class_scores for task_id in task_ids]),
         known=None if known is None else torch.tensor(known, dtype=torch.float64),
         drawn=drawn,
+        groups=groups,
     )
 
 
@@ -178,6 +181,7 @@ def _composed(
     class_scores: Tensor | None = None,
     known: Tensor | None = None,
     drawn: Collection[int] | None = None,
+    groups: Mapping[str, Collection[int]] | None = None,
 ) -> list[Ranked]:
     if features is None:
         rule = replace(rule, diverse=False)
@@ -197,12 +201,20 @@ def _composed(
             class_scores=None if class_scores is None else class_scores[among],
             known=known,
             by_chance=torch.tensor([task_ids[i] in among_drawn for i in others]),
+            groups=_group_indices([task_ids[i] for i in others], groups or {}),
         )
         queue = [Pick(others[pick.index], pick.why) for pick in picks]
     return [
         Ranked(task_ids[pick.index], float(scores[pick.index]), pick.why)
         for pick in with_audits(queue, measured, generator)
     ]
+
+
+def _group_indices(task_ids: Sequence[int], groups: Mapping[str, Collection[int]]) -> Tensor | None:
+    """[N] each task's group as a number, -1 for none; None where no task has one."""
+    of_task = {task_id: n for n, name in enumerate(sorted(groups)) for task_id in groups[name]}
+    found = torch.tensor([of_task.get(task_id, -1) for task_id in task_ids])
+    return found if bool((found >= 0).any()) else None
 
 
 def _by_chance(

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from backend.ledger import NO_VERSION, Ledger, Project
+from backend.rounds.elsewhere import start_version
 
 if TYPE_CHECKING:
     from backend.workplace import Workplace
@@ -64,6 +65,8 @@ def prune(work: Workplace, row: Project) -> None:
     ledger, registry, slug = work.ledger, work.registry, row.slug
     promoted, serving = in_use(ledger, row.id)
     kept = kept_versions(registry.versions(slug), promoted, serving)
+    if (start := start_version(ledger, row.id)) is not None:
+        kept.add(start.number)  # rounds to come may begin with it
     registry.prune_versions(slug, kept)
     # A folder that is away may come back, and must not be judged by what it has learnt from.
     used = kept | {max(promoted, default=NO_VERSION), serving or NO_VERSION}

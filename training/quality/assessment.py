@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,8 @@ def assess(
     *,
     device: torch.device | None = None,
     engine: str = "auto",
+    unmeasured: Collection[str] = (),
+    groups: Mapping[str, str] | None = None,
 ) -> Assessment:
     """Measure and calibrate a new version out of fold: on each image only the member that
     never trained on it predicts. A lone member trains on all, and is measured on what it knows;
@@ -78,16 +81,20 @@ def assess(
         progress: called with the share that is done.
         device: the GPU if there is one, else the CPU.
         engine: of the committee that serves, as for ``Committee``.
+        unmeasured: keys of examples that taught but are no test, as what the members began with
+            had learnt from them.
+        groups: key to the group of an example; the metrics then tell each group's quality.
 
     Raises:
-        ValueError: no examples.
+        ValueError: no example that may be measured.
     """
-    if not examples:
-        raise ValueError("assess needs at least one example")
+    measured = [each for each in examples if each.key not in unmeasured]
+    if not measured:
+        raise ValueError("assess needs at least one example to measure")
     ensemble = Ensemble(weights, config, threads=config.threads, device=device_of(engine, device))
-    ordered = sorted(examples, key=lambda each: each.key)
+    ordered = sorted(measured, key=lambda each: each.key)
     half = None if progress is None else (lambda share: progress(share / 2))
-    logits, truth = _out_of_fold_pixels(ensemble, ordered, half)
+    logits, truth, image_of = _out_of_fold_pixels(ensemble, ordered, half)
     calibration = _calibrate(logits, truth, config, len(ordered))
     particle_px = {
         config.classes[index]: diameter_px
@@ -119,7 +126,14 @@ def assess(
     }
     metrics |= calibration.to_metrics(config.classes)
     metrics |= _reliability(logits, truth, calibration)
-    agreement = None if problems else bf16_agreement(committee, examples)
+    if groups:
+
+        def reliability_of(places: list[int]) -> Mapping[str, Any]:
+            mine = torch.isin(image_of, torch.tensor(places, dtype=torch.int64))
+            return _reliability(logits[mine], truth[mine], calibration)
+
+        metrics["groups"] = _by_group(groups, examples, scores, reliability_of)
+    agreement = None if problems else bf16_agreement(committee, ordered)
     metrics["bf16_agreement"] = agreement
     agrees = agreement is not None and agreement >= BF16_AGREEMENT
     return Assessment(config, metrics, scores, problems, committee.with_bf16(allowed=agrees))
@@ -152,10 +166,38 @@ def _per_class(config: TrainConfig, values: NDArray[np.float64]) -> dict[str, fl
     return {name: value if np.isfinite(value) else None for name, value in pairs}
 
 
+def _by_group(
+    groups: Mapping[str, str],
+    examples: Sequence[Example],
+    scores: Mapping[str, float],
+    reliability_of: Callable[[list[int]], Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Group to how many of its images taught, and their quality out of fold.
+
+    Args:
+        scores: of the images that were measured, in their order.
+        reliability_of: what ``_reliability`` says of the images at these places of it.
+    """
+    taught = Counter(groups[each.key] for each in examples if each.key in groups)
+    found = {}
+    for name in sorted(taught):
+        dice = [score for key, score in scores.items() if groups.get(key) == name]
+        places = [place for place, key in enumerate(scores) if groups.get(key) == name]
+        reliable = reliability_of(places)
+        found[name] = {
+            "labelled": taught[name],
+            "measured": len(places),
+            "foreground_dice": float(np.mean(dice)) if dice else None,
+            "ece": reliable["ece"],
+            "reliability": reliable["reliability"],
+        }
+    return found
+
+
 def _out_of_fold_pixels(
     ensemble: Ensemble, examples: Sequence[Example], progress: Callable[[float], None] | None
-) -> tuple[Tensor, Tensor]:
-    """Logits [P, C] and truth [P] of known pixels drawn from all images."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [P, C] and truth [P] of known pixels drawn from all images, and whose they are [P]."""
     logits_of, truth_of = [], []
     rng = np.random.default_rng(ensemble.config.seed)
     calibration_px = min(CALIBRATION_PX, CALIBRATION_VALUES // len(ensemble.config.classes))
@@ -165,7 +207,9 @@ def _out_of_fold_pixels(
         truth_of.append(torch.from_numpy(example.mask).flatten()[drawn].long())
         if progress is not None:
             progress((done + 1) / len(examples))
-    return torch.cat(logits_of), torch.cat(truth_of)
+    counts = torch.tensor([len(each) for each in truth_of])
+    image_of = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    return torch.cat(logits_of), torch.cat(truth_of), image_of
 
 
 def _calibrate(logits: Tensor, truth: Tensor, config: TrainConfig, images: int) -> Calibration:

@@ -53,7 +53,7 @@ def compare(
     Args:
         old: the version that serves, if any.
         new: of the version that wants to.
-        examples: those that ``new`` was assessed on.
+        examples: those that ``new`` was assessed on; others among them are not compared.
         seed: of the bootstrap.
     """
     if new.problems:
@@ -68,6 +68,7 @@ def compare(
     before = {
         each.key: overlap(each.mask, _at_size_of(each, old), C).foreground_dice()
         for each in examples
+        if each.key in new.scores
     }
     keys = sorted(new.scores)
     difference = paired_bootstrap(

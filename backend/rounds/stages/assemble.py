@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
 from backend.errors import NotEnoughLabels
 from backend.ledger import Outcome, Round, Version
-from backend.ledger.shapes import Metrics, NoPayload
+from backend.ledger.shapes import Metrics, NoPayload, StartChoice
 from backend.rounds.audits import audit_metrics
+from backend.rounds.elsewhere import is_from_elsewhere, learnt_elsewhere, start_version
 from backend.rounds.stages.fit import config_of, load_examples, member_file
 from backend.workplace import Workplace
 from training.committee.registry import load_weights
+from training.config import TrainConfig
 from training.errors import TrainingError
-from training.examples import Example, images_showing
+from training.examples import Example, image_digest, images_showing
 from training.figures.contact_sheet import version_sheet
-from training.networks.build import check_allowed
+from training.networks.build import Weights, check_allowed
 from training.quality.assessment import Assessment, assess
+from training.quality.metrics import paired_bootstrap
 from training.quality.promotion import Verdict, compare
 
 log = logging.getLogger(__name__)
@@ -35,12 +38,15 @@ def assemble(
     check_allowed(config, work.registry.own_network)
     manifest, number = round_.manifest or [], round_.version
     assert number is not None  # every training round has one
-    weights = [
-        load_weights(work.registry.get_round(slug, round_.id, member_file(member)))
-        for member in range(config.members)
-    ]
     examples = load_examples(work, slug, manifest, audits=False)
-    assessment = assess(weights, config, examples, progress=tick, engine=work.settings.engine)
+    audits = load_examples(work, slug, [e for e in manifest if e["audit"]], audits=True)
+    elsewhere = learnt_elsewhere(work.ledger, project_id, [*examples, *audits])
+    made, choice = _read_made(work, round_, slug, examples, elsewhere, tick), None
+    if _tries_both(work, round_):
+        plain = _read_made(work, round_, slug, examples, elsewhere, tick, plain=True)
+        made, choice = better_made(made, plain)
+    weights, assessment = made.weights, made.assessment
+    config = assessment.config
     former = work.ledger.versions.promoted(project_id)
     if former is not None and former.number == number:
         # This very version, promoted by an attempt that died before its part was finished.
@@ -52,10 +58,12 @@ def assemble(
             **assessment.metrics,
             "labelled_images": labelled_images(examples, config.classes),
             **_training(work, round_),
-            **_audit(work, round_, slug, assessment),
+            **_audit(work, round_, assessment, [a for a in audits if a.key not in elsewhere]),
+            **({"learnt_elsewhere": sorted(elsewhere)} if elsewhere else {}),
+            **({"start_choice": choice} if choice else {}),
         },
     )
-    learnt = {"round": round_.id, "entries": manifest}
+    learnt = {"round": round_.id, "entries": manifest, **_images(work, round_, config, examples)}
     sheet = version_sheet(assessment.committee, examples, assessment.scores)
     folder = work.registry.save_version(slug, number, weights, config, learnt, metrics, sheet)
     if not assessment.problems:
@@ -79,6 +87,78 @@ def assemble(
         result={"version": number, "promoted": verdict.promote},
         problems=[] if verdict.promote else [f"Version {number} was kept: {verdict.reason}"],
     )
+
+
+class Made(NamedTuple):
+    """A round's members, and how good they are."""
+
+    weights: list[Weights]
+    assessment: Assessment
+
+
+def _read_made(
+    work: Workplace,
+    round_: Round,
+    slug: str,
+    examples: Sequence[Example],
+    elsewhere: Collection[str],
+    tick: Callable[[float], None],
+    *,
+    plain: bool = False,
+) -> Made:
+    config = config_of(round_, plain=plain)
+    weights = [
+        load_weights(work.registry.get_round(slug, round_.id, member_file(member, plain=plain)))
+        for member in range(config.members)
+    ]
+    assessment = assess(
+        weights,
+        config,
+        examples,
+        progress=tick,
+        engine=work.settings.engine,
+        unmeasured=elsewhere,
+        groups={str(e["task"]): e["group"] for e in round_.manifest or () if "group" in e},
+    )
+    return Made(weights, assessment)
+
+
+def _images(
+    work: Workplace, round_: Round, config: TrainConfig, examples: Iterable[Example]
+) -> dict[str, list[str]]:
+    """Digests of the images that a version learnt from, and of those that its ancestors did."""
+    start = start_version(work.ledger, round_.project_id) if config.start else None
+    return {
+        "images": sorted({image_digest(example.image) for example in examples}),
+        "ancestors": [] if start is None else start.metrics["started_from"]["images"],
+    }
+
+
+def _tries_both(work: Workplace, round_: Round) -> bool:
+    collected = work.ledger.parts.results(round_.id, "collect")
+    return bool(collected and collected[0].get("both_starts"))
+
+
+def better_made(begun: Made, plain: Made) -> tuple[Made, StartChoice]:
+    """Of members that began with the version from elsewhere and others that did not, those of the
+    higher foreground Dice, out of fold on the same images; unfit ones never."""
+    keys = sorted(begun.assessment.scores)
+    difference = paired_bootstrap(
+        [plain.assessment.scores[key] for key in keys],
+        [begun.assessment.scores[key] for key in keys],
+        begun.assessment.config.seed,
+    )
+    fit = [not each.assessment.problems for each in (begun, plain)]
+    keeps = difference.mean >= 0 if fit[0] == fit[1] else fit[0]
+    choice = StartChoice(
+        begun=keeps,
+        images=len(keys),
+        mean=difference.mean,
+        low=difference.low,
+        high=difference.high,
+        pairs=difference.pairs,
+    )
+    return begun if keeps else plain, choice
 
 
 def _compare(
@@ -121,12 +201,17 @@ def _training(work: Workplace, round_: Round) -> Metrics:
     return {"budget": budget}
 
 
-def _audit(work: Workplace, round_: Round, slug: str, assessment: Assessment) -> Metrics:
+def _audit(
+    work: Workplace, round_: Round, assessment: Assessment, audits: Sequence[Example]
+) -> Metrics:
     project_id, manifest = round_.project_id, round_.manifest or []
-    audits = load_examples(work, slug, [e for e in manifest if e["audit"]], audits=True)
     evidence = work.ledger.evidence.all(project_id)
     chance = {str(row.task_id) for row in evidence if row.chosen_for == "chance"}
     truths = {str(e["task"]): e["digest"] for e in manifest if e["digest"] is not None}
     # Its own row is there already where an attempt died after writing it.
-    former = [v for v in work.ledger.versions.all(project_id) if v.round_id != round_.id]
+    former = [
+        version
+        for version in work.ledger.versions.all(project_id)
+        if version.round_id != round_.id and not is_from_elsewhere(version)
+    ]
     return audit_metrics(assessment, audits, chance, truths, former[::-1])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from backend.errors import BadRequest, NotEnoughLabels
 from backend.fallback import damage_of, describe_damage, whole_version
 from backend.label_studio.bulk import Task
 from backend.label_studio.label_config import LabelConfig
-from backend.ledger import NO_VERSION, START, Outcome, Project, Round, Version
+from backend.ledger import NO_VERSION, START, Ledger, Outcome, Project, Round, Version
 from backend.ledger.shapes import NoPayload, ScorePayload
 from backend.options import FALLBACK, ProjectOptions
-from backend.predict import image_url, label_config_of
+from backend.predict import group_of, image_url, label_config_of
 from backend.rounds.audits import harms
+from backend.rounds.elsewhere import is_from_elsewhere
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.workplace import Workplace
 from training.committee.checksums import DamagedVersion
@@ -30,20 +31,31 @@ def choose(
     promoted, problems = (None, []) if round_.kind == START else version_that_ranks(work, row)
     config = label_config_of(work.studio.project(row.studio_id).label_config, options)
     pool: dict[int, str] = {}
+    groups: dict[int, str] = {}
     tasks = 0
     for task in work.studio.tasks(row.studio_id):
         tasks += 1
+        if (group := group_of(task.data, options.group_by)) is not None:
+            groups[task.id] = group
         if task.annotations == 0 and task.skipped == 0:
             _add_candidate(pool, task, config, problems)
     most = options.candidates or work.settings.candidates
+    if promoted is not None and is_first_queue(work.ledger, promoted):
+        most = min(most, SHARD_TASKS)
     by_chance = mode_of(options, promoted) in ("random", FALLBACK)
     head = (
         [] if by_chance else [each.task_id for each in work.ledger.publications.queue(project_id)]
     )
     chosen, drawn = choose_candidates(list(pool), head, most, seed=options.seed + round_.id)
     shards = [chosen[i : i + SHARD_TASKS] for i in range(0, len(chosen), SHARD_TASKS)] or [[]]
+    unknown = {} if promoted is None else _unknown_groups(work, promoted, groups, chosen)
     return Outcome(
-        result={"pool": tasks, "unlabelled": len(pool), "drawn": drawn},
+        result={
+            "pool": tasks,
+            "unlabelled": len(pool),
+            "drawn": drawn,
+            "unknown_groups": unknown,
+        },
         next_payloads=[
             ScorePayload(
                 version=NO_VERSION if promoted is None else promoted.number,
@@ -53,6 +65,31 @@ def choose(
         ],
         problems=problems,
     )
+
+
+def is_first_queue(ledger: Ledger, version: Version) -> bool:
+    """Whether a version from elsewhere ranks for the first time: a few images then, so that
+    people have pre-annotations within a minute; a next round ranks the rest."""
+    serving = ledger.publications.serving(version.project_id)
+    served = serving is not None and serving.version == version.number
+    return is_from_elsewhere(version) and not served
+
+
+def _unknown_groups(
+    work: Workplace, version: Version, groups: Mapping[int, str], chosen: Collection[int]
+) -> dict[str, list[int]]:
+    """Group to its candidates, of the groups of which no image taught the version."""
+    manifest = work.ledger.rounds.get(version.round_id).manifest or ()
+    known = {
+        groups[entry["task"]]
+        for entry in manifest
+        if entry["digest"] is not None and not entry["audit"] and entry["task"] in groups
+    }
+    unknown: dict[str, list[int]] = {}
+    for task_id in chosen:
+        if task_id in groups and groups[task_id] not in known:
+            unknown.setdefault(groups[task_id], []).append(task_id)
+    return unknown
 
 
 def version_that_ranks(work: Workplace, row: Project) -> tuple[Version, list[str]]:

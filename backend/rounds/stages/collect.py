@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +29,8 @@ from backend.ledger import Outcome, Project, Round
 from backend.ledger.shapes import Budget as StoredBudget
 from backend.ledger.shapes import JudgePayload, ManifestEntry, NoPayload
 from backend.options import ProjectOptions
-from backend.predict import image_url, label_config_of, read_decoded
+from backend.predict import group_of, image_url, label_config_of, read_decoded
+from backend.rounds.elsewhere import choose_beginning, learnt_elsewhere, start_version
 from backend.rounds.evidence import Due, due_evidence
 from backend.rounds.schedule import FEWEST_TASKS, is_audit, stamp_digest
 from backend.rounds.stages.shards import SHARD_TASKS
@@ -120,6 +121,9 @@ def collect(
     members = options.members or work.settings.members
     check_folds(list(teaching), members)
     train = train_config(classes, members, options, work.settings)
+    fresh = _measured_images(work, row, teaching.values())
+    beginning = choose_beginning(work, row, train, fresh)
+    problems += beginning.problems
     pixels = sum(int((mask != UNKNOWN).sum()) for mask in _masks(work, row.slug, teaching.values()))
     budget = _budget(work, row, train, options.steps, len(teaching), pixels)
     log.info("round %d of %s: %s", round_.id, row.slug, budget.describe())
@@ -131,10 +135,11 @@ def collect(
             "judged": len(due.judge),
             "budget": cast(StoredBudget, asdict(budget)),
             "regions": to_rows(counts),
+            "both_starts": beginning.both,
         },
         next_payloads=[JudgePayload(tasks=list(shard)) for shard in shards or [[]]],
         manifest=manifest,
-        config=replace(train, steps=budget.steps).to_json(),
+        config=replace(train, steps=budget.steps, start=beginning.start).to_json(),
         problems=problems,
         withdrawn=due.withdrawn,
     )
@@ -178,6 +183,7 @@ def _list_examples(
     tasks = {task.id: task for task in work.studio.tasks(row.studio_id, ids=stamps)}
     manifest: list[ManifestEntry] = []
     problems: list[str] = []
+    ungrouped = 0
     for task_id, task_stamps in sorted(stamps.items()):
         entry: ManifestEntry = {
             "task": task_id,
@@ -191,9 +197,18 @@ def _list_examples(
             if task_id in tasks:  # else deleted since the listing
                 entry["url"] = image_url(tasks[task_id].data, recipe.config)
                 entry["digest"] = recipe.digest(entry)
+                group = group_of(tasks[task_id].data, recipe.options.group_by)
+                ungrouped += group is None
+                if group is not None:
+                    entry["group"] = group
         except BadRequest as error:
             problems.append(f"Task {task_id}: {error}")
         manifest.append(entry)
+    if recipe.options.group_by is not None and ungrouped:
+        problems.append(
+            f"{ungrouped} labelled tasks are in no group: their data hold no text or number under "
+            f"{recipe.options.group_by!r}, the option group_by."
+        )
     return manifest, problems
 
 
@@ -328,6 +343,24 @@ def check_folds(keys: Sequence[str], members: int) -> None:
         f"Each of the {members} members leaves a fixed share of the images out to be tested on, "
         f"and all {len(keys)} labelled ones fall into the same share: label one or two more."
     )
+
+
+def _measured_images(work: Workplace, row: Project, digests: Collection[str]) -> int:
+    """How many of the images that teach can be measured on as well.
+
+    Raises:
+        NotEnoughLabels: none: the version from elsewhere has learnt from them all.
+    """
+    if start_version(work.ledger, row.id) is None:
+        return len(digests)
+    examples = (work.registry.get_example(row.slug, digest) for digest in digests)
+    fresh = len(digests) - len(learnt_elsewhere(work.ledger, row.id, examples))
+    if fresh == 0:
+        raise NotEnoughLabels(
+            f"All {len(digests)} labelled images are among those that the version from elsewhere "
+            "learnt from, so nothing tells how good a new version is: label others as well."
+        )
+    return fresh
 
 
 def train_config(

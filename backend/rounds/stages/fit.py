@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from backend.ledger import Outcome, Round
 from backend.ledger.shapes import FitPayload, ManifestEntry, Result
+from backend.rounds.elsewhere import start_of_member
 from backend.workplace import Workplace
 from training.committee.registry import save_weights
 from training.config import TrainConfig
@@ -22,15 +24,19 @@ def fit(
 ) -> Outcome:
     """Train one member; its weights wait in the round's scratch folder."""
     slug = work.ledger.projects.get(round_.project_id).slug
-    config = config_of(round_)
+    config = config_of(round_, plain=payload.get("plain", False))
     check_allowed(config, work.registry.own_network)
     member = payload["member"]
-    name = member_file(member)
+    name = member_file(member, plain=payload.get("plain", False))
     result: Result = {"member": member}
     if not work.registry.has_round(slug, round_.id, name):
         examples = load_examples(work, slug, round_.manifest or (), audits=False)
         weights, history = fit_member(
-            examples, config, member, progress=lambda done, of: tick(done / of)
+            examples,
+            config,
+            member,
+            progress=lambda done, of: tick(done / of),
+            start=start_of_member(work, round_.project_id, config, member),
         )
         work.registry.put_round(slug, round_.id, name, save_weights(weights))
         log.info(
@@ -44,14 +50,20 @@ def fit(
     return Outcome(result=result)
 
 
-def config_of(round_: Round) -> TrainConfig:
-    """How a training round's members are made, once it has collected its labels."""
+def config_of(round_: Round, *, plain: bool = False) -> TrainConfig:
+    """How a training round's members are made, once it has collected its labels.
+
+    Args:
+        plain: of those that are made for comparison, without the version that the others begin
+            with.
+    """
     assert round_.config is not None  # collect is its first stage
-    return TrainConfig.from_json(round_.config)
+    config = TrainConfig.from_json(round_.config)
+    return replace(config, start="") if plain else config
 
 
-def member_file(member: int) -> str:
-    return f"member-{member:02d}.safetensors"
+def member_file(member: int, *, plain: bool = False) -> str:
+    return f"{'plain-' if plain else ''}member-{member:02d}.safetensors"
 
 
 def load_examples(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.ledger import Evidence, Outcome, Round
 from backend.ledger.shapes import FitPayload, JudgePayload, ManifestEntry
+from backend.rounds.elsewhere import learnt_elsewhere
 from backend.rounds.evidence import truth_for
 from backend.rounds.stages.fit import config_of
 from backend.workplace import Workplace
@@ -46,6 +47,10 @@ def judge(
                 withdrawn.append(task_id)  # it was of the label before it was edited
             continue
         example = work.registry.get_example(row.slug, digest)
+        if learnt_elsewhere(work.ledger, row.id, [example]):
+            if task_id in before:
+                withdrawn.append(task_id)  # the project started from elsewhere since
+            continue
         former = before.get(task_id)
         prediction = committee.predict(example.image)
         h, w = prediction.predicted.shape
@@ -69,11 +74,20 @@ def judge(
         tick((done + 1) / len(payload["tasks"]))
     return Outcome(
         result={"judged": len(judged)},
-        next_payloads=[FitPayload(member=member) for member in range(config.members)],
+        next_payloads=_fits(work, round_, config),
         problems=problems,
         judged=judged,
         withdrawn=withdrawn,
     )
+
+
+def _fits(work: Workplace, round_: Round, config: TrainConfig) -> list[FitPayload]:
+    """The members to train: twice as many where it is to be seen which beginning is better."""
+    fits = [FitPayload(member=member) for member in range(config.members)]
+    collected = work.ledger.parts.results(round_.id, "collect")
+    if collected and collected[0].get("both_starts"):
+        fits += [FitPayload(member=member, plain=True) for member in range(config.members)]
+    return fits
 
 
 def labelled_at(manifest: Iterable[ManifestEntry]) -> dict[int, float]:

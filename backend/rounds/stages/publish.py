@@ -13,7 +13,8 @@ from backend.label_studio.bulk import LARGEST_RESULT, StoredPrediction
 from backend.label_studio.queue_order import set_order
 from backend.label_studio.regions import MOST_BRUSHES
 from backend.ledger import NO_VERSION, Outcome, Place, Project, Publication, Round
-from backend.ledger.shapes import NoPayload
+from backend.ledger.shapes import NoPayload, Result
+from backend.rounds.elsewhere import is_from_elsewhere
 from backend.rounds.evidence import trust_of
 from backend.rounds.ranking import (
     Ranked,
@@ -57,7 +58,7 @@ def publish(
     scored, too_large = _that_can_be_sent(scored)
     # Many small steps, which a second thread would only wait upon.
     with bounded_threads(1):
-        ranking = _rank(work, row, round_, version, scored, chosen.get("drawn"))
+        ranking = _rank(work, row, round_, version, scored, chosen)
     ranking = replace(ranking, places=_within_bounds(ranking.places, scored, problems))
     _warn_of_many_brushes(ranking.places, scored, problems)
     head, left_out = ranking.places, len(scored) - len(ranking.places)
@@ -180,12 +181,12 @@ def _rank(
     round_: Round,
     version: int,
     scored: Mapping[int, Scored],
-    drawn: Collection[int] | None,
+    chosen: Result,
 ) -> Ranking:
     options = work.options(row)
     length = options.queue_length or work.settings.queue_length
     audits = {t for t in scored if is_audit(row.slug, t, options.audit_fraction)}
-    seed = options.seed + round_.id
+    seed, drawn = options.seed + round_.id, chosen.get("drawn")
     if version == NO_VERSION:
         places = first_rank(scored, audits, length, seed=seed, drawn=drawn)
         by_chance = any(place.why == "chance" for place in places)
@@ -195,7 +196,10 @@ def _rank(
     weights = weights_of(mode, trust_of(work.ledger, row.id))
     counts = ranks.metrics.get("labelled_images")  # an earlier release did not count them
     known = None if counts is None else [counts[name] for name in ranks.classes]
-    places = rank(scored, audits, weights, length, seed=seed, known=known, drawn=drawn)
+    groups = chosen.get("unknown_groups", {})
+    places = rank(
+        scored, audits, weights, length, seed=seed, known=known, drawn=drawn, groups=groups
+    )
     return Ranking(places, mode, weights, arm_quantiles(scored, weights))
 
 
@@ -281,6 +285,10 @@ def _store_head(
             for position, each in enumerate(head)
         ],
         taken=held,
+        elsewhere=any(
+            each.number == version and is_from_elsewhere(each)
+            for each in work.ledger.versions.all(row.id)
+        ),
         mode=ranking.mode,
         weights=weights,
         arm_quantiles=ranking.arm_quantiles,
