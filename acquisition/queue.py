@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import floor
@@ -249,20 +249,19 @@ class _NewGroups:
 
     def __init__(self, groups: Tensor) -> None:
         self._groups = groups
-        self._queued = torch.zeros(max(groups.tolist(), default=-1) + 1)
+        self._queued = Counter[int]()
 
     def whose_turn(self, place: int, left: Tensor) -> Tensor | None:
         """[N] bool, the waiting images of the group with the fewest in the queue."""
         # Spread evenly, the first of them at once: nothing is known of these images.
-        there = self._groups[left & (self._groups >= 0)].unique()
-        if place % GROUP_PLACES or not len(there):
+        there = set(self._groups[left & (self._groups >= 0)].tolist())
+        if place % GROUP_PLACES or not there:
             return None
-        turn = int(there[self._queued[there].argmin()])
+        turn = min(there, key=lambda group: (self._queued[group], group))
         return left & (self._groups == turn)
 
     def take(self, index: int) -> None:
-        if self._groups[index] >= 0:
-            self._queued[self._groups[index]] += 1
+        self._queued[int(self._groups[index])] += 1
 
 
 class _Classes:
