@@ -62,9 +62,9 @@ def find_start(
     from training.committee.version import read_version
     from training.networks.build import check_allowed
 
+    folder, source, slug = _find(work, known, asked)
     if known is not None:
         _check_new(work, known)
-    folder, source, slug = _find(work, known, asked)
     stored = read_version(folder)
     check_allowed(stored.config, work.registry.own_network)
     if stored.config.channels != CHANNELS:

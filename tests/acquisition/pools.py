@@ -32,7 +32,7 @@ class Pool:
         self.class_scores = torch.rand(N, C, generator=generator) * shown
         self.known = torch.randint(0, 5, (C,), generator=generator)
 
-    def queue(self, k: int, rule: Rule, seed: int = 0) -> list[Pick]:
+    def queue(self, k: int, rule: Rule, seed: int = 0, groups: Tensor | None = None) -> list[Pick]:
         return compose(
             self.scores,
             k,
@@ -41,6 +41,7 @@ class Pool:
             features=self.features,
             class_scores=self.class_scores,
             known=self.known,
+            groups=groups,
         )
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import acquisition.queue
-from acquisition.queue import Pick, Rule, compose, with_audits
+from acquisition.queue import RULE, Pick, Rule, compose, with_audits
 from acquisition.scores import percentiles, top_k
 from tests.acquisition.pools import Pool, indices, seeded
 
@@ -507,3 +507,33 @@ class TestTheEndOfALongQueue:
         monkeypatch.setattr(acquisition.queue, "COMPOSED", 15)
         cut = compose(scores, 40, Rule(diverse=True), seeded(3), features=features)
         assert cut[:15] == whole[:15]
+
+
+class TestNewGroups:
+    def test_every_fifth_place_is_for_the_new_groups_in_turn(self) -> None:
+        scores = torch.linspace(1, 0, 40)
+        groups = torch.full((40,), -1)
+        groups[30:34], groups[38:] = 0, 1
+        picks = compose(scores, 26, Rule(), seeded(), groups=groups)
+        of_groups = [(place, p.index) for place, p in enumerate(picks) if p.why == "group"]
+        assert of_groups == [(0, 30), (5, 38), (10, 31), (15, 39), (20, 32), (25, 33)]
+        rest = [p.index for p in picks if p.why == "uncertainty"]
+        assert rest == list(range(20))
+
+    def test_where_none_is_left_the_others_take_the_places(self) -> None:
+        groups = torch.tensor([-1, -1, -1, -1, -1, -1, 2])
+        picks = compose(torch.linspace(1, 0, 7), 7, Rule(), seeded(), groups=groups)
+        assert [(p.index, p.why) for p in picks[:2]] == [(6, "group"), (0, "uncertainty")]
+        assert indices(picks)[1:] == list(range(6))
+
+    def test_chance_and_copies_keep_their_places(self) -> None:
+        pool = Pool(40, 3)
+        plain = pool.queue(40, RULE)
+        grouped = pool.queue(40, RULE, groups=torch.tensor([0] * 20 + [-1] * 20))
+        assert {i for i, p in enumerate(plain) if p.why == "chance"} == {
+            i for i, p in enumerate(grouped) if p.why == "chance"
+        }
+
+    def test_a_wrong_shape_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"groups must be \[3\] int64"):
+            compose(torch.rand(3), 3, Rule(), seeded(), groups=torch.zeros(2))

@@ -48,6 +48,29 @@ def test_an_assessment_does_not_depend_on_the_order_of_the_examples(trained, ass
     assert assess(weights, TINY, examples[::-1], device=CPU).metrics == assessed.metrics
 
 
+def test_images_that_are_no_test_are_left_out_of_all_that_is_measured(trained, assessed):
+    weights, examples, _ = trained
+    seen = sorted(each.key for each in examples)[:3]
+    groups = {seen[0]: "old", seen[3 - 1]: "both", examples[-1].key: "both"}
+    found = assess(weights, TINY, examples, device=CPU, unmeasured=seen, groups=groups)
+    alone = assess(weights, TINY, [e for e in examples if e.key not in seen], device=CPU)
+    assert found.metrics["examples"] == len(examples)
+    for name in ("scores", "foreground_dice", "temperature", "ece", "dice"):
+        assert found.metrics[name] == alone.metrics[name]
+    old, both = found.metrics["groups"]["old"], found.metrics["groups"]["both"]
+    assert (old["labelled"], old["measured"]) == (1, 0)
+    assert old["foreground_dice"] is old["ece"] is None
+    assert (both["labelled"], both["measured"]) == (2, 1)
+    assert both["foreground_dice"] == pytest.approx(found.scores[examples[-1].key])
+    assert 0 <= both["ece"] <= 1
+    # The gate compares what was measured, and no more.
+    verdict = compare(assessed.committee, found, examples, 0)
+    assert verdict.difference is not None
+    assert verdict.difference.pairs == len(examples) - 3
+    with pytest.raises(ValueError, match="at least one example to measure"):
+        assess(weights, TINY, examples, device=CPU, unmeasured=[e.key for e in examples])
+
+
 def test_a_version_as_good_as_the_old_one_is_promoted(trained, assessed):
     verdict = compare(assessed.committee, assessed, trained.examples, 0)
     assert verdict.promote
