@@ -89,6 +89,7 @@ WRONG: dict[str, list[Any]] = {
     "queue_length": [*NO_COUNT, 10**6 + 1],
     "steps": [*NO_COUNT, 10**5 + 1, 10**15],
     "max_side_px": [*NULL, *NO_COUNT, 255, 4097],
+    "group_by": NO_NAME,
     "audit_fraction": [*NULL, -0.01, 0.51, "0.1", True, [0.1], float("nan"), float("inf")],
     "channels": ["", "0", "1,2,3,4", "1;2", "-1", "1,", "red", "1.5", "12345", 2, True, [1, 2]],
     "seed": [*NULL, -1, 2**31, 1.5, "0", True],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.actions.connect import _many_regions, connect_project, too_large_for
-from backend.errors import StudioRefused
+from backend.errors import BadRequest, StudioRefused
 from backend.label_studio.label_config import build_label_config, parse_label_config
 from backend.options import ProjectOptions
 from backend.workplace import Workplace
@@ -17,6 +17,9 @@ from tests.backend.label_studio.test_connection import PROJECT, MemoryStudio
 from tests.backend.workplaces import brush_config, make_settings, open_workplace
 from training.colours import class_colour
 from training.committee.memory import machine_memory, prediction_bytes
+from training.committee.version import write_version
+from training.config import TrainConfig
+from training.networks.build import skeleton
 
 CREATED = 1_700_000_000
 GB = 10**9
@@ -75,6 +78,29 @@ def test_a_project_that_is_connected_stays_so_where_connecting_again_is_refused(
     [row] = work.ledger.projects.all()
     assert row.connected
     assert len(work.studio.rows["ml"]) == 1  # type: ignore[attr-defined]
+
+
+def test_a_new_project_starts_from_another_version_or_is_not_connected_at_all(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(MemoryStudio, "stamps", lambda *_: {})
+    monkeypatch.setattr(MemoryStudio, "tasks", lambda *_: [])
+    work.registry.engine = "torch"
+    with pytest.raises(BadRequest, match="there is no such folder"):
+        connect_project(work, 3, start_from="nowhere")
+    assert work.ledger.projects.all() == []
+    config = TrainConfig(("background", "Cell"), members=1, network="unet")
+    folder = tmp_path / "5"
+    weights = [skeleton(config).state_dict()]
+    manifest = {"images": []}
+    write_version(folder, 5, weights, config, manifest, {"temperature": 1.0})
+    for _ in range(2):
+        done = connect_project(work, 3, start_from=str(folder))
+    assert "no training begins with it: its network is 'unet'" in done.warnings[0]
+    [version] = work.ledger.versions.all(done.project.id)
+    assert version.reason == "Started from the version in '5'."
+    assert connect_project(work, 3).warnings == ()  # which keeps it
+    assert work.ledger.versions.promoted(done.project.id) is not None
 
 
 def warnings_of(tmp_path: Path, labels: int, memory: int, **options: object) -> list[str]:

@@ -57,6 +57,15 @@ def a_round(**fields: object) -> RoundStatus:
     return RoundStatus(**{**given, **fields})  # type: ignore[arg-type]  # the test's own
 
 
+GROUP = {
+    "labelled": 12,
+    "measured": 9,
+    "foreground_dice": 0.8123,
+    "ece": 0.02,
+    "reliability": [(0.5, 0.6, 100)],
+}
+
+
 def a_project(**fields: object) -> ProjectStatus:
     given: dict[str, object] = {
         "server": "http://studio",
@@ -69,6 +78,8 @@ def a_project(**fields: object) -> ProjectStatus:
         "quality": quality({"foreground_dice": 0.5}),
         "audit": AuditStatus(None, None, None, "foreground Dice 0.4 on 3 images"),
         "training": "270 steps a member",
+        "elsewhere": "3 labelled images are among those that it had learnt from",
+        "groups": {"Zeiss": GROUP},
         "advice": "more labels hardly pay",
         "publication": "committee-v2.1",
         "first_queue": None,
@@ -90,7 +101,7 @@ def test_the_json_keys_are_those_that_scripts_read() -> None:
     assert set(project) == {
         *("server", "project", "title", "connected", "paused", "round", "version", "quality"),
         *("audit", "training", "advice", "publication", "first_queue", "labelled", "changed"),
-        *("ranked_left", "last_error"),
+        *("ranked_left", "last_error", "elsewhere", "groups"),
     }
     assert set(project["round"]) == {
         *("id", "kind", "reason", "state", "stage", "started", "progress", "eta_s"),
@@ -111,6 +122,9 @@ def test_a_round_under_way_is_described_with_its_time_left() -> None:
     assert "version      2: out-of-fold foreground Dice 0.500" in shown
     assert "training     270 steps a member" in shown
     assert "advice       more labels hardly pay" in shown
+    assert "elsewhere    3 labelled images are among those that it had learnt from" in shown
+    group = "'Zeiss': 12 labelled, foreground Dice 0.812 on 9, calibration error 0.020"
+    assert f"group        {group}" in shown
     assert "web     up               http://here  (host pid 12)" in shown
 
 
