@@ -258,7 +258,7 @@ class _NewGroups:
         if place % GROUP_PLACES or not there:
             return None
         turn = min(there, key=lambda group: (self._queued[group], group))
-        return left & (self._groups == turn)
+        return torch.logical_and(left, self._groups == turn)
 
     def take(self, index: int) -> None:
         self._queued[int(self._groups[index])] += 1

@@ -80,12 +80,12 @@ def find_start(
             f"{', '.join(labels)}: there is no class in common. Map its names to these by the "
             "option aliases."
         )
-    images, unnamed = _images(work, slug, stored)
+    images, all_named = _images(work, slug, stored)
     digest = hashlib.sha256(repr(read_checksums(folder)).encode()).hexdigest()
     return Start(
         _renamed(stored, classes),
         StartedFrom(source=source, digest=digest, images=images),
-        _warnings(work, stored, options, source, unnamed),
+        _warnings(work, stored, options, source, all_named=all_named),
     )
 
 
@@ -165,28 +165,26 @@ def map_classes(
     return tuple(mapped)
 
 
-def _images(work: Workplace, slug: str | None, stored: StoredVersion) -> tuple[list[str], int]:
-    """Digests of the images that a version and its ancestors learnt from, and of how many there
-    is none: a version of release 0.2.0 or before did not note them."""
+def _images(work: Workplace, slug: str | None, stored: StoredVersion) -> tuple[list[str], bool]:
+    """Digests of the images that a version and its ancestors learnt from, and whether these are
+    all: a version of release 0.2.0 or before did not note them."""
     from training.committee.registry import UnknownExample
     from training.examples import image_digest
 
     noted, ancestors = stored.manifest.get("images"), stored.manifest.get("ancestors", [])
     if noted is not None:
-        return sorted({*noted, *ancestors}), 0
-    found, unnamed = set(), 0
-    for entry in stored.manifest.get("entries", []):
-        if entry["digest"] is None or entry["audit"]:
-            continue
+        return sorted({*noted, *ancestors}), True
+    entries = stored.manifest.get("entries", [])
+    names = [each["digest"] for each in entries if each["digest"] and not each["audit"]]
+    found = []
+    for name in names:
+        if slug is None:
+            break  # a folder from elsewhere
         try:
-            example = None if slug is None else work.registry.get_example(slug, entry["digest"])
+            found.append(image_digest(work.registry.get_example(slug, name).image))
         except UnknownExample:
-            example = None
-        if example is None:
-            unnamed += 1
-        else:
-            found.add(image_digest(example.image))
-    return sorted(found), unnamed
+            continue  # pruned
+    return sorted(set(found)), bool(names) and len(found) == len(names)
 
 
 def _renamed(stored: StoredVersion, classes: tuple[str, ...]) -> StoredVersion:
@@ -204,7 +202,12 @@ def _renamed(stored: StoredVersion, classes: tuple[str, ...]) -> StoredVersion:
 
 
 def _warnings(
-    work: Workplace, stored: StoredVersion, options: ProjectOptions, source: str, unnamed: int
+    work: Workplace,
+    stored: StoredVersion,
+    options: ProjectOptions,
+    source: str,
+    *,
+    all_named: bool,
 ) -> list[str]:
     network, side_px = options.network or work.settings.network, stored.config.max_side_px
     warnings = []
@@ -219,10 +222,10 @@ def _warnings(
             f"{options.max_side_px}: larger images that it learnt from are not recognised here, "
             "and quality is overstated where you label such."
         )
-    if unnamed:
+    if not all_named:
         warnings.append(
-            f"{source} does not say which {unnamed} images it learnt from, as an earlier release "
-            "made it: quality is overstated where you label such images here."
+            f"{source} does not name all images that it learnt from, as an earlier release made it "
+            "and their examples are gone: quality is overstated where you label such images here."
         )
     return warnings
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from training.fitting.start import Start
 
 TRY_AGAIN = 2.0
-"""Both beginnings are tried again with so many times the images: the trials of all rounds together
-then cost less than twice the last one."""
+"""Both beginnings are tried again with so many times the images: soon few rounds train twice."""
 
 
 def start_version(ledger: Ledger, project_id: int) -> Version | None:
@@ -38,6 +37,14 @@ def is_from_elsewhere(version: Version) -> bool:
     return "started_from" in version.metrics
 
 
+def queues_served(ledger: Ledger, version: Version) -> int:
+    """How many queues a version has made that Label Studio served."""
+    return sum(
+        each.version == version.number and each.served_at is not None
+        for each in ledger.publications.all(version.project_id)
+    )
+
+
 def learnt_elsewhere(
     ledger: Ledger, project_id: int, examples: Iterable[Example]
 ) -> frozenset[str]:
@@ -46,6 +53,9 @@ def learnt_elsewhere(
     The version that the project started from, or an ancestor of it, learnt from their images. So
     whatever is measured leaves them out: quality out of fold, calibration, the comparison of
     versions, audits and counts.
+
+    Args:
+        examples: not read where the project started afresh.
     """
     start = start_version(ledger, project_id)
     if start is None:

@@ -23,7 +23,7 @@ from backend.ledger.events import PREDICT_REST
 from backend.ledger.projects import AT_PREDICT
 from backend.ledger.rounds import LONGEST_WAIT_S
 from backend.ledger.shapes import RoundKind, Stage
-from backend.rounds.elsewhere import is_from_elsewhere
+from backend.rounds.elsewhere import is_from_elsewhere, queues_served
 from backend.rounds.queue_check import keep_queue
 from backend.workplace import Workplace
 
@@ -379,7 +379,7 @@ def _why_rank(ledger: Ledger, seen: _Seen, promoted: Version) -> str | None:
         return "Label Studio holds no ranked queue"
     if serving is not None and _runs_out(seen, serving):
         return f"only {seen.left} ranked tasks left"
-    first = serving is not None and is_from_elsewhere(promoted) and serving.n == 1
+    first = is_from_elsewhere(promoted) and queues_served(ledger, promoted) == 1
     if first and seen.row.left_out > 0 and not (last is not None and _is_vain(ledger, last, seen)):
         return "the version from elsewhere has ranked the first images only"
     return None

@@ -15,7 +15,7 @@ from backend.ledger.shapes import NoPayload, ScorePayload
 from backend.options import FALLBACK, ProjectOptions
 from backend.predict import group_of, image_url, label_config_of
 from backend.rounds.audits import harms
-from backend.rounds.elsewhere import is_from_elsewhere
+from backend.rounds.elsewhere import is_from_elsewhere, queues_served
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.workplace import Workplace
 from training.committee.checksums import DamagedVersion
@@ -70,9 +70,7 @@ def choose(
 def is_first_queue(ledger: Ledger, version: Version) -> bool:
     """Whether a version from elsewhere ranks for the first time: a few images then, so that
     people have pre-annotations within a minute; a next round ranks the rest."""
-    serving = ledger.publications.serving(version.project_id)
-    served = serving is not None and serving.version == version.number
-    return is_from_elsewhere(version) and not served
+    return is_from_elsewhere(version) and queues_served(ledger, version) == 0
 
 
 def _unknown_groups(

@@ -30,6 +30,11 @@ def judge(
     entries = {entry["task"]: entry for entry in manifest}
     before = {each.task_id: each for each in work.ledger.evidence.all(row.id)}
     chosen_for = work.ledger.publications.chosen_for(row.id, labelled_at(manifest))
+    elsewhere = learnt_elsewhere(
+        work.ledger,
+        row.id,
+        (work.registry.get_example(row.slug, digest) for _, digest, _ in payload["tasks"]),
+    )
     judged: list[Evidence] = []
     withdrawn: list[int] = []
     judges: dict[int, Committee | None] = {}
@@ -46,11 +51,9 @@ def judge(
             if task_id in before:
                 withdrawn.append(task_id)  # it was of the label before it was edited
             continue
+        if str(task_id) in elsewhere:
+            continue  # the version that judges may have learnt from it
         example = work.registry.get_example(row.slug, digest)
-        if learnt_elsewhere(work.ledger, row.id, [example]):
-            if task_id in before:
-                withdrawn.append(task_id)  # the project started from elsewhere since
-            continue
         former = before.get(task_id)
         prediction = committee.predict(example.image)
         h, w = prediction.predicted.shape

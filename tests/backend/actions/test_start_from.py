@@ -197,6 +197,6 @@ def test_what_will_not_be_as_good_is_said(work: Workplace) -> None:
     network, side, unnamed = start.warnings
     assert "no training begins with it: its network is 'unet', this project's 'shared'" in network
     assert "sees images at 1024 px, this project at max_side_px 512" in side
-    assert "does not say which 1 images it learnt from" in unnamed
+    assert "does not name all images that it learnt from" in unnamed
     # A version of an earlier release: its examples say what they can.
     assert start.started_from["images"] == [image_digest(known.image)]

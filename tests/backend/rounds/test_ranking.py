@@ -282,3 +282,17 @@ class TestOutside:
         assert list(found) == [ARM]
         assert len(found[ARM]) == QUANTILES
         assert found[ARM] == sorted(found[ARM])
+
+
+def test_a_group_that_the_version_does_not_know_gets_places_and_no_audit_s() -> None:
+    pool = candidates(30)
+    unknown = {"Leica": [110, 111, 112, 999], "Zeiss": [120]}  # 999 is no candidate
+    ranked = rank(pool, {111}, {ARM: 1.0}, 30, seed=1, groups=unknown)
+    placed = {each.task_id: each.why for each in ranked}
+    assert sorted(placed) == sorted(pool)
+    assert placed[111] == "audit"
+    assert {task for task, why in placed.items() if why == "group"} <= {110, 112, 120}
+    first = next(each for each in ranked if each.why not in ("audit", "chance"))
+    assert first.why == "group"
+    plain = rank(pool, {111}, {ARM: 1.0}, 30, seed=1)
+    assert plain == rank(pool, {111}, {ARM: 1.0}, 30, seed=1, groups={})
