@@ -58,7 +58,8 @@ def find_start(
         BadRequest: it cannot be used here, or the project has versions of its own.
         UnknownVersion, DamagedVersion, BadConfig, ForeignNetwork: its files cannot be.
     """
-    from training.committee.checksums import read_checksums
+    from training.committee.calibration import Calibration
+    from training.committee.checksums import DamagedVersion, read_checksums
     from training.committee.version import read_version
     from training.networks.build import check_allowed
 
@@ -67,25 +68,30 @@ def find_start(
         _check_new(work, known)
     stored = read_version(folder)
     check_allowed(stored.config, work.registry.own_network)
+    try:
+        Calibration.from_metrics(stored.metrics, stored.config.classes)
+        images, all_named = _images(work, slug, stored)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedVersion(f"{folder} is not what was saved: {error}") from error
+    named = source[0].upper() + source[1:]
     if stored.config.channels != CHANNELS:
         raise BadRequest(
-            f"{source} takes images of {stored.config.channels} channels, and those of Label "
+            f"{named} takes images of {stored.config.channels} channels, and those of Label "
             f"Studio have {CHANNELS}: start from a version that was trained on such."
         )
     labels = [name for name in config.labels if name != options.unknown_label]
     classes = map_classes(stored.config.classes, labels, options.aliases or {})
     if not set(classes) & set(labels):
         raise BadRequest(
-            f"{source} knows {', '.join(stored.config.classes[1:])}, and this project's labels are "
+            f"{named} knows {', '.join(stored.config.classes[1:])}, and this project's labels are "
             f"{', '.join(labels)}: there is no class in common. Map its names to these by the "
             "option aliases."
         )
-    images, all_named = _images(work, slug, stored)
     digest = hashlib.sha256(repr(read_checksums(folder)).encode()).hexdigest()
     return Start(
         _renamed(stored, classes),
         StartedFrom(source=source, digest=digest, images=images),
-        _warnings(work, stored, options, source, all_named=all_named),
+        _warnings(work, stored, options, named, all_named=all_named),
     )
 
 
@@ -205,7 +211,7 @@ def _warnings(
     work: Workplace,
     stored: StoredVersion,
     options: ProjectOptions,
-    source: str,
+    named: str,
     *,
     all_named: bool,
 ) -> list[str]:
@@ -213,18 +219,18 @@ def _warnings(
     warnings = []
     if stored.config.network != network:
         warnings.append(
-            f"{source} pre-annotates, but no training begins with it: its network is "
+            f"{named} pre-annotates, but no training begins with it: its network is "
             f"{stored.config.network!r}, this project's {network!r}."
         )
     if side_px != options.max_side_px:
         warnings.append(
-            f"{source} sees images at {side_px} px, this project at max_side_px "
+            f"{named} sees images at {side_px} px, this project at max_side_px "
             f"{options.max_side_px}: larger images that it learnt from are not recognised here, "
             "and quality is overstated where you label such."
         )
     if not all_named:
         warnings.append(
-            f"{source} does not name all images that it learnt from, as an earlier release made it "
+            f"{named} does not name all images that it learnt from, as an earlier release made it "
             "and their examples are gone: quality is overstated where you label such images here."
         )
     return warnings

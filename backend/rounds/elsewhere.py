@@ -129,7 +129,8 @@ def start_of_member(
     start = start_version(work.ledger, project_id)
     if start is None or start.metrics["started_from"]["digest"] != config.start:
         raise UnknownVersion(
-            "the version from elsewhere that this round begins with is not there any more"
+            "the version from elsewhere that this round begins with is not there any more: "
+            "ask for another round by `python -m backend retrain`"
         )
     slug = work.ledger.projects.get(project_id).slug
     stored = read_version(work.registry.version_path(slug, start.number))

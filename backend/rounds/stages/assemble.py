@@ -64,7 +64,8 @@ def assemble(
         },
     )
     learnt = {"round": round_.id, "entries": manifest, **_images(work, round_, config, examples)}
-    sheet = version_sheet(assessment.committee, examples, assessment.scores)
+    measured = [example for example in examples if example.key not in elsewhere]
+    sheet = version_sheet(assessment.committee, measured, assessment.scores)
     folder = work.registry.save_version(slug, number, weights, config, learnt, metrics, sheet)
     if not assessment.problems:
         # Once here, and not by each that scores and serves with it.

@@ -170,6 +170,11 @@ def test_what_is_no_version_is_refused(work: Workplace, tmp_path: Path) -> None:
         found(work, str(folder), source)
     with pytest.raises(BadRequest, match="only a new project may start"):
         found(work, "3", _with_own_version(work, row))
+    for manifest in ({"images": [1, "a"]}, {"entries": ["x"]}):
+        made(work, source, **manifest)
+        with pytest.raises(DamagedVersion, match="is not what was saved"):
+            found(work, "3")
+    folder = made(work, source)
     (folder / "member-01.safetensors").write_bytes(b"torn")
     with pytest.raises(DamagedVersion, match="should have the SHA-256"):
         found(work, "3")
@@ -193,7 +198,7 @@ def test_what_will_not_be_as_good_is_said(work: Workplace) -> None:
     entries = [{"digest": "kept", "audit": False}, {"digest": "gone", "audit": False}]
     made(work, source, entries=[*entries, {"digest": "x", "audit": True}])
     start = found(work, "3", max_side_px=512, network="shared")
-    assert [said.partition(", ")[0] for said in start.warnings] == ["version 1 of project 3"] * 3
+    assert [said.partition(", ")[0] for said in start.warnings] == ["Version 1 of project 3"] * 3
     network, side, unnamed = start.warnings
     assert "no training begins with it: its network is 'unet', this project's 'shared'" in network
     assert "sees images at 1024 px, this project at max_side_px 512" in side

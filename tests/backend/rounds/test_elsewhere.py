@@ -37,7 +37,8 @@ def start_from_elsewhere(
 ) -> TrainConfig:
     """Give the project a version whose members nobody has trained."""
     config = replace(CONFIG, **changes)
-    place.work.registry.engine = "torch"  # OpenVINO would be compiled for each
+    # OpenVINO would be compiled for each.
+    place.work.settings = place.work.settings.model_copy(update={"engine": "torch"})
     weights = [skeleton(config).state_dict() for _ in range(config.members)]
     stored = StoredVersion(5, weights, config, {}, {"temperature": 1.0})
     source = StartedFrom(source="version 5 of project 3", digest=DIGEST, images=images or [])
