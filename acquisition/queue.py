@@ -254,8 +254,10 @@ class _NewGroups:
     def whose_turn(self, place: int, left: Tensor) -> Tensor | None:
         """[N] bool, the waiting images of the group with the fewest in the queue."""
         # Spread evenly, the first of them at once: nothing is known of these images.
+        if place % GROUP_PLACES:
+            return None
         there = set(self._groups[left & (self._groups >= 0)].tolist())
-        if place % GROUP_PLACES or not there:
+        if not there:
             return None
         turn = min(there, key=lambda group: (self._queued[group], group))
         return torch.logical_and(left, self._groups == turn)
