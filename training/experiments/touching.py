@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -101,19 +102,18 @@ def predict(folder: LabelledFolder, draw: int) -> Iterator[Predicted]:
 
 
 def read_rows(path: Path) -> list[Counted]:
-    numbers = [each.name for each in fields(Counted)[3:]]
     with path.open(newline="") as file:
         return [
-            Counted(row["set"], int(row["draw"]), row["method"], *(int(row[n]) for n in numbers))
-            for row in csv.DictReader(file)
+            Counted(name, int(draw), method, *map(int, counts))
+            for name, draw, method, *counts in islice(csv.reader(file), 1, None)
         ]
 
 
 def write_rows(path: Path, rows: Sequence[Counted]) -> None:
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Counted)])
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+        writer = csv.writer(file)
+        writer.writerow([field.name for field in fields(Counted)])
+        writer.writerows(map(astuple, rows))
 
 
 def table(rows: Sequence[Counted]) -> str:

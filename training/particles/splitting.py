@@ -42,10 +42,11 @@ def split_touching(
     inside = numbers > 0
     height: NDArray[Any] = depths(inside)
     if confidence is not None:
-        height *= cv2.resize(confidence.astype(np.float32), (inside.shape[1], inside.shape[0]))
+        wide = cv2.resize(confidence.astype(np.float32), (inside.shape[1], inside.shape[0]))
+        height *= np.asarray(wide, np.float32)
     # Half of a pixel: the digital outline alone makes tops that are nearer.
-    height = cv2.GaussianBlur(height, (0, 0), max(0.5, SMOOTHING * diameter_px))
-    height[~inside] = 0
+    smooth = cv2.GaussianBlur(height, (0, 0), max(0.5, SMOOTHING * diameter_px))
+    height = np.where(inside, smooth, 0).astype(np.float32)
     tops = connected(local_maxima(height, connectivity=2).view(np.bool_) & inside)
     at_top = tops > 0
     peaks = np.zeros(int(tops.max()) + 1, np.float32)
