@@ -57,13 +57,18 @@ def learnt_elsewhere(
     Args:
         examples: not read where the project started afresh.
     """
-    start = start_version(ledger, project_id)
-    if start is None:
+    learnt = images_learnt_elsewhere(ledger, project_id)
+    if not learnt:
         return frozenset()
     from training.examples import image_digest
 
-    learnt = frozenset(start.metrics["started_from"]["images"])
     return frozenset(each.key for each in examples if image_digest(each.image) in learnt)
+
+
+def images_learnt_elsewhere(ledger: Ledger, project_id: int) -> frozenset[str]:
+    """Digests (``training.examples.image_digest``) of these images."""
+    start = start_version(ledger, project_id)
+    return frozenset() if start is None else frozenset(start.metrics["started_from"]["images"])
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,14 @@ class PredictedImage:
         counts: [C] particles of each class of at least ``min_particle_px`` pixels.
         areas: [C] share of the image that they cover; 0 of the background.
         split: class index to the diameter in pixels by which touching particles were told apart.
+        digest: the image's, see ``training.examples.image_digest``.
     """
 
     size: tuple[int, int]
     counts: NDArray[np.float64]
     areas: NDArray[np.float64]
     split: Mapping[int, float]
+    digest: str
 
 
 def predict_counts(
@@ -66,6 +68,9 @@ def predict_counts(
             kept.
         BadRequest: the folder cannot be written to.
     """
+    from training.examples import image_digest
+    from training.images import shrink
+
     options = work.options(project)
     key = _key(work, project, committee, options)
     path = folder / f"predicted-v{committee.version}-{key}.jsonl"
@@ -78,6 +83,7 @@ def predict_counts(
     # Of one kind after the other: a member's module and the engine of all take memory each.
     missing.sort(key=lambda task: task in learnt)
     read: list[int] = []
+    digests: dict[int, str] = {}
 
     def images(tasks: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         for task in tasks:
@@ -88,6 +94,7 @@ def predict_counts(
                 progress(len(found) + len(refused), len(urls))
             else:
                 read.append(task)
+                digests[task] = image_digest(shrink(image, committee.config.max_side_px))
                 yield image
 
     try:
@@ -97,7 +104,7 @@ def predict_counts(
                 file.write("\n")  # the last line may have been cut short
             for number, prediction in enumerate(_predict(committee, images, missing, learnt, read)):
                 task = read[number]
-                found[task] = _count(committee, prediction, options)
+                found[task] = _count(committee, prediction, options, digests[task])
                 file.write(_line(names[task], found[task]))
                 file.flush()
                 progress(len(found) + len(refused), len(urls))
@@ -128,7 +135,9 @@ def _predict(
         yield Prediction(size, probs.numpy(), predicted, {}, {}, none, none)
 
 
-def _count(committee: Committee, prediction: Prediction, options: ProjectOptions) -> PredictedImage:
+def _count(
+    committee: Committee, prediction: Prediction, options: ProjectOptions, digest: str
+) -> PredictedImage:
     from training.particles.instances import instances
 
     classes, mask = len(committee.config.classes), prediction.mask()
@@ -140,7 +149,7 @@ def _count(committee: Committee, prediction: Prediction, options: ProjectOptions
     counts = np.bincount(found.classes, minlength=classes).astype(np.float64)
     shares = pixels / mask.size
     areas = np.bincount(found.classes, weights=shares, minlength=classes).astype(np.float64)
-    return PredictedImage((mask.shape[0], mask.shape[1]), counts, areas, split)
+    return PredictedImage((mask.shape[0], mask.shape[1]), counts, areas, split, digest)
 
 
 def _key(work: Workplace, project: Project, committee: Committee, options: ProjectOptions) -> str:
@@ -167,6 +176,7 @@ def _line(name: str, image: PredictedImage) -> str:
         "counts": image.counts.tolist(),
         "areas": image.areas.tolist(),
         "split": image.split,
+        "digest": image.digest,
     }
     return json.dumps(kept) + "\n"
 
@@ -186,8 +196,11 @@ def _read(path: Path, classes: int) -> dict[str, PredictedImage]:
             height, width = kept["size"]
             counts, areas = np.array(kept["counts"], float), np.array(kept["areas"], float)
             split = {int(index): float(px) for index, px in kept["split"].items()}
+            digest = str(kept["digest"])
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         if counts.shape == areas.shape == (classes,):
-            found[str(kept.get("image"))] = PredictedImage((height, width), counts, areas, split)
+            found[str(kept.get("image"))] = PredictedImage(
+                (height, width), counts, areas, split, digest
+            )
     return found

@@ -22,6 +22,7 @@ from backend.label_studio.label_config import LabelConfig, value_at
 from backend.ledger import Project
 from backend.ledger.shapes import ManifestEntry
 from backend.predict import image_url, label_config_of
+from backend.rounds.elsewhere import images_learnt_elsewhere
 from backend.rounds.schedule import is_audit
 from backend.workplace import Workplace
 from training.committee.checksums import read_checked, read_checksums
@@ -112,6 +113,7 @@ class ProjectCounts:
         rows: for each measure, group and class.
         images: those of the pool, by task.
         unreadable: (task, why) of the images that could not be read, which are left out.
+        elsewhere: images that the version from elsewhere learnt from, which are left out.
         learnt: images of the pool that the version learnt from.
         out_of_fold: whether these are predicted by a member that never saw them; a lone member
             saw all.
@@ -125,6 +127,7 @@ class ProjectCounts:
     rows: Sequence[CountRow]
     images: Sequence[ImageRow]
     unreadable: Sequence[tuple[int, str]]
+    elsewhere: int
     learnt: int
     out_of_fold: bool
     audits: Audits
@@ -178,6 +181,15 @@ def count_project(
     if not predicted:
         first = next(iter(unreadable.values()), "it has no tasks")
         raise ImageRefused(f"Project {studio_id} has no image that can be read: {first}")
+    # No member of that version is new to them.
+    known = images_learnt_elsewhere(work.ledger, row.id)
+    elsewhere = sum(image.digest in known for image in predicted.values())
+    predicted = {task: image for task, image in predicted.items() if image.digest not in known}
+    if not predicted:
+        raise BadRequest(
+            f"Project {studio_id} has no image but those that the version it started from learnt "
+            "from, and these tell nothing of others: add the images that are to be counted."
+        )
     audits = [t for t in predicted if is_audit(row.slug, t, options.audit_fraction)]
     people, became = _count_audits(
         work,
@@ -218,6 +230,7 @@ def count_project(
         rows=_rows(images, committee.config.classes),
         images=images,
         unreadable=sorted(unreadable.items()),
+        elsewhere=elsewhere,
         learnt=len(learnt & predicted.keys()),
         out_of_fold=committee.config.members > 1,
         audits=became,

@@ -97,6 +97,11 @@ def _notes(found: ProjectCounts) -> list[str]:
             "look better than others, and the correction too small"
         )
         lines.append(f"{found.learnt} images that taught the version {by}.")
+    if found.elsewhere:
+        lines.append(
+            f"{found.elsewhere} images are among those that the version from elsewhere learnt "
+            "from. They are left out, audits too: all of this is said of the pool without them."
+        )
     if found.unreadable:
         lines.append(
             f"{len(found.unreadable)} images could not be read, so all of this is said of the "

@@ -18,6 +18,7 @@ from backend.commands import shared
 from backend.commands.replay.strokes import label_config, strokes
 from backend.errors import BadRequest, ImageRefused, StudioUnreachable, UnknownProject
 from backend.insight.counts.project import ALL, NO_GROUP, ProjectCounts, count_project
+from backend.insight.counts.text import describe_counts
 from backend.label_studio.bulk import Project as StudioProject
 from backend.label_studio.bulk import Studio, Task
 from backend.label_studio.client import Json
@@ -28,6 +29,7 @@ from backend.workplace import Workplace
 from tests.backend.workplaces import make_settings
 from tests.training.discs import CLASSES, disc_example
 from training.config import TrainConfig
+from training.examples import image_digest
 from training.fitting.folds import fold
 from training.images import encode_png
 from training.networks.build import build_network
@@ -258,6 +260,30 @@ def test_an_audit_that_taught_the_version_is_none(
     found = count_project(work, 7, tmp_path)
     assert (found.audits.learnt, found.audits.counted) == (1, 0)
     assert (found.learnt, found.out_of_fold) == (3, False)
+
+
+def test_images_that_the_version_from_elsewhere_learnt_from_are_left_out(
+    work: Workplace, project: Project, studio: MemoryStudio, tmp_path: Path
+) -> None:
+    save_a_version(work, project)
+    known, other = audits(project)[:2]
+    (current,) = work.ledger.versions.all(project.id)
+    work.ledger.versions.record(
+        project.id,
+        2,
+        current.round_id,
+        state="rejected",
+        reason="as another test has it",
+        members=2,
+        classes=CLASSES,
+        metrics={"started_from": {"images": [image_digest(disc_example("", known).image)]}},
+    )
+    for task in (known, other):
+        studio.label(task)
+    found = count_project(work, 7, tmp_path)
+    assert (found.elsewhere, len(found.images), found.audits.counted) == (1, 15, 1)
+    assert known not in plain(found)
+    assert "1 images are among those" in describe_counts(found)
 
 
 def test_images_that_cannot_be_read_are_left_out_and_named(
