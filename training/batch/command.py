@@ -51,6 +51,12 @@ STOPPED = 130
     help="Smaller particles are left out, as from pre-annotations (default 12).",
 )
 @click.option(
+    "--split-touching",
+    multiple=True,
+    metavar="CLASS",
+    help="Tell particles of this class apart where they touch; may be repeated.",
+)
+@click.option(
     "--pixel-size",
     type=click.FloatRange(0, 1e6, min_open=True),
     default=None,
@@ -78,6 +84,7 @@ def predict(
     overlays: bool,
     coco: bool,
     min_particle_px: int,
+    split_touching: tuple[str, ...],
     pixel_size: float | None,
     channels: tuple[int, ...] | None,
     columns: Path | None,
@@ -97,7 +104,7 @@ def predict(
         folder,
         version,
         output,
-        Wanted(min_particle_px, instances, uncertainty, overlays, coco),
+        Wanted(min_particle_px, split_touching, instances, uncertainty, overlays, coco),
         channels=channels,
         pixel_um=pixel_size,
         own_network=network,

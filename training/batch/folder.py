@@ -35,6 +35,10 @@ class OtherImages(TrainingError):
     """A version predicts no RGB images."""
 
 
+class OtherClasses(TrainingError):
+    """A version has no class of this name."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What is to be predicted, by what, and how.
@@ -92,6 +96,7 @@ def predict_folder(batch: Batch, show: Callable[[int, int], None]) -> Outcome:
 
     Raises:
         BadOutput: the folder holds no images, or the output would lie among them.
+        OtherClasses: particles of a class that it does not know are to be split.
         OtherResults: the output holds results that were asked for otherwise.
         BadColumns: the user's columns cannot be joined.
         OSError: the output cannot be written to.
@@ -102,6 +107,12 @@ def predict_folder(batch: Batch, show: Callable[[int, int], None]) -> Outcome:
     if config.channels != 3:
         raise OtherImages(
             f"The version predicts images of {config.channels} channels, and files are read as RGB."
+        )
+    foreign = [name for name in batch.wanted.split_touching if name not in config.classes[1:]]
+    if foreign:
+        raise OtherClasses(
+            f"The version knows no class {foreign[0]!r} whose particles could be split: its "
+            f"classes are {', '.join(config.classes[1:])}."
         )
     files = files_of(batch.folder, batch.output)
     inside = {path.relative_to(batch.folder).as_posix(): path for path in files}
@@ -161,7 +172,10 @@ def _asked(batch: Batch, stored: StoredVersion) -> dict[str, Any]:
         "classes": list(stored.config.classes),
         "channels": None if batch.channels is None else list(batch.channels),
         "pixel-size": batch.pixel_um,
-        **{name.replace("_", "-"): value for name, value in asdict(batch.wanted).items()},
+        **{
+            name.replace("_", "-"): list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(batch.wanted).items()
+        },
     }
 
 
@@ -208,7 +222,7 @@ def _predict(
         paths = batch.wanted.paths(batch.output, png)
         try:
             record: Record = write_outputs(
-                paths, batch.wanted, read, segmentation, committee.config.classes, pixel_um
+                committee, paths, batch.wanted, read, segmentation, pixel_um
             )
         except TooManyParticles as error:
             yield name, str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.batch.results import Record
+from training.committee.committee import Committee
 from training.committee.prediction import Segmentation
 from training.errors import TrainingError
 from training.figures.overlay import overlay
@@ -38,6 +38,7 @@ class Wanted:
 
     Attributes:
         min_particle_px: particles of fewer pixels are left out, as from pre-annotations.
+        split_touching: names of the classes whose particles are told apart where they touch.
         instances: a 16-bit mask that numbers the particles.
         uncertainty: a map, in nats.
         overlays: a picture to look at.
@@ -45,6 +46,7 @@ class Wanted:
     """
 
     min_particle_px: int = 12
+    split_touching: tuple[str, ...] = ()
     instances: bool = False
     uncertainty: bool = False
     overlays: bool = False
@@ -62,35 +64,37 @@ class Wanted:
         return paths
 
 
-def find_particles(segmentation: Segmentation, wanted: Wanted) -> Instances:
-    """The particles that masks, tables and COCO show."""
-    return instances(segmentation.mask(), wanted.min_particle_px)
-
-
 def write_outputs(
+    committee: Committee,
     paths: dict[str, Path],
     wanted: Wanted,
     read: Decoded,
     segmentation: Segmentation,
-    classes: Sequence[str],
     pixel_um: tuple[float, float] | None,
 ) -> Record:
     """Write an image's files, each whole or not at all, and give its part of the record.
+
+    Args:
+        committee: that made the segmentation.
 
     Raises:
         TooManyParticles: more than a 16-bit mask can number.
         OSError: the output cannot be written to.
     """
-    found = find_particles(segmentation, wanted)
+    classes, confidence = committee.config.classes, segmentation.confidence()
+    found = instances(
+        segmentation.mask(),
+        wanted.min_particle_px,
+        confidence=confidence,
+        split=committee.diameters(wanted.split_touching, segmentation),
+    )
     if wanted.instances and len(found.classes) > MOST_NUMBERED:
         raise TooManyParticles(
             f"it holds {len(found.classes)} particles, and a 16-bit mask numbers at most "
             f"{MOST_NUMBERED}: leave out --instances, or set --min-particle-px higher"
         )
     uncertainty = segmentation.uncertainty()
-    table = particle_table(
-        *(found, read.image, segmentation.confidence(), uncertainty, classes, pixel_um)
-    )
+    table = particle_table(*(found, read.image, confidence, uncertainty, classes, pixel_um))
     mask = np.concatenate([[0], found.classes]).astype(np.uint8)[found.numbers]
     write_atomically(paths["masks"], encode_png(mask))
     if "instances" in paths:

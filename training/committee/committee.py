@@ -201,7 +201,7 @@ class Committee:
         probs = self.calibration.probs(self.ensemble.out_of_fold(example), dim=0)
         return probs, winners(probs[None])[0].numpy()
 
-    def diameters(self, names: Collection[str], prediction: Prediction) -> dict[int, float]:
+    def diameters(self, names: Collection[str], image: Segmentation) -> dict[int, float]:
         """What ``training.particles.instances`` takes as ``split`` for these classes: index to
         typical diameter in pixels of the image.
 
@@ -215,8 +215,9 @@ class Committee:
             i: self.particle_px[name] for i, name in wanted.items() if name in self.particle_px
         }
         if len(known) < len(wanted):
-            known = {**typical_diameters([prediction.predicted]), **known}
-        scale = prediction.size[0] / prediction.predicted.shape[0]
+            classes = winners(torch.from_numpy(image.probs)[None])[0].numpy()
+            known = {**typical_diameters([classes]), **known}
+        scale = image.size[0] / image.probs.shape[1]
         return {i: known[i] * scale for i in wanted if i in known}
 
     def predict(self, image: Image8) -> Prediction:

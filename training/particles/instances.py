@@ -37,7 +37,7 @@ def instances(
 
     Args:
         mask: [H, W] class indices, 255 where unknown.
-        min_px: particles of fewer pixels are left out.
+        min_px: connected sets of fewer pixels are left out.
         confidence: probability of the winning class, [H, W] or a smaller grid over the image;
             helps ``split``.
         split: classes whose touching particles are told apart (``split_touching``), each with the
@@ -49,16 +49,16 @@ def instances(
         if index in (0, UNKNOWN):
             continue
         found = connected(mask == index)
-        if index in split:
+        kept = np.bincount(found.ravel()) >= min_px
+        kept[0] = False
+        found = np.where(kept, np.cumsum(kept, dtype=np.int32), 0)[found]
+        if index in split and found.any():
             # scikit-image takes a second to load.
             from training.particles.splitting import split_touching
 
             found = split_touching(found, split[index], confidence)
-        kept = np.bincount(found.ravel()) >= min_px
-        kept[0] = False
-        number = np.cumsum(kept, dtype=np.int32) + len(classes)
-        numbers += np.where(kept, number, 0)[found]
-        classes += [index] * int(kept.sum())
+        numbers += np.where(found > 0, found + len(classes), 0)
+        classes += [index] * int(found.max(initial=0))
     return Instances(numbers, np.array(classes, np.uint8))
 
 

@@ -113,6 +113,27 @@ def test_the_mask_is_that_of_the_prediction(version: Path, tmp_path: Path) -> No
     )
 
 
+def test_touching_particles_are_told_apart_by_option(version: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    y, x = np.mgrid[:40, :60]
+    pair = (y - 20) ** 2 + (abs(x - 30) - 9) ** 2 < 100
+    image = np.where(pair, np.uint8(BRIGHT), np.uint8(GROUND))[..., None].repeat(3, axis=2)
+    (folder / "pair.png").write_bytes(encode_png(image))
+    merged, apart = tmp_path / "merged", tmp_path / "apart"
+    assert predict(folder, version, merged)[0] == 0
+    code, said = predict(folder, version, apart, "--split-touching", "bright", "--instances")
+    assert code == 0, said
+    assert [rows(each / "images.csv")[0]["count_bright"] for each in (merged, apart)] == ["1", "2"]
+    assert pixels(apart / "instances/pair.png").max() == 2
+    np.testing.assert_array_equal(
+        pixels(merged / "masks/pair.png"), pixels(apart / "masks/pair.png")
+    )
+    code, said = predict(folder, version, tmp_path / "other", "--split-touching", "cell")
+    assert code == 1
+    assert "knows no class 'cell' whose particles could be split: its classes are dark" in said
+
+
 def test_each_output_asked_for_is_written(images: Path, version: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     code, said = predict(images, version, output, "--instances", "--overlays", "--coco")

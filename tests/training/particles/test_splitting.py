@@ -103,11 +103,11 @@ def test_a_single_pixel_and_a_full_image_are_one_particle(shape: tuple[int, int]
     assert split(np.full(shape, 255, np.uint8), 8.0).classes.tolist() == []
 
 
-def test_small_parts_are_left_out_after_the_split() -> None:
+def test_small_sets_are_left_out_and_no_set_loses_a_part() -> None:
     mask = discs((40, 40), (40, 64))
     assert len(instances(mask, 500, split={1: 30.0}).classes) == 2
-    assert len(instances(mask, 800, split={1: 30.0}).classes) == 0
-    assert len(instances(mask, 800).classes) == 1
+    assert len(instances(mask, 800, split={1: 30.0}).classes) == 2
+    assert len(instances(mask, 5000, split={1: 30.0}).classes) == 0
 
 
 def test_a_full_and_noisy_image_has_a_bounded_number_of_parts() -> None:
