@@ -83,11 +83,15 @@ def _announced(data_dir: Path) -> dict[str, Any]:
     return read_json_object(path, "the names come again with /setup") or {}
 
 
-def load_secrets(data_dir: Path) -> dict[str, str]:
+def load_secrets(data_dir: Path, *, dashboard: bool = False) -> dict[str, str]:
     """The passwords of this DATA_DIR, from secrets.json (mode 0600), made when missing.
 
     Keys: ``basic_auth_pass``, ``valkey_password``, ``label_studio_password``,
-    ``label_studio_token`` (40 hex digits, as Label Studio's legacy tokens are).
+    ``label_studio_token`` (40 hex digits, as Label Studio's legacy tokens are), and
+    ``dashboard_pass`` once it was asked for.
+
+    Args:
+        dashboard: make ``dashboard_pass`` too. That it is there switches the dashboard on.
 
     Raises:
         BadSettings: the file is damaged.
@@ -99,6 +103,7 @@ def load_secrets(data_dir: Path) -> dict[str, str]:
         "valkey_password": secrets.token_hex(24),
         "label_studio_password": secrets.token_urlsafe(12),
         "label_studio_token": secrets.token_hex(20),
+        **({"dashboard_pass": secrets.token_urlsafe(24)} if dashboard else {}),
     }
     if found is None:
         # Two processes may start at once: the first file stays, and both read that one.

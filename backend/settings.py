@@ -7,6 +7,7 @@ the environment.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -73,7 +74,10 @@ class _RememberedSource(PydanticBaseSettingsSource):
             raise bad_data_dir(data_dir, str(error)) from error
         prepare_data_dir(data_dir)
         local, secrets = remembered(data_dir), load_secrets(data_dir)
-        found: dict[str, Any] = {"basic_auth_pass": secrets["basic_auth_pass"]}
+        found: dict[str, Any] = {
+            "basic_auth_pass": secrets["basic_auth_pass"],
+            "dashboard_pass": secrets.get("dashboard_pass"),  # where `make run` made one
+        }
         if "port" in local:
             found["port"] = local["port"]
         if "valkey_port" in local:
@@ -168,6 +172,36 @@ class Settings(BaseSettings):
         "printable ASCII without blanks around it",
         "made up once",
     )
+    dashboard_user: str = documented(
+        "owner",
+        "The name of the dashboard's login, which may act (docs/DASHBOARD.md).",
+        "printable ASCII without a colon and without blanks around it",
+    )
+    dashboard_pass: SecretStr | None = documented(
+        None,
+        "Its password. Unset: `make run` makes one up once, and otherwise the dashboard is off.",
+        "printable ASCII without blanks around it",
+        "made up once by `make run`",
+    )
+    dashboard_viewer_user: str = documented(
+        "viewer",
+        "The name of a second login of the dashboard, which may only read.",
+        "printable ASCII without a colon and without blanks around it",
+    )
+    dashboard_viewer_pass: SecretStr | None = documented(
+        None,
+        "Its password. Unset: there is no second login.",
+        "printable ASCII without blanks around it",
+        "none",
+    )
+    dashboard_proxies: _Hosts = documented(
+        (),
+        "Addresses of proxies whose header `X-Forwarded-User` is believed for who acts on the "
+        "dashboard, with commas between. It names a person and opens nothing: the proxy must send "
+        "a login too.",
+        "IP addresses with commas between",
+        "none",
+    )
     allowed_image_hosts: _Hosts = documented(
         (),
         "Hosts other than Label Studio that images may come from, with commas between; "
@@ -242,7 +276,15 @@ class Settings(BaseSettings):
     def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(values.host_and_port(host) for host in hosts)
 
-    @field_validator("basic_auth_user", "basic_auth_pass", "label_studio_api_key")
+    @field_validator("dashboard_proxies")
+    @classmethod
+    def _check_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_address(address)) for address in addresses)
+
+    @field_validator(
+        *("basic_auth_user", "basic_auth_pass", "label_studio_api_key", "dashboard_user"),
+        *("dashboard_pass", "dashboard_viewer_user", "dashboard_viewer_pass"),
+    )
     @classmethod
     def _check_header(
         cls, value: str | SecretStr | None, info: ValidationInfo
@@ -250,8 +292,9 @@ class Settings(BaseSettings):
         if value is None:
             return None
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        forbidden = {"basic_auth_user": ":", "label_studio_api_key": " "}
-        values.header_text(text, forbidden.get(info.field_name or "", ""))
+        name = info.field_name or ""
+        forbidden = ":" if name.endswith("_user") else " " if name == "label_studio_api_key" else ""
+        values.header_text(text, forbidden)
         return value
 
     @classmethod
@@ -274,6 +317,12 @@ class Settings(BaseSettings):
     def registry_path(self) -> Path:
         """The registry's folder."""
         return Path(self.registry_url)
+
+    def describe_dashboard(self) -> str:
+        """Where the dashboard is, or how to switch it on."""
+        if self.dashboard_pass is None:
+            return "The dashboard is off: DASHBOARD_PASS, a password of its own, switches it on."
+        return f"The dashboard is at {self.backend_url}/, for the login {self.dashboard_user}."
 
     def label_studio(self) -> tuple[str, str]:
         """Label Studio's address and our key for it.
@@ -320,6 +369,7 @@ def load_settings(**overrides: Any) -> Settings:
             f"The file .env must be text in UTF-8; it holds invalid UTF-8 at byte {error.start}."
         ) from error
     check_reach(settings.host, settings)
+    _check_dashboard(settings)
     if (settings.label_studio_url is None) != (settings.label_studio_api_key is None):
         given, missing = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
         if settings.label_studio_url is None:
@@ -340,14 +390,44 @@ def check_reach(host: str, settings: Settings) -> None:
     """Refuse to listen where others can reach us behind a password that can be guessed.
 
     Raises:
-        BadSettings: it is too short for ``host``.
+        BadSettings: one is too short for ``host``.
     """
-    password = settings.basic_auth_pass.get_secret_value()
-    if not values.is_loopback(host) and len(password) < MIN_PASSWORD:
+    if values.is_loopback(host):
+        return
+    for name in ("basic_auth_pass", "dashboard_pass", "dashboard_viewer_pass"):
+        secret: SecretStr | None = getattr(settings, name)
+        if secret is None or len(secret.get_secret_value()) >= MIN_PASSWORD:
+            continue
+        unset = "have one made up" if name == "basic_auth_pass" else "do without it"
         raise BadSettings(
-            f"BASIC_AUTH_PASS must have at least {MIN_PASSWORD} characters where HOST lets others "
-            f"reach the web ({host}), got {len(password)}: set a longer one, leave it out to have "
-            "one made up, or set HOST=127.0.0.1."
+            f"{name.upper()} must have at least {MIN_PASSWORD} characters where HOST lets others "
+            f"reach the web ({host}), got {len(secret.get_secret_value())}: set a longer one, "
+            f"leave it out to {unset}, or set HOST=127.0.0.1."
+        )
+
+
+def _check_dashboard(settings: Settings) -> None:
+    """Refuse logins of the dashboard that would not keep apart whom they should.
+
+    Raises:
+        BadSettings: two logins are alike.
+    """
+    main, viewer = settings.dashboard_pass, settings.dashboard_viewer_pass
+    if viewer is not None and main is None:
+        raise BadSettings(
+            "DASHBOARD_PASS must be set when DASHBOARD_VIEWER_PASS is, since it switches the "
+            "dashboard on: set both, or neither."
+        )
+    # Whoever has an account of Label Studio can obtain the web's password (docs/SECURITY.md).
+    for name, secret in (("DASHBOARD_PASS", main), ("DASHBOARD_VIEWER_PASS", viewer)):
+        if secret is not None and secret == settings.basic_auth_pass:
+            raise BadSettings(
+                f"{name} must differ from BASIC_AUTH_PASS, which every account of Label Studio "
+                "can obtain: set another one."
+            )
+    if viewer is not None and settings.dashboard_user == settings.dashboard_viewer_user:
+        raise BadSettings(
+            "DASHBOARD_VIEWER_USER must differ from DASHBOARD_USER, got the same name for both."
         )
 
 
@@ -359,10 +439,10 @@ def _describe_refusal(error: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    if name in ("label_studio_api_key", "basic_auth_pass"):
+    if name == "label_studio_api_key" or name.endswith("_pass"):
         return "something else (not shown, because it is a secret)"
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    if name == "basic_auth_user":
+    if name.endswith("_user"):
         text = re.sub(r"(?s):.*", ":***", text)  # somebody gave user:password
     return values.shown_without_password(text)
 

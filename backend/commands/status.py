@@ -16,7 +16,7 @@ def status(studio_id: int | None, as_json: bool) -> None:
     from backend.insight.status_text import describe_status
 
     with open_workplace() as work:
-        found = read_status(work.ledger, studio_id)
+        found = read_status(work.ledger, studio_id, retrain_every=work.settings.retrain_every)
     if as_json:
         print_json(found.to_json())
     else:

@@ -7,22 +7,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from backend.insight.next_step import NextStep, RoundFacts, next_step
 from backend.insight.read_model import Json, to_json
+from backend.insight.round_time import TESTED_ROUNDS, time_left
 from backend.label_studio.region_counts import Counts, describe_counts, from_rows
-from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication, Round
+from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication
+from backend.ledger.rounds import RoundSummary
 from backend.ledger.shapes import AuditEstimate, Gain, GroupQuality, Metrics
+from backend.options import parse_options
 from backend.rounds.audits import advice, describe_audit, training
 from backend.rounds.elsewhere import describe_start
-from backend.rounds.schedule import STAGES
 
 SILENT_AFTER_S = 30.0
 """A process beats every ten seconds; three missed beats are a silence."""
 
 BY_LIKENESS = "no version yet; each image of the queue is the one least like those before it"
 BY_CHANCE = "no version yet; the queue is ordered by chance"
-
-FIRST_PROGRESS = 0.02
-"""Below this share of a stage its pace is no measure."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class RoundStatus:
     Attributes:
         stage, progress, eta_s, again_in_s: of a round under way; None of one that has ended.
             ``progress`` is that of the stage, 0 to 1.
+        eta_error: median share by which such estimates were off in the rounds before; None where
+            there are too few of them.
         started: unix seconds.
         problems: the round's, after what the last training did not understand of the labels.
         timings: seconds of each stage that has ended.
@@ -76,6 +78,7 @@ class RoundStatus:
     started: float
     progress: float | None
     eta_s: float | None
+    eta_error: float | None
     again_in_s: float | None
     error: str | None
     problems: Sequence[str]
@@ -95,6 +98,8 @@ class ProjectStatus:
         first_queue: how the queue is ordered before the first version.
         labelled: tasks with a label; ``changed`` of them since the last round.
         ranked_left: ranked tasks that are not labelled yet.
+        retrain_every: changed labels that start a round.
+        next: what to do now.
     """
 
     server: str
@@ -115,7 +120,9 @@ class ProjectStatus:
     labelled: int
     changed: int
     ranked_left: int
+    retrain_every: int
     last_error: str | None
+    next: NextStep
 
 
 @dataclass(frozen=True)
@@ -142,53 +149,74 @@ class Status:
         return found
 
 
-def status(ledger: Ledger, studio_id: int | None = None) -> Status:
+def status(ledger: Ledger, studio_id: int | None = None, *, retrain_every: int = 10) -> Status:
     """Projects and processes.
 
     Args:
         studio_id: one project only, by Label Studio's number.
+        retrain_every: RETRAIN_EVERY, for projects without an option of their own.
     """
+    processes = [process_status(record) for record in ledger.processes.all()]
+    workers = alive_workers(processes)
     projects = [
-        project_status(ledger, project)
+        project_status(ledger, project, retrain_every=retrain_every, workers=workers)
         for project in ledger.projects.all()
         if studio_id in (None, project.studio_id)
     ]
-    return Status(projects, [process_status(record) for record in ledger.processes.all()])
+    return Status(projects, processes)
 
 
-def project_status(ledger: Ledger, project: Project) -> ProjectStatus:
+def alive_workers(processes: Sequence[ProcessStatus]) -> int:
+    return sum(each.role == "worker" and each.health == "up" for each in processes)
+
+
+def project_status(
+    ledger: Ledger, project: Project, *, retrain_every: int = 10, workers: int | None = None
+) -> ProjectStatus:
+    """What is going on in one project.
+
+    Args:
+        retrain_every: as for ``status``.
+        workers: how many are alive; None where nobody has counted them.
+    """
     serving = ledger.publications.serving(project.id)
     version = ledger.versions.promoted(project.id)
+    shown = round_status(ledger, project.id)
+    advised = None if version is None else advice(version.metrics)
+    every = parse_options(project.extra_params).retrain_every or retrain_every
+    facts = RoundFacts(shown.id, shown.kind, shown.stage, shown.eta_s) if shown else None
     return ProjectStatus(
         server=project.server,
         project=project.studio_id,
         title=project.title,
         connected=project.connected,
         paused=project.paused,
-        round=round_status(ledger, project.id),
+        round=shown,
         version=None if version is None else version.number,
         quality=None if version is None else quality(version.metrics),
         audit=None if version is None else audit(version.metrics),
         training=None if version is None else training(version.metrics),
         elsewhere=None if version is None else describe_start(version.metrics),
         groups={} if version is None else version.metrics.get("groups", {}),
-        advice=None if version is None else advice(version.metrics),
+        advice=advised,
         publication=None if serving is None else serving.name,
         first_queue=None if version is not None else first_queue(serving),
         labelled=project.labelled,
         changed=project.changed,
         ranked_left=project.ranked_left,
+        retrain_every=every,
         last_error=project.last_error,
+        next=next_step(project, facts, retrain_every=every, workers=workers, advice=advised),
     )
 
 
 def unread_regions(ledger: Ledger, project_id: int) -> list[str]:
     """What the last training round did not understand of the labels, a sentence for each kind."""
-    last = ledger.rounds.last(project_id, kind="train")
-    if last is None:
+    last = ledger.rounds.recent(project_id, 1, kind="train")
+    if not last:
         return []
     counts: Counts = Counter()
-    for result in ledger.parts.results(last.id, "collect"):
+    for result in ledger.parts.results(last[0].id, "collect"):
         counts += from_rows(result.get("regions", ()))
     return describe_counts(counts)
 
@@ -224,12 +252,15 @@ def audit(metrics: Metrics) -> AuditStatus:
 
 def round_status(ledger: Ledger, project_id: int) -> RoundStatus | None:
     """The round under way, or the last one; None before the first."""
-    active = ledger.rounds.active(project_id)
-    shown = active or ledger.rounds.last(project_id)
-    if shown is None:
+    rounds = ledger.rounds
+    newest = rounds.recent(project_id, 1, state="active") or rounds.recent(project_id, 1)
+    if not newest:
         return None
+    shown = newest[0]
+    active = shown.state == "active"
     parts = ledger.parts.of_round(shown.id, shown.stage)
     unread = unread_regions(ledger, project_id)
+    left = _time_left(ledger, shown, parts) if active else (None, None)
     return RoundStatus(
         id=shown.id,
         kind=shown.kind,
@@ -238,7 +269,8 @@ def round_status(ledger: Ledger, project_id: int) -> RoundStatus | None:
         stage=shown.stage if active else None,
         started=shown.started_at,
         progress=_progress(parts) if active else None,
-        eta_s=eta_s(ledger, active, parts) if active else None,
+        eta_s=left[0],
+        eta_error=left[1],
         again_in_s=again_in_s(parts) if active else None,
         error=shown.error,
         problems=[*unread, *(said for said in shown.problems if said not in unread)],
@@ -250,26 +282,15 @@ def _progress(parts: Sequence[Part]) -> float:
     return sum(part.progress for part in parts) / len(parts) if parts else 0.0
 
 
-def eta_s(ledger: Ledger, active: Round, parts: Sequence[Part]) -> float | None:
-    """Seconds to the round's end, from its own pace and the last good round's stages.
-
-    None where there is nothing to judge by: no number is made up.
-    """
-    progress = _progress(parts)
+def _time_left(
+    ledger: Ledger, active: RoundSummary, parts: Sequence[Part]
+) -> tuple[float | None, float | None]:
+    former = ledger.rounds.recent(
+        active.project_id, TESTED_ROUNDS, kind=active.kind, state="succeeded"
+    )
     elapsed = time.time() - active.stage_started_at
-    former = ledger.rounds.last(active.project_id, kind=active.kind, state="succeeded")
-    before: Mapping[str, float] = {} if former is None else former.timings
-    if progress > FIRST_PROGRESS:
-        this_stage = elapsed * (1.0 - progress) / progress
-    elif active.stage in before:
-        this_stage = max(0.0, before[active.stage] - elapsed)
-    else:
-        return None
-    stages = STAGES[active.kind]
-    following = stages[stages.index(active.stage) + 1 :]
-    if any(stage not in before for stage in following):
-        return None
-    return round(this_stage + sum(before[stage] for stage in following), 1)
+    before = [each.timings for each in former]
+    return time_left(active.kind, active.stage, _progress(parts), elapsed, before)
 
 
 def again_in_s(parts: Sequence[Part]) -> float | None:

@@ -64,6 +64,7 @@ def _describe_project(project: ProjectStatus) -> list[str]:
         state += ", paused"
     lines = [
         f"Project {project.project}, {project.title!r} on {project.server}: {state}",
+        f"  next         {project.next.sentence}",
         f"  version      {_describe_version(project)}",
         *_describe_training(project),
         f"  serving      {project.publication or 'nothing yet'}",
@@ -111,6 +112,8 @@ def _describe_round(found: RoundStatus) -> str:
         error = f": {found.error}" if found.error else ""
         return f"{name} {found.state}{error}{after}"
     eta = "" if found.eta_s is None else f", about {found.eta_s:.0f} s to go"
+    if found.eta_error is not None:
+        eta += f" (usually within {found.eta_error:.0%})"
     if found.again_in_s is not None:
         eta = f", interrupted, again in {found.again_in_s:.0f} s"
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 
 from sqlalchemy import ColumnElement, delete, func, null, select, update
 from sqlalchemy.exc import IntegrityError
@@ -31,6 +32,25 @@ MOST_PROBLEMS = 200
 """Maximum number of problem messages kept per round: every part writes all of them anew."""
 
 _AND_MORE = re.compile(r"And (\d+) more problems\.")
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """A round without its manifest and configuration: columns of ``Round``."""
+
+    id: int
+    project_id: int
+    kind: RoundKind
+    reason: str
+    stage: Stage
+    state: RoundState
+    version: int | None
+    error: str | None
+    problems: list[str]
+    timings: dict[str, float]
+    started_at: float
+    stage_started_at: float
+    ended_at: float | None
 
 
 class Rounds:
@@ -107,6 +127,28 @@ class Rounds:
             query = query.where(Round.state == state)
         with self._db.read() as db:
             return db.scalars(query.limit(1)).first()
+
+    def recent(
+        self,
+        project_id: int,
+        limit: int,
+        *,
+        kind: RoundKind | None = None,
+        state: RoundState | None = None,
+    ) -> list[RoundSummary]:
+        """The newest rounds, newest first, without what is large."""
+        query = (
+            select(*(getattr(Round, each.name) for each in fields(RoundSummary)))
+            .where(Round.project_id == project_id)
+            .order_by(Round.id.desc())
+            .limit(limit)
+        )
+        if kind is not None:
+            query = query.where(Round.kind == kind)
+        if state is not None:
+            query = query.where(Round.state == state)
+        with self._db.read() as db:
+            return [RoundSummary(*row) for row in db.execute(query)]
 
     def last_manifest(self, project_id: int) -> list[ManifestEntry]:
         """What the last attempted training round used; empty before the first."""

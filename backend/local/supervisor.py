@@ -141,6 +141,7 @@ class Supervisor:
             )
         self._check_given_servers()
         self._choose_port()
+        load_secrets(self._data_dir, dashboard=True)
         waiting = []
         if self._own_studio:
             install_label_studio(self._progress)
@@ -320,7 +321,12 @@ def _welcome(settings: Settings, own_studio: bool, project: int | None) -> str:
             f"  password      {password}",
             "",
         ]
+    secret = settings.dashboard_pass
     lines += [
+        f"  dashboard     {settings.backend_url}/",
+        f"  log in as     {settings.dashboard_user}",
+        f"  password      {'' if secret is None else secret.get_secret_value()}",
+        "",
         f"  backend       {settings.backend_url}",
         f"  logs          {settings.data_dir}/logs",
         "",

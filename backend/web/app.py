@@ -8,11 +8,12 @@
 | POST /webhook | 201 once the event is in the ledger |
 | GET /versions | the publications there are |
 | GET /openapi.json | all of this as OpenAPI 3.1 (``openapi.py``) |
+| /, /projects/, /static/ | the dashboard (``dashboard``), if it has a password |
 
 The password is checked before anything else, so that nobody without it makes us read a body. A
 project's webhook has a secret instead, for /webhook alone (``label_studio/webhook_secret.py``).
 Nothing but JSON is taken, and nothing from a page of another site: a browser that knows the
-password would send it along.
+password would send it along. The dashboard has logins of its own, and takes forms with a token.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from backend.options import check_labels, parse_options
 from backend.settings import Settings
 from backend.shorten import shorten
 from backend.web.auth import Login, WrongLogins
+from backend.web.dashboard.access import Access
+from backend.web.dashboard.frame import refuse_page
+from backend.web.dashboard.routes import dashboard, is_dashboard
 from backend.web.events import record_event
 from backend.web.messages import Event, Predict, Setup, read_message
 from backend.web.model import CommitteeModel
@@ -58,11 +62,18 @@ AHEAD_S = 24 * 3600.0
 """How far Label Studio's clock may be ahead of ours when it makes a project."""
 
 
+FORM_BYTES = 8 * 1024
+"""Of a form of the dashboard: an action, its token, and some numbers."""
+
+
 def body_limit(settings: Settings) -> Callable[[str, str], int]:
     """``limit(path, authorization)``: how many bytes of a body the server may read for the app."""
     login, key = Login.of(settings), webhook_key(settings.data_dir)
+    access = Access.of(settings)
 
     def limit(path: str, sent: str) -> int:
+        if access is not None and is_dashboard(path):
+            return FORM_BYTES if access.accepts(sent) else 0
         known = login.accepts(sent) or (path == WEBHOOK and name_in(key, sent) is not None)
         return BODY_LIMITS.get(path, 0) if known else 0
 
@@ -76,26 +87,39 @@ def build_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False
     work = Workplace(settings, busy_s=WEB_BUSY_S)
     app.extensions["committee"] = work
-    _require_password(app, settings)
+    access = Access.of(settings)
+    _require_password(app, settings, access)
     _refuse_other_sites(app, settings.backend_url)
     _add_routes(app, work)
+    if access is not None:
+        app.register_blueprint(dashboard(work, access))
     handle_errors(app)
     return app
 
 
-def _require_password(app: Flask, settings: Settings) -> None:
+def _require_password(app: Flask, settings: Settings, access: Access | None) -> None:
     login, key = Login.of(settings), webhook_key(settings.data_dir)
     wrong_logins = WrongLogins()
 
     @app.before_request
     def check_password() -> Response | None:
         sent = request.headers.get("Authorization", "")
+        if access is not None and is_dashboard(request.path):
+            g.refuse = refuse_page
+            address = request.remote_addr or ""
+            g.visitor = access.visitor(sent, address, request.headers)
+            return (
+                None if g.visitor is not None else stranger("The dashboard has a login of its own.")
+            )
         if request.path == "/health" or login.accepts(sent):
             return None
         if request.path == WEBHOOK:
             g.secret = name_in(key, sent)
             if g.secret is not None:
                 return None
+        return stranger("This needs the user and password of HTTP Basic.")
+
+    def stranger(message: str) -> Response:
         if "Authorization" in request.headers:  # without it nothing was guessed
             address = request.remote_addr or ""
             wait_s = wrong_logins.count(address)
@@ -103,7 +127,6 @@ def _require_password(app: Flask, settings: Settings) -> None:
                 message = f"Too many wrong logins from here: try again in {wait_s} s."
                 return refuse(message, 429, {"Retry-After": str(wait_s)})
             log.warning("a wrong user or password from %s", address)
-        message = "This needs the user and password of HTTP Basic."
         return refuse(message, 401, {"WWW-Authenticate": 'Basic realm="Committee"'})
 
 

@@ -1,4 +1,4 @@
-"""Every error of a request as a status and ``{"error": "a sentence"}``."""
+"""Every error of a request as a status and ``{"error": "a sentence"}``; of a page, as a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from backend.errors import BackendError
@@ -24,6 +24,10 @@ def json_response(
 
 
 def refuse(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """A refusal in the form of what was asked: ``g.refuse`` makes it, where that is a page."""
+    if "refuse" in g:
+        answer: Response = g.refuse(message, status, headers)
+        return answer
     return json_response({"error": message}, status, headers)
 
 
@@ -54,6 +58,8 @@ def handle_errors(app: Flask) -> None:
 
 def _describe(error: HTTPException) -> str:
     """What was expected; werkzeug's own words say only that something was wrong."""
+    if isinstance(error, NotFound) and "refuse" in g:
+        return "Nothing is kept at this address, or not any more."
     if isinstance(error, NotFound):
         return "There is no such route: /openapi.json lists all routes."
     if isinstance(error, MethodNotAllowed):

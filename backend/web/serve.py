@@ -54,6 +54,7 @@ def serve(settings: Settings) -> None:
         try:
             children += (_Child(settings, listener) for _ in range(PROCESSES))
             log.info("serving at %s:%d", settings.host, settings.port)
+            log.info(settings.describe_dashboard())
             while True:
                 wait([child.process.sentinel for child in children], timeout=HANGS_S / 10)
                 for place, child in enumerate(children):

@@ -74,6 +74,11 @@ WRONG = {
     "registry_url": ["s3://bucket", "file://", "file://host/x", "~nobody-of-that-name/x"],
     "basic_auth_user": ["a:b", " a", "a\n", "é"],
     "basic_auth_pass": ["\n", " x", "é"],
+    "dashboard_user": ["a:b", "é"],
+    "dashboard_pass": ["\n", " x", "é"],
+    "dashboard_viewer_user": ["a:b", "é"],
+    "dashboard_viewer_pass": ["\n", " x", "é"],
+    "dashboard_proxies": ["proxy.lab", "10.0.0.0/8", "10.0.0.1:80"],
     "allowed_image_hosts": ["http://x", "a b", "x/y", "x:", "x:0", "x:99999"],
     "retrain_every": ["-1", "ten", "1.5"],
     "members": ["0", "21"],
@@ -105,7 +110,7 @@ def test_a_wrong_value_is_refused_with_one_sentence_that_names_it(
     assert sentence.endswith(".")
     assert sentence.count("\n") == 0
     assert len(sentence) < 500
-    if name not in ("label_studio_api_key", "basic_auth_pass", "basic_auth_user"):
+    if name != "label_studio_api_key" and not name.endswith(("_pass", "_user")):
         assert value.partition("u:p@")[0].partition("?")[0].partition("#")[0][:20] in sentence
 
 
@@ -192,6 +197,46 @@ def test_a_refusal_holds_no_password(tmp_path: Path) -> None:
     )
     assert "sesame" not in text
     assert "got 'committee:***'" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"dashboard_pass": "x" * 20}, "DASHBOARD_PASS must differ from BASIC_AUTH_PASS"),
+        (
+            {"dashboard_pass": "y" * 20, "dashboard_viewer_pass": "x" * 20},
+            "DASHBOARD_VIEWER_PASS must differ from BASIC_AUTH_PASS",
+        ),
+        ({"dashboard_viewer_pass": "y" * 20}, "DASHBOARD_PASS must be set when"),
+        (
+            {
+                "dashboard_pass": "y" * 20,
+                "dashboard_viewer_pass": "z" * 20,
+                "dashboard_viewer_user": "owner",
+            },
+            "DASHBOARD_VIEWER_USER must differ from DASHBOARD_USER",
+        ),
+        ({"host": "0.0.0.0", "dashboard_pass": "short"}, "DASHBOARD_PASS must have at least 12"),
+    ],
+)
+def test_logins_of_the_dashboard_that_keep_nobody_out_are_refused(
+    given: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    said = refusal(tmp_path, basic_auth_pass="x" * 20, **given)
+    assert said.startswith(sentence)
+    assert not set(given.values()) & set(said.split())
+
+
+def test_the_dashboard_is_on_once_make_run_has_made_its_password(tmp_path: Path) -> None:
+    assert load(tmp_path).dashboard_pass is None
+    made = load_secrets(tmp_path, dashboard=True)["dashboard_pass"]
+    assert load_secrets(tmp_path, dashboard=True)["dashboard_pass"] == made
+    found = load(tmp_path).dashboard_pass
+    assert found is not None
+    assert found.get_secret_value() == made
+    given = load(tmp_path, dashboard_pass="chosen-8731").dashboard_pass
+    assert given is not None
+    assert given.get_secret_value() == "chosen-8731"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "lab.example"])

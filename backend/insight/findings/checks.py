@@ -35,7 +35,7 @@ from backend.insight.findings.project_settings import check_settings
 from backend.insight.findings.rounds import check_events, check_rounds
 from backend.insight.findings.storage import check_disk, check_ledger, check_redis
 from backend.insight.findings.studio import check_label_studio
-from backend.insight.findings.web import check_web
+from backend.insight.findings.web import check_dashboard, check_web
 from backend.insight.findings.workers import check_workers
 from backend.workplace import Workplace
 
@@ -68,6 +68,7 @@ PROJECT_CHECKS: tuple[Callable[[ProjectCase], Iterable[Finding]], ...] = (
 
 INSTALLATION_CHECKS: tuple[Callable[[Installation], Iterable[Finding]], ...] = (
     check_web,
+    check_dashboard,
     check_redis,
     check_workers,
     check_disk,

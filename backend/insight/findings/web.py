@@ -42,6 +42,11 @@ def check_web(installation: Installation) -> Iterator[Finding]:
         yield _unreachable(url, cause, installation.reached)
 
 
+def check_dashboard(installation: Installation) -> Iterator[Finding]:
+    """Where the dashboard is, or how to switch it on."""
+    yield ok("dashboard", installation.work.settings.describe_dashboard())
+
+
 def _unreachable(url: str, cause: requests.RequestException, reached: bool) -> Finding:
     what = f"No web answers at {url} from here ({type(cause).__name__}{by_proxy(url)})."
     if reached:

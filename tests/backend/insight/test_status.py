@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backend.insight.next_step import NextStep
 from backend.insight.status import (
     AuditStatus,
     ProcessStatus,
@@ -49,6 +50,7 @@ def a_round(**fields: object) -> RoundStatus:
         "started": 1.0,
         "progress": 0.25,
         "eta_s": 62.0,
+        "eta_error": 0.12,
         "again_in_s": None,
         "error": None,
         "problems": [],
@@ -86,7 +88,9 @@ def a_project(**fields: object) -> ProjectStatus:
         "labelled": 12,
         "changed": 3,
         "ranked_left": 40,
+        "retrain_every": 10,
         "last_error": None,
+        "next": NextStep("running", "Round 3 learns from the labels."),
     }
     return ProjectStatus(**{**given, **fields})  # type: ignore[arg-type]  # the test's own
 
@@ -101,11 +105,11 @@ def test_the_json_keys_are_those_that_scripts_read() -> None:
     assert set(project) == {
         *("server", "project", "title", "connected", "paused", "round", "version", "quality"),
         *("audit", "training", "advice", "publication", "first_queue", "labelled", "changed"),
-        *("ranked_left", "last_error", "elsewhere", "groups"),
+        *("ranked_left", "retrain_every", "last_error", "next", "elsewhere", "groups"),
     }
     assert set(project["round"]) == {
         *("id", "kind", "reason", "state", "stage", "started", "progress", "eta_s"),
-        *("again_in_s", "error", "problems", "timings"),
+        *("eta_error", "again_in_s", "error", "problems", "timings"),
     }
     assert set(project["quality"]) == {
         *("foreground_dice", "dice", "iou", "temperature", "ece", "ece_uncalibrated"),
@@ -117,7 +121,9 @@ def test_the_json_keys_are_those_that_scripts_read() -> None:
 
 def test_a_round_under_way_is_described_with_its_time_left() -> None:
     shown = describe_status(Status([a_project()], [PROCESS]))
-    assert "round        3 (train): fit, 25%, about 62 s to go; started because 10 labels" in shown
+    left = "about 62 s to go (usually within 12%)"
+    assert f"round        3 (train): fit, 25%, {left}; started because 10 labels" in shown
+    assert "next         Round 3 learns from the labels." in shown
     assert "(collect 2 s)" in shown
     assert "version      2: out-of-fold foreground Dice 0.500" in shown
     assert "training     270 steps a member" in shown
@@ -171,12 +177,12 @@ def test_what_the_last_training_did_not_understand_is_told_by_kind() -> None:
     regions = [("read", "", 9), ("label", "Zelle", 41), ("broken", "", 2)]
     asked: list[object] = []
 
-    def last(project_id: int, kind: str) -> object:
+    def recent(project_id: int, limit: int, kind: str) -> list[object]:
         asked.append((project_id, kind))
-        return SimpleNamespace(id=5) if project_id == 1 else None
+        return [SimpleNamespace(id=5)] if project_id == 1 else []
 
     ledger: Any = SimpleNamespace(
-        rounds=SimpleNamespace(last=last),
+        rounds=SimpleNamespace(recent=recent),
         parts=SimpleNamespace(results=lambda round_id, stage: [{"regions": regions}, {}]),
     )
     [sentence, broken] = unread_regions(ledger, 1)
