@@ -1,13 +1,16 @@
-"""Going back to an earlier version."""
+"""Going back to an earlier version, or on to one that was kept back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.actions.projects import connected_project
 from backend.errors import BadRequest
+from backend.ledger import Project
 from backend.rounds.retention import KEEP_EARLIER, KEEP_VERSIONS
 from backend.workplace import Workplace
+from training.committee.folders import version_numbers
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,42 @@ def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> Rol
                 f"(promoted: {promoted or 'none'}); name one by --to."
             )
         number = promoted[1]
-    if number not in [v.number for v in all_versions]:
-        known = ", ".join(str(v.number) for v in all_versions) or "none"
-        raise BadRequest(f"Project {studio_id} has no version {number} (it has: {known}).")
-    kept = work.registry.versions(project.slug)
+    _check_usable(work, project, number, [v.number for v in all_versions])
+    reason = f"rolled back to version {number}"
+    withdrawn = tuple(later for later in promoted if later > number)
+    for later in withdrawn:
+        work.ledger.versions.set_state(project.id, later, "withdrawn", reason)
+    _use(work, project, number, reason)
+    return RolledBack(number, withdrawn)
+
+
+def promote(work: Workplace, studio_id: int, number: int) -> None:
+    """Rank the pool by a version that was kept back or withdrawn, and is newer than the present.
+
+    Args:
+        studio_id: Label Studio's project number.
+
+    Raises:
+        BadRequest: as for ``roll_back``; or the version is in use, or older than the one that is.
+    """
+    project = connected_project(work, studio_id)
+    present = max(work.ledger.versions.promoted_numbers(project.id), default=None)
+    if present is not None and number <= present:
+        said = "is in use already" if number == present else f"is older than {present}, in use now"
+        raise BadRequest(f"Version {number} {said}: roll back to an older one instead.")
+    _check_usable(
+        work, project, number, [v.number for v in work.ledger.versions.summaries(project.id)]
+    )
+    _use(work, project, number, f"version {number} was promoted by hand")
+
+
+def _check_usable(work: Workplace, project: Project, number: int, known: Sequence[int]) -> None:
+    """Refuse a version that cannot rank now."""
+    studio_id = project.studio_id
+    if number not in known:
+        shown = ", ".join(map(str, known)) or "none"
+        raise BadRequest(f"Project {studio_id} has no version {number} (it has: {shown}).")
+    kept = version_numbers(work.settings.registry_path, project.slug)
     if number not in kept:
         raise BadRequest(
             f"The files of version {number} of project {studio_id} are not there any more: the "
@@ -60,10 +95,8 @@ def roll_back(work: Workplace, studio_id: int, number: int | None = None) -> Rol
             f"Round {active.id} is under way: try again when it has ended, or it would "
             "publish the version that you leave."
         )
-    reason = f"rolled back to version {number}"
-    withdrawn = tuple(later for later in promoted if later > number)
-    for later in withdrawn:
-        work.ledger.versions.set_state(project.id, later, "withdrawn", reason)
+
+
+def _use(work: Workplace, project: Project, number: int, reason: str) -> None:
     work.ledger.versions.set_state(project.id, number, "promoted", "chosen by hand")
     work.ledger.rounds.start(project.id, "rank", reason, "choose", {})
-    return RolledBack(number, withdrawn)

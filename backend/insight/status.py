@@ -11,7 +11,7 @@ from backend.insight.next_step import NextStep, RoundFacts, next_step
 from backend.insight.read_model import Json, to_json
 from backend.insight.round_time import TESTED_ROUNDS, time_left
 from backend.label_studio.region_counts import Counts, describe_counts, from_rows
-from backend.ledger import Ledger, Part, ProcessRecord, Project, Publication
+from backend.ledger import Action, Ledger, Part, ProcessRecord, Project, Publication
 from backend.ledger.rounds import RoundSummary
 from backend.ledger.shapes import AuditEstimate, Gain, GroupQuality, Metrics
 from backend.options import parse_options
@@ -20,6 +20,8 @@ from backend.rounds.elsewhere import describe_start
 
 SILENT_AFTER_S = 30.0
 """A process beats every ten seconds; three missed beats are a silence."""
+
+SHOWN_ACTIONS = 10
 
 BY_LIKENESS = "no version yet; each image of the queue is the one least like those before it"
 BY_CHANCE = "no version yet; the queue is ordered by chance"
@@ -86,6 +88,23 @@ class RoundStatus:
 
 
 @dataclass(frozen=True)
+class ActionEntry:
+    """What somebody did on the dashboard.
+
+    Attributes:
+        at: unix seconds.
+        outcome: what came of it, or why it was refused; None if the web ended in between.
+    """
+
+    at: float
+    who: str
+    login: str
+    what: str
+    version: int | None
+    outcome: str | None
+
+
+@dataclass(frozen=True)
 class ProjectStatus:
     """One project.
 
@@ -100,6 +119,7 @@ class ProjectStatus:
         ranked_left: ranked tasks that are not labelled yet.
         retrain_every: changed labels that start a round.
         next: what to do now.
+        actions: the newest ``SHOWN_ACTIONS`` that people took on the dashboard.
     """
 
     server: str
@@ -123,6 +143,7 @@ class ProjectStatus:
     retrain_every: int
     last_error: str | None
     next: NextStep
+    actions: Sequence[ActionEntry]
 
 
 @dataclass(frozen=True)
@@ -206,8 +227,13 @@ def project_status(
         ranked_left=project.ranked_left,
         retrain_every=every,
         last_error=project.last_error,
+        actions=[action_entry(each) for each in ledger.actions.newest(project.id, SHOWN_ACTIONS)],
         next=next_step(project, facts, retrain_every=every, workers=workers, advice=advised),
     )
+
+
+def action_entry(row: Action) -> ActionEntry:
+    return ActionEntry(row.at, row.who, row.login, row.what, row.version, row.outcome)
 
 
 def unread_regions(ledger: Ledger, project_id: int) -> list[str]:

@@ -6,8 +6,10 @@ Nothing outside sees SQL: methods are short transactions that return the entitie
 
 from __future__ import annotations
 
+from backend.ledger.actions import Actions
 from backend.ledger.engine import Database, upgrade
 from backend.ledger.entities import (
+    Action,
     Event,
     Evidence,
     Part,
@@ -30,6 +32,7 @@ from backend.ledger.versions import Versions
 __all__ = [
     "NO_VERSION",
     "START",
+    "Action",
     "Event",
     "Evidence",
     "Ledger",
@@ -64,6 +67,7 @@ class Ledger:
         self.versions = Versions(self.database)
         self.evidence = EvidenceOfTasks(self.database)
         self.publications = Publications(self.database)
+        self.actions = Actions(self.database)
         self.processes = Processes(self.database)
 
     def check_schema(self) -> None:

@@ -22,7 +22,7 @@ from backend.errors import LedgerOutdated, LedgerUnavailable
 LOG_BYTES = 32 * 2**20
 """Size of SQLite's write-ahead log on disk between two checkpoints."""
 
-HEAD = "0003"
+HEAD = "0004"
 """The schema revision that this code reads and writes."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -289,6 +289,28 @@ class Evidence(Base, kw_only=True):
     judged_at: Mapped[float] = mapped_column(init=False)
 
 
+class Action(Base, kw_only=True):
+    """Something that a person asked for on the dashboard.
+
+    Attributes:
+        what: its name, as in ``backend.actions.named.ACTIONS``; ``version`` is what it was done to.
+        who: the person, as far as we know; ``login`` is what let them in.
+        outcome: what came of it, or why it was refused; None if the web ended in between.
+    """
+
+    __tablename__ = "actions"
+    __table_args__ = (Index("actions_of_project", "project_id", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    what: Mapped[str] = mapped_column(String(40))
+    version: Mapped[int | None] = mapped_column(default=None)
+    who: Mapped[str] = mapped_column(String(200))
+    login: Mapped[str] = mapped_column(String(200))
+    at: Mapped[float]
+    outcome: Mapped[str | None] = mapped_column(Text, default=None)
+
+
 class ProcessRecord(Base, kw_only=True):
     """A web or worker process that has said it is alive; ``role`` is "web" or "worker"."""
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from backend.errors import UnknownProject
 from backend.ledger.engine import Database
 from backend.ledger.entities import (
+    Action,
     Event,
     Evidence,
     Part,
@@ -160,7 +161,7 @@ def _forget(db: Session, project_id: int) -> None:
     own_publications = select(Publication.id).where(Publication.project_id == project_id)
     db.execute(delete(Place).where(Place.publication_id.in_(own_publications)))
     db.execute(delete(Part).where(Part.round_id.in_(own_rounds)))
-    for entity in (Evidence, Publication, Version, Event, Round):
+    for entity in (Action, Evidence, Publication, Version, Event, Round):
         db.execute(delete(entity).where(entity.project_id == project_id))
     db.execute(delete(Project).where(Project.id == project_id))
 

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 
 from backend.ledger.engine import Database
-from backend.ledger.entities import Version
-from backend.ledger.shapes import Metrics, VersionState
+from backend.ledger.entities import Round, Version
+from backend.ledger.shapes import AuditEstimate, Metrics, VersionState
+
+
+@dataclass(frozen=True)
+class VersionSummary:
+    """A version without the scores of each image: columns and metrics of ``Version``, and its
+    round's configuration (JSON text) and seconds by stage."""
+
+    number: int
+    state: VersionState
+    reason: str
+    members: int
+    classes: list[str]
+    created_at: float
+    foreground_dice: float | None
+    ece: float | None
+    examples: int | None
+    out_of_fold: bool | None
+    dice: dict[str, float | None] | None
+    iou: dict[str, float | None] | None
+    audit: AuditEstimate | None
+    config: str | None
+    timings: dict[str, float]
 
 
 class Versions:
@@ -61,12 +84,53 @@ class Versions:
                 )
             )
 
+    def summaries(self, project_id: int, limit: int | None = None) -> list[VersionSummary]:
+        """The newest versions, newest first, without the scores of each image, with the times and
+        the configuration of their rounds."""
+
+        def number(name: str) -> ColumnElement[float | None]:
+            return Version.metrics[name].as_float()
+
+        query = (
+            select(
+                *(Version.number, Version.state, Version.reason, Version.members),
+                *(Version.classes, Version.created_at),
+                *(number("foreground_dice"), number("ece")),
+                Version.metrics["examples"].as_integer(),
+                *(Version.metrics["out_of_fold"].as_boolean(), Version.metrics["dice"]),
+                *(Version.metrics["iou"], Version.metrics["audit"], Round.config, Round.timings),
+            )
+            .join(Round, Round.id == Version.round_id)
+            .where(Version.project_id == project_id)
+            .order_by(Version.number.desc())
+            .limit(limit)
+        )
+        with self._db.read() as db:
+            return [VersionSummary(*row) for row in db.execute(query)]
+
+    def get(self, project_id: int, number: int) -> Version | None:
+        with self._db.read() as db:
+            return db.scalars(
+                select(Version).where(Version.project_id == project_id, Version.number == number)
+            ).first()
+
     def set_state(self, project_id: int, number: int, state: VersionState, reason: str) -> None:
         with self._db.write() as db:
             db.execute(
                 update(Version)
                 .where(Version.project_id == project_id, Version.number == number)
                 .values(state=state, reason=reason)
+            )
+
+    def promoted_numbers(self, project_id: int) -> list[int]:
+        """Of the promoted versions, newest first: the first one ranks now."""
+        with self._db.read() as db:
+            return list(
+                db.scalars(
+                    select(Version.number)
+                    .where(Version.project_id == project_id, Version.state == "promoted")
+                    .order_by(Version.number.desc())
+                )
             )
 
     def promoted(self, project_id: int) -> Version | None:

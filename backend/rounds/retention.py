@@ -81,5 +81,5 @@ def prune(work: Workplace, row: Project) -> None:
 def in_use(ledger: Ledger, project_id: int) -> tuple[list[int], int | None]:
     """The numbers of the promoted versions, and of the one that serves."""
     serving = ledger.publications.serving(project_id)
-    promoted = [v.number for v in ledger.versions.all(project_id) if v.state == "promoted"]
+    promoted = ledger.versions.promoted_numbers(project_id)
     return promoted, None if serving is None else serving.version

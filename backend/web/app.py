@@ -40,7 +40,7 @@ from backend.shorten import shorten
 from backend.web.auth import Login, WrongLogins
 from backend.web.dashboard.access import Access
 from backend.web.dashboard.frame import refuse_page
-from backend.web.dashboard.routes import dashboard, is_dashboard
+from backend.web.dashboard.routes import FORM_BYTES, dashboard, is_dashboard
 from backend.web.events import record_event
 from backend.web.messages import Event, Predict, Setup, read_message
 from backend.web.model import CommitteeModel
@@ -60,10 +60,6 @@ hold; and annotations with their masks, of which a larger one is found by reconc
 
 AHEAD_S = 24 * 3600.0
 """How far Label Studio's clock may be ahead of ours when it makes a project."""
-
-
-FORM_BYTES = 8 * 1024
-"""Of a form of the dashboard: an action, its token, and some numbers."""
 
 
 def body_limit(settings: Settings) -> Callable[[str, str], int]:

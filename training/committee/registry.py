@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import shutil
 import threading
 import time
@@ -23,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.committee.committee import Committee
+from training.committee.folders import SHEET_FILE, checked_name, project_folder, version_numbers
+from training.committee.folders import LinkInRegistry as LinkInRegistry
 from training.committee.removals import may_remove
 from training.committee.version import (
-    SHEET_FILE,
     VERSION_FILE,
     member_file,
     read_checksums,
@@ -47,8 +47,6 @@ KEEP_LOADED = 2
 STALE_S = 3600.0
 """A file still being written after this was left by a process that died."""
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-
 _loaded: OrderedDict[tuple[str, str, int, str, str | None], Committee] = OrderedDict()
 _loading = threading.Lock()
 
@@ -59,10 +57,6 @@ class UnknownExample(TrainingError):
 
 class UnknownFile(TrainingError):
     """A round's scratch folder has no such file."""
-
-
-class LinkInRegistry(TrainingError):
-    """A folder of the registry is a link."""
 
 
 class Registry:
@@ -123,14 +117,7 @@ class Registry:
 
     def versions(self, project: str) -> list[int]:
         """Numbers of the versions there are, ascending."""
-        folder = self._folder(project, "versions")
-        if not folder.exists():
-            return []
-        return sorted(
-            int(path.name)
-            for path in folder.iterdir()
-            if path.name.isdecimal() and (path / VERSION_FILE).exists()
-        )
+        return version_numbers(self.root, project)
 
     def files(self, project: str, version: int) -> dict[str, str]:
         """Name to SHA-256 of a version's files.
@@ -299,7 +286,7 @@ class Registry:
         )
 
     def _example(self, project: str, digest: str) -> Path:
-        return self._folder(project, "examples") / f"{_checked(digest)}.npz"
+        return self._folder(project, "examples") / f"{checked_name(digest)}.npz"
 
     # What a round's jobs leave for each other
 
@@ -308,7 +295,7 @@ class Registry:
 
     def put_round(self, project: str, round_id: int, name: str, data: bytes) -> None:
         """Write a scratch file whole; one that is there already is replaced."""
-        write_atomically(self.round_path(project, round_id) / _checked(name), data)
+        write_atomically(self.round_path(project, round_id) / checked_name(name), data)
 
     def get_round(self, project: str, round_id: int, name: str) -> bytes:
         """A scratch file's bytes.
@@ -316,7 +303,7 @@ class Registry:
         Raises:
             UnknownFile: there is none of this name.
         """
-        path = self.round_path(project, round_id) / _checked(name)
+        path = self.round_path(project, round_id) / checked_name(name)
         try:
             return read_plain_file(path)
         except OSError as error:
@@ -326,7 +313,7 @@ class Registry:
             ) from error
 
     def has_round(self, project: str, round_id: int, name: str) -> bool:
-        return (self.round_path(project, round_id) / _checked(name)).exists()
+        return (self.round_path(project, round_id) / checked_name(name)).exists()
 
     def steps_of_0_2(self, project: str, key: str) -> int | None:
         """The steps that release 0.2.0 or an earlier one measured once and kept under this key."""
@@ -356,20 +343,7 @@ class Registry:
                 self.drop_round(project, int(path.name))
 
     def _folder(self, project: str, name: str) -> Path:
-        """A project's folder or file of this name.
-
-        Raises:
-            LinkInRegistry: it, or the project's folder, is a link: we would write and clear up
-                wherever that leads.
-        """
-        home = self.root / _checked(project)
-        for path in (home, home / name):
-            if path.is_symlink():
-                raise LinkInRegistry(
-                    f"{path} is a link, and the registry follows none: put the files there, or "
-                    "set REGISTRY_URL to where they are"
-                )
-        return home / name
+        return project_folder(self.root, project, name)
 
 
 def _remove_stale(path: Path) -> None:
@@ -380,10 +354,3 @@ def _remove_stale(path: Path) -> None:
         return  # its writer lives, and has just put it into its place
     if stale:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _checked(name: str) -> str:
-    """A name that cannot lead out of its folder."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"expected a name of letters, digits, '.', '_' and '-', got {name!r}")
-    return name

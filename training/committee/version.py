@@ -23,6 +23,7 @@ from training.committee.checksums import DamagedVersion as DamagedVersion
 from training.committee.checksums import UnknownVersion as UnknownVersion
 from training.committee.checksums import read_checked
 from training.committee.checksums import read_checksums as read_checksums
+from training.committee.folders import SHEET_FILE as SHEET_FILE
 from training.config import TrainConfig
 from training.files import write_folder
 from training.networks.build import Weights
@@ -30,7 +31,6 @@ from training.networks.build import Weights
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
 METRICS_FILE = "metrics.json"
-SHEET_FILE = "contact-sheet.png"
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from flask import Blueprint, Response, redirect, request
+from flask import Blueprint, Response, g, redirect, request
 from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
+from backend.actions.named import ACTIONS
 from backend.data_dir import announced_names
+from backend.errors import BackendError, BadRequest
 from backend.insight.next_step import STAGE_WORDS
 from backend.insight.status import (
     ProjectStatus,
@@ -17,15 +21,22 @@ from backend.insight.status import (
     process_status,
     project_status,
 )
+from backend.insight.version_list import compare_versions, sheet_of, version_rows
 from backend.ledger import Project
 from backend.rounds.schedule import STAGES
-from backend.web.dashboard.access import Access
+from backend.shorten import shorten
+from backend.web.dashboard.access import Access, Visitor
 from backend.web.dashboard.background import DoctorReport, DoctorWatch, StudioWatch
-from backend.web.dashboard.frame import StaticFiles, page
+from backend.web.dashboard.frame import HEADERS, StaticFiles, page, refuse_page
 from backend.web.dashboard.words import FILTERS
 from backend.workplace import Workplace
 
 PREFIXES = ("/projects/", "/static/")
+
+FORM_BYTES = 8 * 1024
+"""Of a form: a version, and its token."""
+
+SHOWN_VERSIONS = 20
 
 FAST_S, SLOW_S = 3, 30
 """How often a page renews itself: while a round runs, and else."""
@@ -77,7 +88,107 @@ def dashboard(work: Workplace, access: Access) -> Blueprint:
             doctor=_of_project(doctor.report(again="look" in request.args), number),
         )
 
+    @pages.get("/projects/<int:number>/versions")
+    def versions(number: int) -> Response:
+        row, found = _project(work, number)
+        shown = SHOWN_VERSIONS if "all" not in request.args else None
+        rows = version_rows(work, row, shown)
+        ranks = next((each.number for each in rows if each.ranks), 0)
+        return page(
+            "versions.html",
+            project=found,
+            here="versions",
+            versions=rows,
+            more=shown is not None and len(rows) == shown,
+            ranks=ranks,
+            actions=ACTIONS,
+        )
+
+    @pages.get("/projects/<int:number>/versions/<int:version>/sheet.png")
+    def sheet(number: int, version: int) -> Response:
+        row = work.ledger.projects.of_studio(work.server, number)
+        answer = Response(sheet_of(work, row, version), mimetype="image/png", headers=HEADERS)
+        # A version never changes; but the project may be forgotten, and its number come again.
+        answer.headers["Cache-Control"] = "private, max-age=600"
+        return answer
+
+    @pages.get("/projects/<int:number>/versions/compare")
+    def compare(number: int) -> Response:
+        row, found = _project(work, number)
+        pair = compare_versions(work, row, _number("left"), _number("right"))
+        return page("compare.html", project=found, here="versions", pair=pair)
+
+    @pages.get("/projects/<int:number>/do/<name>")
+    def ask(number: int, name: str) -> Response:
+        _row, found = _project(work, number)
+        asked = _asked(name, request.args)
+        return page(
+            "ask.html",
+            project=found,
+            here="versions",
+            asked=asked,
+            action=ACTIONS[name],
+            token=access.token(g.visitor, asked.form(number)),
+        )
+
+    @pages.post("/projects/<int:number>/do/<name>")
+    def act(number: int, name: str) -> AnyResponse:
+        row = work.ledger.projects.of_studio(work.server, number)
+        request.max_content_length = FORM_BYTES
+        asked = _asked(name, request.form)
+        visitor: Visitor = g.visitor
+        if not visitor.may_act:
+            return refuse_page(f"The login {visitor.login} may only read.", 403)
+        if not access.allows(visitor, asked.form(number), request.form.get("token", "")):
+            message = "The page was open for too long, or another page sent this: ask once more."
+            return refuse_page(message, 403)
+        record = work.ledger.actions.begin(
+            row.id, name, who=visitor.person, login=visitor.login, version=asked.version
+        )
+        try:
+            outcome = ACTIONS[name].run(work, number, asked.version)
+        except BackendError as error:
+            work.ledger.actions.end(record, f"Refused: {error}")
+            raise
+        work.ledger.actions.end(record, outcome)
+        return redirect(f"/projects/{number}/versions#done", 303)
+
     return pages
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An action that somebody asks for, and the version that it is done to."""
+
+    name: str
+    version: int | None
+
+    def form(self, number: int) -> str:
+        """What its form's token is bound to."""
+        return f"{number} {self.name} {self.version or ''}"
+
+
+def _asked(name: str, given: Mapping[str, str]) -> Asked:
+    if name not in ACTIONS:
+        raise NotFound
+    if not ACTIONS[name].of_version:
+        return Asked(name, None)
+    return Asked(name, _whole_number("version", given.get("version", "")))
+
+
+def _number(name: str) -> int:
+    return _whole_number(name, request.args.get(name, ""))
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
+        raise BadRequest(f"{name} must be the number of a version, got {shorten(text)}.")
+    return int(text)
+
+
+def _project(work: Workplace, number: int) -> tuple[Project, ProjectStatus]:
+    row = work.ledger.projects.of_studio(work.server, number)
+    return row, _statuses(work, [row])[0][0]
 
 
 def studio_url(work: Workplace) -> str:

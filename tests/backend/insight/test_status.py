@@ -10,6 +10,7 @@ import pytest
 
 from backend.insight.next_step import NextStep
 from backend.insight.status import (
+    ActionEntry,
     AuditStatus,
     ProcessStatus,
     ProjectStatus,
@@ -91,6 +92,7 @@ def a_project(**fields: object) -> ProjectStatus:
         "retrain_every": 10,
         "last_error": None,
         "next": NextStep("running", "Round 3 learns from the labels."),
+        "actions": [ActionEntry(1.0, "ada", "owner", "retrain", None, "Asked.")],
     }
     return ProjectStatus(**{**given, **fields})  # type: ignore[arg-type]  # the test's own
 
@@ -105,7 +107,7 @@ def test_the_json_keys_are_those_that_scripts_read() -> None:
     assert set(project) == {
         *("server", "project", "title", "connected", "paused", "round", "version", "quality"),
         *("audit", "training", "advice", "publication", "first_queue", "labelled", "changed"),
-        *("ranked_left", "retrain_every", "last_error", "next", "elsewhere", "groups"),
+        *("ranked_left", "retrain_every", "last_error", "next", "actions", "elsewhere", "groups"),
     }
     assert set(project["round"]) == {
         *("id", "kind", "reason", "state", "stage", "started", "progress", "eta_s"),
@@ -116,6 +118,8 @@ def test_the_json_keys_are_those_that_scripts_read() -> None:
         *("out_of_fold", "bf16_agreement"),
     }
     assert set(project["audit"]) == {"audit", "audit_gain", "chance_gain", "words"}
+    (action,) = project["actions"]
+    assert set(action) == {"at", "who", "login", "what", "version", "outcome"}
     assert set(process) == {"role", "address", "host", "pid", "started", "health"}
 
 
