@@ -43,9 +43,8 @@ WHYS: Mapping[str, str] = {
 
 def describe_explanation(found: Explanation) -> str:
     """Some twenty lines."""
-    lines = [f"Project {found.project}, {found.title!r}", "", _describe_mode(found)]
-    lines += _describe_queue(found)
-    lines += ["", _describe_leader(found)]
+    mode, *queue, leader = describe_reasons(found)
+    lines = [f"Project {found.project}, {found.title!r}", "", mode, *queue, "", leader]
     if found.leader is not None:
         lines += ["", *_table(found.measures)]
     if found.evidence:
@@ -53,6 +52,11 @@ def describe_explanation(found: Explanation) -> str:
     if found.task is not None:
         lines += ["", *_describe_task(found.task, found.publication)]
     return "\n".join(lines)
+
+
+def describe_reasons(found: Explanation) -> list[str]:
+    """What orders the queue, and on what evidence: some sentences."""
+    return [_describe_mode(found), *_describe_queue(found), _describe_leader(found)]
 
 
 def _describe_mode(found: Explanation) -> str:

@@ -29,6 +29,16 @@ class EvidenceOfTasks:
                 )
             )
 
+    def errors(self, project_id: int) -> list[tuple[int, float]]:
+        """Round and share of corrected pixels of each judged task that is no audit."""
+        with self._db.read() as db:
+            found = db.execute(
+                select(Evidence.round_id, Evidence.error).where(
+                    Evidence.project_id == project_id, ~Evidence.audit
+                )
+            )
+            return [(round_id, error) for round_id, error in found]
+
     def withdraw(self, project_id: int, task_ids: Collection[int]) -> None:
         """Delete what was judged of these tasks."""
         with self._db.write() as db:

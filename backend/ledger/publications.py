@@ -128,6 +128,24 @@ class Publications:
                 )
             )
 
+    def weighed(
+        self, project_id: int, limit: int
+    ) -> list[tuple[str, float, str, dict[str, float]]]:
+        """Name, time, mode and weights by arm of the newest that were served, newest first."""
+        with self._db.read() as db:
+            found = db.execute(
+                select(Publication.name, Publication.made_at, Publication.mode, Publication.weights)
+                .where(
+                    Publication.project_id == project_id,
+                    Publication.served_at.is_not(None),
+                    Publication.mode.is_not(None),
+                    Publication.weights.is_not(None),
+                )
+                .order_by(Publication.id.desc())
+                .limit(limit)
+            )
+            return [(name, at, mode or "", weights or {}) for name, at, mode, weights in found]
+
     def ranking(self, publication_id: int) -> list[Place]:
         """The ranked tasks, head of the queue first."""
         with self._db.read() as db:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, select, update
@@ -113,6 +113,28 @@ class Versions:
             return db.scalars(
                 select(Version).where(Version.project_id == project_id, Version.number == number)
             ).first()
+
+    def numbers(self, project_id: int) -> list[int]:
+        """Of all versions, oldest first."""
+        with self._db.read() as db:
+            return list(
+                db.scalars(
+                    select(Version.number)
+                    .where(Version.project_id == project_id)
+                    .order_by(Version.number)
+                )
+            )
+
+    def some(self, project_id: int, numbers: Collection[int]) -> list[Version]:
+        """Those of these numbers that there are, oldest first."""
+        with self._db.read() as db:
+            return list(
+                db.scalars(
+                    select(Version)
+                    .where(Version.project_id == project_id, Version.number.in_(numbers))
+                    .order_by(Version.number)
+                )
+            )
 
     def set_state(self, project_id: int, number: int, state: VersionState, reason: str) -> None:
         with self._db.write() as db:

@@ -13,6 +13,10 @@ from werkzeug.wrappers import Response as AnyResponse
 from backend.actions.named import ACTIONS
 from backend.data_dir import announced_names
 from backend.errors import BackendError, BadRequest
+from backend.insight.explain import explain
+from backend.insight.explain_text import describe_reasons
+from backend.insight.learning import learning
+from backend.insight.measure_weights import measure_weights
 from backend.insight.next_step import STAGE_WORDS
 from backend.insight.status import (
     ProjectStatus,
@@ -27,6 +31,13 @@ from backend.rounds.schedule import STAGES
 from backend.shorten import shorten
 from backend.web.dashboard.access import Access, Visitor
 from backend.web.dashboard.background import DoctorReport, DoctorWatch, StudioWatch
+from backend.web.dashboard.curves import (
+    MEASURE_WORDS,
+    class_charts,
+    effort_chart,
+    quality_chart,
+    weights_chart,
+)
 from backend.web.dashboard.frame import HEADERS, StaticFiles, page, refuse_page
 from backend.web.dashboard.words import FILTERS
 from backend.workplace import Workplace
@@ -37,6 +48,9 @@ FORM_BYTES = 8 * 1024
 """Of a form: a version, and its token."""
 
 SHOWN_VERSIONS = 20
+
+EVEN = 0.005
+"""Shares of the measures that differ by less are called the same."""
 
 FAST_S, SLOW_S = 3, 30
 """How often a page renews itself: while a round runs, and else."""
@@ -86,6 +100,38 @@ def dashboard(work: Workplace, access: Access) -> Blueprint:
             studio=studio.state(),
             studio_url=studio_url(work),
             doctor=_of_project(doctor.report(again="look" in request.args), number),
+        )
+
+    @pages.get("/projects/<int:number>/learning")
+    def learning_page(number: int) -> Response:
+        row, shown = _project(work, number)
+        found = learning(work.ledger, row.id)
+        return page(
+            "learning.html",
+            project=shown,
+            here="learning",
+            found=found,
+            quality=quality_chart(found),
+            classes=class_charts(found),
+            effort=effort_chart(found),
+        )
+
+    @pages.get("/projects/<int:number>/measures")
+    def measures(number: int) -> Response:
+        row, shown = _project(work, number)
+        queues = measure_weights(work.ledger, row.id)
+        newest = queues[-1].weights if queues else {}
+        leading = max(newest, key=lambda name: newest[name]) if any(newest.values()) else None
+        return page(
+            "measures.html",
+            project=shown,
+            here="measures",
+            queues=queues,
+            leading=leading,
+            even=bool(newest) and max(newest.values()) - min(newest.values()) < EVEN,
+            chart=weights_chart(queues),
+            words=MEASURE_WORDS,
+            reasons=describe_reasons(explain(work, number)),
         )
 
     @pages.get("/projects/<int:number>/versions")

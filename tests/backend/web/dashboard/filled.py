@@ -10,6 +10,7 @@ from typing import Any
 from backend.ledger import Ledger, Project
 from backend.ledger.entities import Evidence, Part, Round, Version
 from backend.ledger.shapes import Metrics
+from backend.options import AGGREGATES, MEASURES
 from backend.rounds.schedule import STAGES
 from backend.workplace import Workplace
 from tests.backend.rows import place
@@ -19,11 +20,7 @@ MARKUP = '<script>alert("x")</script>&amp;'
 TITLE = f"Urine {MARKUP}"
 CLASSES = ("background", f"Red cell {MARKUP}", "Leucocyte", "Cast")
 NUMBER = 7
-MEASURES = (
-    *("predictive_entropy", "variation_ratio", "mutual_information"),
-    *("standard_deviation", "least_confidence"),
-)
-ARMS = tuple(f"{measure}/object_max" for measure in MEASURES)
+ARMS = tuple(f"{measure}/{aggregate}" for measure in MEASURES for aggregate in AGGREGATES)
 DAY_S = 86400.0
 
 
@@ -44,8 +41,8 @@ def fill(work: Workplace, rounds: int = 8, tasks: int = 60, **fields: Any) -> Pr
     began = time.time() - rounds * DAY_S
     for number in range(1, rounds + 1):
         _add_round(ledger, row.id, number, began + number * DAY_S, chance)
-    if rounds:
-        _publish(ledger, row.id, rounds, tasks, chance)
+        if number > rounds - 4:
+            _publish(ledger, row.id, number, tasks if number == rounds else 1, chance)
     return ledger.projects.get(row.id)
 
 
@@ -153,6 +150,8 @@ def _publish(
         )
         for n in range(tasks)
     ]
+    weights = {arm: 1 + version * arm.startswith("mutual_information") for arm in ARMS}
+    weights = {arm: weight / sum(weights.values()) for arm, weight in weights.items()}
     publication = ledger.publications.prepare(
         project_id,
         version,
@@ -161,7 +160,7 @@ def _publish(
         quantiles=[0.9, 0.5, 0.1],
         places=places,
         mode="hedge",
-        weights={arm: 1 / len(ARMS) for arm in ARMS},
+        weights=weights,
         arm_quantiles={arm: [0.0, 0.5, 1.0] for arm in ARMS},
     )
     ledger.publications.serve(publication.id, tasks)

@@ -127,5 +127,12 @@ def test_an_error_is_a_page_with_a_sentence(pages: Page) -> None:
     assert "Nothing is kept at this address" in pages.text("/projects/none", status=404)
 
 
-PATHS = (HOME, f"{HOME}versions", f"{HOME}do/pause", f"{HOME}versions/compare?left=7&right=8")
+PATHS = (
+    HOME,
+    f"{HOME}versions",
+    f"{HOME}do/pause",
+    f"{HOME}versions/compare?left=7&right=8",
+    f"{HOME}learning",
+    f"{HOME}measures",
+)
 """Every page of a project."""
