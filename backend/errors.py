@@ -49,6 +49,12 @@ class ImageRefused(BackendError):
     status = 422
 
 
+class Busy(BackendError):
+    """This process does as much of that as it may; it can be asked again soon."""
+
+    status = 503
+
+
 class StudioUnreachable(BackendError):
     """Label Studio did not answer in time."""
 

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from backend.errors import (
     BackendError,
     BadRequest,
+    Busy,
     ImageRefused,
     LedgerUnavailable,
     StudioRefused,
@@ -180,6 +181,30 @@ def predict_tasks(
     for first in range(0, len(rest), REST_TASKS):
         work.ledger.events.add(project.id, PREDICT_REST, rest[first : first + REST_TASKS])
     return answered + [[] for _ in rest]
+
+
+PICTURE_WAIT_S = 20.0
+"""How long a picture waits for the predictions that annotators wait for."""
+
+
+def predict_image(
+    work: Workplace, project: Project, publication: Publication, url: str
+) -> tuple[NDArray[np.uint8], Prediction]:
+    """An image, and what the version of a publication, or its fallback, predicts in it.
+
+    Raises:
+        Busy: other images are being predicted.
+        ImageRefused: the image cannot be read.
+    """
+    options = work.options(project)
+    committee = load_whole(work, project, publication.version)
+    image = read_image(work.images, url, options.channel_numbers)
+    if not _one_at_a_time.acquire(timeout=PICTURE_WAIT_S):
+        raise Busy("Other images are being predicted: ask again in some seconds.")
+    try:
+        return image, committee.predict(image)
+    finally:
+        _one_at_a_time.release()
 
 
 def _tell(work: Workplace, project: Project, refused: Sequence[str]) -> None:

@@ -157,6 +157,21 @@ class Publications:
                 )
             )
 
+    def head(self, publication_id: int, count: int) -> list[Place]:
+        """The first ranked tasks."""
+        with self._db.read() as db:
+            return list(
+                db.scalars(
+                    select(Place)
+                    .where(Place.publication_id == publication_id, Place.position < count)
+                    .order_by(Place.position)
+                )
+            )
+
+    def place_of(self, publication_id: int, task_id: int) -> Place | None:
+        with self._db.read() as db:
+            return db.get(Place, (publication_id, task_id))
+
     def queue(self, project_id: int) -> list[Place]:
         """The ranking of the serving publication; empty where none serves."""
         serving = self.serving(project_id)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import select, update
 
 from backend.ledger.engine import Database
 from backend.ledger.entities import Round, Version
@@ -88,14 +88,12 @@ class Versions:
         """The newest versions, newest first, without the scores of each image, with the times and
         the configuration of their rounds."""
 
-        def number(name: str) -> ColumnElement[float | None]:
-            return Version.metrics[name].as_float()
-
         query = (
             select(
                 *(Version.number, Version.state, Version.reason, Version.members),
                 *(Version.classes, Version.created_at),
-                *(number("foreground_dice"), number("ece")),
+                Version.metrics["foreground_dice"].as_float(),
+                Version.metrics["ece"].as_float(),
                 Version.metrics["examples"].as_integer(),
                 *(Version.metrics["out_of_fold"].as_boolean(), Version.metrics["dice"]),
                 *(Version.metrics["iou"], Version.metrics["audit"], Round.config, Round.timings),

@@ -38,7 +38,7 @@ from backend.options import check_labels, parse_options
 from backend.settings import Settings
 from backend.shorten import shorten
 from backend.web.auth import Login, WrongLogins
-from backend.web.dashboard.access import Access
+from backend.web.dashboard.access import PROXY_HEADER, Access
 from backend.web.dashboard.frame import refuse_page
 from backend.web.dashboard.routes import FORM_BYTES, dashboard, is_dashboard
 from backend.web.events import record_event
@@ -102,8 +102,9 @@ def _require_password(app: Flask, settings: Settings, access: Access | None) -> 
         sent = request.headers.get("Authorization", "")
         if access is not None and is_dashboard(request.path):
             g.refuse = refuse_page
-            address = request.remote_addr or ""
-            g.visitor = access.visitor(sent, address, request.headers)
+            g.visitor = access.visitor(
+                sent, request.remote_addr or "", request.headers.get(PROXY_HEADER, "")
+            )
             return (
                 None if g.visitor is not None else stranger("The dashboard has a login of its own.")
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.data_dir import derived_key
@@ -66,20 +66,17 @@ class Access:
     def accepts(self, authorization: str) -> bool:
         return self.visitor(authorization) is not None
 
-    def visitor(
-        self, authorization: str, address: str = "", headers: Mapping[str, str] | None = None
-    ) -> Visitor | None:
+    def visitor(self, authorization: str, address: str = "", named: str = "") -> Visitor | None:
         """Who an Authorization header lets in.
 
         Args:
-            address: where the request came from; a proxy's name for the person counts only if it
-                is one of ``DASHBOARD_PROXIES``.
-            headers: of the request.
+            address: where the request came from.
+            named: the person, by ``PROXY_HEADER``; counts from ``DASHBOARD_PROXIES`` alone.
         """
+        person = named.strip()[:MOST_NAME] if address in self.proxies else ""
         for user, login, may_act in self.logins:
             if login.accepts(authorization):
-                named = (headers or {}).get(PROXY_HEADER, "") if address in self.proxies else ""
-                return Visitor(user, named.strip()[:MOST_NAME] or user, may_act)
+                return Visitor(user, person or user, may_act)
         return None
 
     def token(self, visitor: Visitor, form: str, now: float | None = None) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 
 from backend.data_dir import read_json_object, write_json_object
 from backend.errors import BackendError, BadSettings
-from backend.label_studio.bulk import Studio
+from backend.insight.queue_list import skipped_by_all
+from backend.label_studio.bulk import Studio, Task
 from backend.settings import ROOT
 from backend.workplace import Workplace
 
@@ -73,10 +74,33 @@ class StudioWatch:
                 asked.wait(FIRST_WAIT_S)
         return self._state
 
+    def tasks(self, studio_id: int, ids: Sequence[int]) -> dict[int, Task] | None:
+        """These tasks as Label Studio has them now; None if it does not say so in time."""
+        if self.state().answers is False:
+            return None
+        try:
+            with self._quick() as studio:
+                return {task.id: task for task in studio.tasks(studio_id, ids=ids)}
+        except BackendError as error:
+            log.info("a page does without the tasks' states: %s", error)
+            return None
+
+    def skipped(self, studio_id: int) -> list[int]:
+        """Tasks that were skipped and never labelled.
+
+        Raises:
+            StudioUnreachable, StudioRefused: as the client met them, within a few seconds.
+        """
+        with self._quick() as studio:
+            return skipped_by_all(studio, studio_id)
+
+    def _quick(self) -> Studio:
+        url, key = self._work.settings.label_studio()
+        return Studio(url, key, timeout_s=STUDIO_WITHIN_S, answer_s=STUDIO_WITHIN_S)
+
     def _ask(self) -> None:
         try:
-            url, key = self._work.settings.label_studio()
-            with Studio(url, key, timeout_s=STUDIO_WITHIN_S, answer_s=STUDIO_WITHIN_S) as studio:
+            with self._quick() as studio:
                 studio.whoami()
             self._state = StudioState(True, "", time.time())
         except BackendError as error:

@@ -87,7 +87,7 @@ def line_chart(series: Sequence[Series], width: float = WIDE) -> Chart | None:
     digits = 0 if step >= 0.0099 else 1
     return Chart(
         lines=[_line(each, across, up) for each in series],
-        x_ticks=[Tick(across(x), f"{x:g}") for x in _some(sorted(set(xs)), round(width / 80))],
+        x_ticks=[Tick(across(x), f"{x:.0f}") for x in _some(sorted(set(xs)), round(width / 80))],
         y_ticks=[Tick(up(y), f"{y:.{digits}%}") for y in rows],
         width=width,
     )

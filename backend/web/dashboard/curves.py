@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from backend.insight.class_list import ClassList
 from backend.insight.learning import Learning
 from backend.insight.measure_weights import QueueWeights
 from backend.web.dashboard.chart import NARROW, Chart, Series, line_chart
@@ -75,6 +76,16 @@ def class_charts(found: Learning) -> list[tuple[str, Chart | None]]:
         )
         for name in found.classes
     ]
+
+
+def reliability_chart(found: ClassList) -> Chart | None:
+    """How often the committee is right over how sure it is, beside what would be ideal."""
+    if not found.reliability:
+        return None
+    shown = [(100 * each.confidence, each.right, None, None) for each in found.reliability]
+    ends = (found.reliability[0].confidence, found.reliability[-1].confidence)
+    ideal = [(100 * end, end, None, None) for end in ends]
+    return line_chart([Series("The committee", shown), Series("Ideal", ideal)])
 
 
 def effort_chart(found: Learning) -> Chart | None:

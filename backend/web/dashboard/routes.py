@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast, get_args
 
 from flask import Blueprint, Response, g, redirect, request
 from flask.blueprints import BlueprintSetupState
@@ -13,11 +14,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from backend.actions.named import ACTIONS
 from backend.data_dir import announced_names
 from backend.errors import BackendError, BadRequest
+from backend.insight.class_list import class_list
 from backend.insight.explain import explain
-from backend.insight.explain_text import describe_reasons
+from backend.insight.explain_text import WHYS, describe_reasons
 from backend.insight.learning import learning
 from backend.insight.measure_weights import measure_weights
 from backend.insight.next_step import STAGE_WORDS
+from backend.insight.queue_list import places_to_ask, queue_list
 from backend.insight.status import (
     ProjectStatus,
     RoundStatus,
@@ -25,8 +28,9 @@ from backend.insight.status import (
     process_status,
     project_status,
 )
+from backend.insight.task_picture import Layer, task_picture
 from backend.insight.version_list import compare_versions, sheet_of, version_rows
-from backend.ledger import Project
+from backend.ledger import Place, Project, Publication
 from backend.rounds.schedule import STAGES
 from backend.shorten import shorten
 from backend.web.dashboard.access import Access, Visitor
@@ -36,11 +40,14 @@ from backend.web.dashboard.curves import (
     class_charts,
     effort_chart,
     quality_chart,
+    reliability_chart,
     weights_chart,
 )
 from backend.web.dashboard.frame import HEADERS, StaticFiles, page, refuse_page
-from backend.web.dashboard.words import FILTERS
+from backend.web.dashboard.pictures import Pictures
+from backend.web.dashboard.words import FILTERS, SHORT_WHYS
 from backend.workplace import Workplace
+from training.colours import class_colour
 
 PREFIXES = ("/projects/", "/static/")
 
@@ -48,6 +55,9 @@ FORM_BYTES = 8 * 1024
 """Of a form: a version, and its token."""
 
 SHOWN_VERSIONS = 20
+
+SIDES_PX = (240, 720)
+"""Long sides of pictures: in a list, and alone."""
 
 EVEN = 0.005
 """Shares of the measures that differ by less are called the same."""
@@ -65,7 +75,7 @@ def dashboard(work: Workplace, access: Access) -> Blueprint:
     """All pages."""
     pages = Blueprint("dashboard", __name__, template_folder="templates")
     files, studio = StaticFiles(), StudioWatch(work)
-    doctor = DoctorWatch(work.settings.data_dir)
+    doctor, pictures = DoctorWatch(work.settings.data_dir), Pictures()
 
     @pages.record
     def set_up(state: BlueprintSetupState) -> None:
@@ -114,6 +124,69 @@ def dashboard(work: Workplace, access: Access) -> Blueprint:
             quality=quality_chart(found),
             classes=class_charts(found),
             effort=effort_chart(found),
+        )
+
+    @pages.get("/projects/<int:number>/queue")
+    def queue(number: int) -> Response:
+        row, shown = _project(work, number)
+        serving = work.ledger.publications.serving(row.id)
+        found = None
+        if serving is not None:
+            ids = places_to_ask(work.ledger, serving)
+            states = studio.tasks(number, ids)
+            found = queue_list(work.ledger, serving, states)
+        skipped = studio.skipped(number) if "skipped" in request.args else None
+        return page(
+            "queue.html",
+            project=shown,
+            here="queue",
+            queue=found,
+            whys=WHYS,
+            short=SHORT_WHYS,
+            skipped=skipped,
+            studio_url=studio_url(work),
+        )
+
+    @pages.get("/projects/<int:number>/queue/<int:task>")
+    def queue_task(number: int, task: int) -> Response:
+        row, shown = _project(work, number)
+        serving, place = _place(work, row, task)
+        return page(
+            "task.html",
+            project=shown,
+            here="queue",
+            publication=serving,
+            place=place,
+            why=WHYS[place.why],
+            classes=_class_colours(work, row, serving),
+            studio_url=studio_url(work),
+        )
+
+    @pages.get("/projects/<int:number>/queue/<int:task>/<layer>-<int:side>.webp")
+    def picture(number: int, task: int, layer: str, side: int) -> Response:
+        row = work.ledger.projects.of_studio(work.server, number)
+        serving, _place_of_task = _place(work, row, task)
+        if layer not in get_args(Layer) or side not in SIDES_PX:
+            raise NotFound
+        data = pictures.get(
+            (serving.id, task, layer, side),
+            lambda: task_picture(work, row, serving, task, cast(Layer, layer), side),
+        )
+        answer = Response(data, mimetype="image/webp", headers=HEADERS)
+        answer.headers["Cache-Control"] = "private, max-age=3600"
+        return answer
+
+    @pages.get("/projects/<int:number>/classes")
+    def classes(number: int) -> Response:
+        row, shown = _project(work, number)
+        version = work.ledger.versions.promoted(row.id)
+        found = None if version is None else class_list(version)
+        return page(
+            "classes.html",
+            project=shown,
+            here="classes",
+            found=found,
+            chart=None if found is None else reliability_chart(found),
         )
 
     @pages.get("/projects/<int:number>/measures")
@@ -200,6 +273,22 @@ def dashboard(work: Workplace, access: Access) -> Blueprint:
         return redirect(f"/projects/{number}/versions#done", 303)
 
     return pages
+
+
+def _place(work: Workplace, row: Project, task: int) -> tuple[Publication, Place]:
+    """A task's place in the queue that serves: pictures are shown of these alone."""
+    serving = work.ledger.publications.serving(row.id)
+    place = None if serving is None else work.ledger.publications.place_of(serving.id, task)
+    if serving is None or place is None:
+        raise BadRequest(f"Task {task} is not in the queue (any more).")
+    return serving, place
+
+
+def _class_colours(work: Workplace, row: Project, serving: Publication) -> list[tuple[str, str]]:
+    """Name and colour of the classes that the version of a queue knows."""
+    version = work.ledger.versions.get(row.id, serving.version)
+    names = [] if version is None else version.classes[1:]
+    return [(name, class_colour(index)) for index, name in enumerate(names, start=1)]
 
 
 @dataclass(frozen=True)

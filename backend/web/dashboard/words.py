@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 
@@ -47,3 +48,12 @@ def score(value: float | None) -> str:
 
 
 FILTERS = {each.__name__: each for each in (ago, moment, iso, seconds, percent, score)}
+
+SHORT_WHYS: Mapping[str, str] = {
+    "uncertainty": "uncertain",
+    "class": "rare class",
+    "chance": "by chance",
+    "audit": "audit",
+    "diverse": "unlike the others",
+}
+"""By ``Place.why``: two words for each."""

@@ -1,4 +1,13 @@
 "use strict";
+// Pictures are drawn a few at a time: one that was refused for that is asked for again.
+for (const picture of document.querySelectorAll("img[data-again]")) {
+  let left = 20;
+  const again = () => {
+    if (left-- > 0) setTimeout(() => { picture.src = picture.src; }, 1500 + 1500 * Math.random());
+  };
+  picture.addEventListener("error", again);
+  if (picture.complete && picture.src && !picture.naturalWidth && picture.loading !== "lazy") again();
+}
 // Renews what is marked data-live, without moving the reader: not what holds the focus, not while
 // the page is hidden, and not while somebody has opened a list in it.
 (() => {

@@ -17,6 +17,7 @@ from backend.workplace import Workplace
 from tests.backend.web.dashboard.filled import MARKUP
 from tests.backend.workplaces import make_settings
 
+PROXY = "10.0.0.5"
 OWNER, VIEWER = ("owner", "its-own-8731"), ("viewer", "another-8731")
 
 FINDINGS: list[dict[str, Any]] = [
@@ -52,7 +53,12 @@ def doctored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return make_settings(tmp_path, dashboard_pass=OWNER[1], dashboard_viewer_pass=VIEWER[1])
+    return make_settings(
+        tmp_path,
+        dashboard_pass=OWNER[1],
+        dashboard_viewer_pass=VIEWER[1],
+        dashboard_proxies=PROXY,
+    )
 
 
 @pytest.fixture

@@ -68,12 +68,11 @@ def test_only_a_proxy_that_is_named_tells_who_somebody_is(tmp_path: Path) -> Non
     given = {"dashboard_pass": OWNER[1], "dashboard_proxies": "10.0.0.5"}
     access = Access.of(make_settings(tmp_path, **given))
     assert access is not None
-    said = {"X-Forwarded-User": " ada "}
-    found = access.visitor(header(OWNER), "10.0.0.5", said)
+    found = access.visitor(header(OWNER), "10.0.0.5", " ada ")
     assert found == Visitor("owner", "ada", True)
-    other = access.visitor(header(OWNER), "10.0.0.6", said)
+    other = access.visitor(header(OWNER), "10.0.0.6", " ada ")
     assert other == Visitor("owner", "owner", True)
-    assert access.visitor("", "10.0.0.5", said) is None
+    assert access.visitor("", "10.0.0.5", " ada ") is None
 
 
 def test_a_token_opens_one_form_for_one_visitor_for_a_while(access: Access) -> None:

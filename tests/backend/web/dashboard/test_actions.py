@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 from backend.errors import BadRequest
 from backend.ledger import Action
 from backend.workplace import Workplace
-from tests.backend.web.dashboard.conftest import OWNER, VIEWER, Page
+from tests.backend.web.dashboard.conftest import OWNER, PROXY, VIEWER, Page
 from tests.backend.web.dashboard.filled import MARKUP, NUMBER, begin_round, fill
 
 HOME = f"/projects/{NUMBER}"
@@ -63,6 +63,21 @@ def test_a_round_is_asked_for_once_and_written_down(pages: Page) -> None:
     assert (done.what, done.who, done.login, done.version) == ("retrain", "owner", "owner", None)
     assert done.outcome == "A round was asked for, and no worker is alive to run it."
     assert "no worker is alive to run it" in pages.text(f"{HOME}/versions")
+
+
+def test_the_person_whom_a_named_proxy_tells_of_is_written_down(pages: Page) -> None:
+    fill(pages.work)
+    behind = {
+        "auth": OWNER,
+        "headers": {"X-Forwarded-User": MARKUP},
+        "environ_base": {"REMOTE_ADDR": PROXY},
+    }
+    text = pages.client.get(f"{HOME}/do/pause", **behind).text
+    data = {"token": token_of(text)}
+    assert pages.client.post(f"{HOME}/do/pause", data=data, **behind).status_code == 303
+    (done,) = written(pages)
+    assert (done.who, done.login) == (MARKUP, "owner")
+    assert MARKUP not in pages.text(f"{HOME}/versions")
 
 
 def test_rounds_are_paused_and_resumed(pages: Page) -> None:

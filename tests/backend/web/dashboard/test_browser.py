@@ -6,6 +6,7 @@ Screenshots stay in test-artifacts/ (git-ignored), to be looked at.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from backend.workplace import Workplace
 from tests.backend.web.dashboard.conftest import FINDINGS, OWNER, VIEWER
 from tests.backend.web.dashboard.filled import NUMBER, begin_round, fill
 from tests.backend.web.dashboard.test_actions import keep_files
+from tests.backend.web.dashboard.test_queue import FakeStudio, grey_png
 from tests.backend.workplaces import make_settings
 from tests.live.harness.servers import ROOT
 
@@ -35,8 +37,10 @@ QUIET = (
 LIMIT_MS = 60_000
 WIDE, PHONE = 1200, 360
 HOME = f"/projects/{NUMBER}"
+PICTURE = grey_png()
 PATHS = (
     *(f"{HOME}/", f"{HOME}/learning", f"{HOME}/measures", f"{HOME}/versions"),
+    *(f"{HOME}/queue", f"{HOME}/queue?skipped", f"{HOME}/queue/3", f"{HOME}/classes"),
     *(f"{HOME}/versions/compare?left=7&right=8", f"{HOME}/do/pause", f"{HOME}/none"),
 )
 
@@ -50,9 +54,8 @@ class Served:
         settings = make_settings(folder, dashboard_pass=OWNER[1], dashboard_viewer_pass=VIEWER[1])
         app = build_app(settings)
         self.work: Workplace = app.extensions["committee"]
-        self.row = fill(self.work)
+        self.row = fill(self.work, tasks=12)
         keep_files(self.work, self.row.slug, 7, 8)
-        self.work.ledger.processes.beat("w", "worker", "", "host", 1)
         self._server = make_server("127.0.0.1", 0, app, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -83,7 +86,8 @@ def browser() -> Iterator[Browser]:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(background, "run_doctor", lambda: FINDINGS)
-        patch.setattr(background.Studio, "whoami", lambda _self: {"id": 1})
+        patch.setattr(background.StudioWatch, "_quick", lambda _self: FakeStudio())
+        patch.setattr(routes, "task_picture", lambda *_: PICTURE)
         patch.setattr(routes, "SLOW_S", 1)
         started = Served(tmp_path_factory.mktemp("dashboard"))
         yield started
@@ -122,7 +126,7 @@ def test_every_page_is_ours_alone_and_readable_in_both_themes_and_on_a_phone(
     stumbles = []
     for path in PATHS:
         page.goto(path)
-        name = path.removeprefix(HOME).strip("/").partition("?")[0].replace("/", "-") or "now"
+        name = re.sub(r"\W+", "-", path.removeprefix(HOME)).strip("-") or "now"
         for width in (WIDE, PHONE):
             page.set_viewport_size({"width": width, "height": 900})
             picture = PICTURES / f"dashboard-{name}-{theme}-{width}.png"
@@ -158,6 +162,7 @@ def test_a_page_renews_itself_while_somebody_looks(browser: Browser, served: Ser
     active = served.work.ledger.rounds.active(served.row.id)
     if active is not None:
         served.work.ledger.rounds.cancel(active.id, "the test needs it no more")
+    served.work.ledger.processes.beat("w", "worker", "", "host", 1)
     guard = Guard(browser, served.url, VIEWER)
     page = guard.page
     page.goto(f"{HOME}/")

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from backend.insight.class_list import class_list
 from backend.web.dashboard import background
+from backend.web.dashboard.curves import reliability_chart
 from tests.backend.web.dashboard.conftest import OWNER, VIEWER, Page
-from tests.backend.web.dashboard.filled import MARKUP, NUMBER, begin_round, fill
+from tests.backend.web.dashboard.filled import CLASSES, MARKUP, NUMBER, begin_round, fill
 from tests.limits import wait_until
 
 HOME = f"/projects/{NUMBER}/"
@@ -120,6 +122,27 @@ def test_files_are_kept_for_long_under_a_name_that_changes_with_them(pages: Page
     assert pages.client.get("/static/dashboard.css", auth=OWNER).status_code == 404
 
 
+def test_the_weakest_class_is_named_and_its_confidence_drawn(pages: Page) -> None:
+    row = fill(pages.work, rounds=0)
+    assert "nothing is known of the classes" in pages.text(f"{HOME}classes")
+    fill(pages.work)
+    text = pages.text(f"{HOME}classes")
+    assert "Cast is what the committee knows least" in text
+    assert "learnt from 8 images" in text
+    assert (
+        "differs by 2.0 points from how often it is right; without calibration it would be" in text
+    )
+    version = pages.work.ledger.versions.promoted(row.id)
+    assert version is not None
+    found = class_list(version)
+    assert [each.name for each in found.classes] == [CLASSES[3], CLASSES[2], CLASSES[1]]
+    assert found.classes[0].audit is not None
+    version.metrics = {}
+    empty = class_list(version)
+    assert {(each.images, each.iou, each.audit) for each in empty.classes} == {(None, None, None)}
+    assert reliability_chart(empty) is None
+
+
 def test_an_error_is_a_page_with_a_sentence(pages: Page) -> None:
     text = pages.text("/projects/99/", status=404)
     assert "Project 99" in text
@@ -134,5 +157,8 @@ PATHS = (
     f"{HOME}versions/compare?left=7&right=8",
     f"{HOME}learning",
     f"{HOME}measures",
+    f"{HOME}queue",
+    f"{HOME}classes",
+    f"{HOME}queue/3",
 )
 """Every page of a project."""

@@ -1,0 +1,55 @@
+"""Pictures of tasks: few at a time, and each drawn once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from backend.errors import Busy
+
+AT_ONCE = 2
+"""A process has eight threads, and Label Studio's requests must find one."""
+
+WAITING = 2
+WAIT_S = 20.0
+
+KEPT = 200
+"""Of some 15 kB each."""
+
+
+class Pictures:
+    """Draws pictures and keeps the newest ones. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[object, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._places = threading.BoundedSemaphore(AT_ONCE + WAITING)
+
+    def get(self, key: object, draw: Callable[[], bytes]) -> bytes:
+        """The picture of this key, drawn by ``draw`` if it is not kept.
+
+        Raises:
+            Busy: others are being drawn.
+        """
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        if not self._places.acquire(blocking=False):
+            raise Busy("Other pictures are being drawn: ask again in some seconds.")
+        try:
+            if not self._turns.acquire(timeout=WAIT_S):
+                raise Busy("Other pictures take long: ask again in some seconds.")
+            try:
+                drawn = draw()
+            finally:
+                self._turns.release()
+        finally:
+            self._places.release()
+        with self._lock:
+            self._kept[key] = drawn
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return drawn
