@@ -320,9 +320,17 @@ class Settings(BaseSettings):
 
     def describe_dashboard(self) -> str:
         """Where the dashboard is, or how to switch it on."""
-        if self.dashboard_pass is None:
+        logins = [
+            user
+            for user, secret in (
+                (self.dashboard_user, self.dashboard_pass),
+                (self.dashboard_viewer_user, self.dashboard_viewer_pass),
+            )
+            if secret is not None
+        ]
+        if not logins:
             return "The dashboard is off: DASHBOARD_PASS, a password of its own, switches it on."
-        return f"The dashboard is at {self.backend_url}/, for the login {self.dashboard_user}."
+        return f"The dashboard is at {self.backend_url}/, for the login {' or '.join(logins)}."
 
     def label_studio(self) -> tuple[str, str]:
         """Label Studio's address and our key for it.
@@ -413,11 +421,6 @@ def _check_dashboard(settings: Settings) -> None:
         BadSettings: two logins are alike.
     """
     main, viewer = settings.dashboard_pass, settings.dashboard_viewer_pass
-    if viewer is not None and main is None:
-        raise BadSettings(
-            "DASHBOARD_PASS must be set when DASHBOARD_VIEWER_PASS is, since it switches the "
-            "dashboard on: set both, or neither."
-        )
     # Whoever has an account of Label Studio can obtain the web's password (docs/SECURITY.md).
     for name, secret in (("DASHBOARD_PASS", main), ("DASHBOARD_VIEWER_PASS", viewer)):
         if secret is not None and secret == settings.basic_auth_pass:
@@ -425,7 +428,7 @@ def _check_dashboard(settings: Settings) -> None:
                 f"{name} must differ from BASIC_AUTH_PASS, which every account of Label Studio "
                 "can obtain: set another one."
             )
-    if viewer is not None and settings.dashboard_user == settings.dashboard_viewer_user:
+    if None not in (main, viewer) and settings.dashboard_user == settings.dashboard_viewer_user:
         raise BadSettings(
             "DASHBOARD_VIEWER_USER must differ from DASHBOARD_USER, got the same name for both."
         )

@@ -63,18 +63,22 @@ def task_picture(
         weights = serving.weights or {}
         measure = max(weights, key=lambda arm: weights[arm], default=DEFAULT_MEASURE)
         small = _shrunk(image, max_side_px)
-        over = _uncertain(prediction.maps[measure.partition("/")[0]], small.shape[:2])
+        over = _uncertain(prediction.maps[measure.partition("/")[0]], _size(small))
     else:
         image = read_image(work.images, url, options.channel_numbers)
         small = _shrunk(image, max_side_px)
         if layer == "mask" and version is not None:
             regions = _stored_regions(work, task_id, serving.name)
-            over = _painted(regions, config, version.classes, image.shape[:2], small.shape[:2])
+            over = _painted(regions, config, version.classes, _size(image), _size(small))
     if over is not None:
         small = _blended(small, *over)
     done, data = cv2.imencode(".webp", small[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 82])
     assert done  # an image of this size always can be
     return bytes(data.tobytes())
+
+
+def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
 
 
 def _shrunk(image: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]:
@@ -122,7 +126,9 @@ def _uncertain(
     import numpy as np
 
     height, width = shown
-    large = cv2.resize(measured, (width, height), interpolation=cv2.INTER_AREA)
+    large = np.asarray(
+        cv2.resize(measured, (width, height), interpolation=cv2.INTER_AREA), np.float32
+    )
     # The scale ends at the image's own most uncertain pixels: the page asks where, not how much.
     top = max(float(np.percentile(large, 99.5)), 1e-6)
     opacity = UNCERTAIN_OPACITY * np.clip(large / top, 0, 1)[..., None]

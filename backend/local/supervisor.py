@@ -155,7 +155,7 @@ class Supervisor:
         waiting += [self._launch(self._web()), self._launch(self._worker())]
         self._wait_for(waiting)
         project = self._demo_project(images) if self._own_studio else None
-        self._progress.message(_welcome(self._settings, self._own_studio, project))
+        self._progress.message(welcome(self._settings, self._own_studio, project))
 
     def watch(self) -> None:
         """Keep everything running until a signal comes."""
@@ -309,7 +309,8 @@ class Supervisor:
             )
 
 
-def _welcome(settings: Settings, own_studio: bool, project: int | None) -> str:
+def welcome(settings: Settings, own_studio: bool, project: int | None) -> str:
+    """What `make run` prints once everything runs: addresses, logins, what to do next."""
     lines = ["", "Everything is running.", ""]
     if own_studio:
         password = load_secrets(settings.data_dir)["label_studio_password"]

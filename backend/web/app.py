@@ -40,7 +40,8 @@ from backend.shorten import shorten
 from backend.web.auth import Login, WrongLogins
 from backend.web.dashboard.access import PROXY_HEADER, Access
 from backend.web.dashboard.frame import refuse_page
-from backend.web.dashboard.routes import FORM_BYTES, dashboard, is_dashboard
+from backend.web.dashboard.routes import dashboard, is_dashboard
+from backend.web.dashboard.version_routes import FORM_BYTES
 from backend.web.events import record_event
 from backend.web.messages import Event, Predict, Setup, read_message
 from backend.web.model import CommitteeModel

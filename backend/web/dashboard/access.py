@@ -51,8 +51,6 @@ class Access:
     @classmethod
     def of(cls, settings: Settings) -> Access | None:
         """None where no password is set: the dashboard is off."""
-        if settings.dashboard_pass is None:
-            return None
         logins = []
         for user, secret, may_act in (
             (settings.dashboard_user, settings.dashboard_pass, True),
@@ -60,6 +58,8 @@ class Access:
         ):
             if secret is not None:
                 logins.append((user, Login(user, secret.get_secret_value()), may_act))
+        if not logins:
+            return None
         key = derived_key(settings.data_dir, b"forms of the dashboard")
         return cls(logins, frozenset(settings.dashboard_proxies), key)
 

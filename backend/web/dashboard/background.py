@@ -23,6 +23,7 @@ from backend.data_dir import read_json_object, write_json_object
 from backend.errors import BackendError, BadSettings
 from backend.insight.queue_list import skipped_by_all
 from backend.label_studio.bulk import Studio, Task
+from backend.label_studio.limited_session import limited
 from backend.settings import ROOT
 from backend.workplace import Workplace
 
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 STUDIO_EVERY_S = 15.0
 STUDIO_WITHIN_S = 5.0
+SKIPPED_WITHIN_S = 20.0
+"""Somebody asks for it by a click; it lists all that is labelled, 500 tasks in some 0.3 s."""
+
 FIRST_WAIT_S = 0.2
 """How long the first page after a start waits for Label Studio; later ones wait for nothing."""
 
@@ -79,7 +83,7 @@ class StudioWatch:
         if self.state().answers is False:
             return None
         try:
-            with self._quick() as studio:
+            with limited(STUDIO_WITHIN_S), self._quick() as studio:
                 return {task.id: task for task in studio.tasks(studio_id, ids=ids)}
         except BackendError as error:
             log.info("a page does without the tasks' states: %s", error)
@@ -89,9 +93,9 @@ class StudioWatch:
         """Tasks that were skipped and never labelled.
 
         Raises:
-            StudioUnreachable, StudioRefused: as the client met them, within a few seconds.
+            StudioUnreachable, StudioRefused: as the client met them, within ``SKIPPED_WITHIN_S``.
         """
-        with self._quick() as studio:
+        with limited(SKIPPED_WITHIN_S), self._quick() as studio:
             return skipped_by_all(studio, studio_id)
 
     def _quick(self) -> Studio:

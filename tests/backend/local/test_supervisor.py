@@ -22,7 +22,7 @@ from backend.local.child import Child
 from backend.local.errors import CannotRun
 from backend.local.label_studio_server import label_studio_environment, local_label_studio
 from backend.local.progress import ProgressReporter
-from backend.local.supervisor import Supervisor, only_one
+from backend.local.supervisor import Supervisor, only_one, welcome
 from backend.settings import ROOT, Settings, load_settings
 from tests.limits import wait_until
 
@@ -332,6 +332,15 @@ def local_studio(
     reporter = ProgressReporter(Console(quiet=True))
     loaded = load_settings(_env_file=None, data_dir=tmp_path, **settings)
     return local_label_studio(loaded, ours or {}, reporter).command
+
+
+def test_the_dashboard_and_its_login_are_printed(tmp_path: Path) -> None:
+    password = load_secrets(tmp_path, dashboard=True)["dashboard_pass"]
+    said = welcome(load_settings(_env_file=None, data_dir=tmp_path), own_studio=False, project=None)
+    lines = [line.split() for line in said.splitlines()]
+    assert ["dashboard", "http://127.0.0.1:9090/"] in lines
+    assert ["log", "in", "as", "owner"] in lines
+    assert ["password", password] in lines
 
 
 def test_label_studio_listens_on_the_loopback_wherever_the_web_does(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from backend.settings import Settings
-from backend.web.app import FORM_BYTES, body_limit
+from backend.web.app import body_limit
 from backend.web.dashboard.access import FORM_S, Access, Visitor
+from backend.web.dashboard.version_routes import FORM_BYTES
 from tests.backend.web.dashboard.conftest import OWNER, VIEWER, Page
 from tests.backend.web.dashboard.filled import NUMBER, fill
 from tests.backend.workplaces import PASSWORD, USER, make_settings, open_client
@@ -62,6 +63,15 @@ def test_without_a_password_of_its_own_there_is_no_dashboard(tmp_path: Path) -> 
     with open_client(settings) as client:
         assert client.get("/", auth=(USER, PASSWORD)).status_code == 404
         assert client.get("/", auth=("owner", "")).status_code == 401
+
+
+def test_a_login_that_may_only_read_can_be_the_only_one(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, dashboard_viewer_pass=VIEWER[1])
+    access = Access.of(settings)
+    assert access is not None
+    assert access.visitor(header(VIEWER)) == Visitor("viewer", "viewer", False)
+    assert access.visitor(header(("owner", ""))) is None
+    assert settings.describe_dashboard().endswith("for the login viewer.")
 
 
 def test_only_a_proxy_that_is_named_tells_who_somebody_is(tmp_path: Path) -> None:

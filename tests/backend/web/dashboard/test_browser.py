@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from werkzeug.serving import make_server
 
 from backend.web.app import build_app
-from backend.web.dashboard import background, routes
+from backend.web.dashboard import background, queue_routes, routes
 from backend.workplace import Workplace
 from tests.backend.web.dashboard.conftest import FINDINGS, OWNER, VIEWER
 from tests.backend.web.dashboard.filled import NUMBER, begin_round, fill
@@ -87,7 +87,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(background, "run_doctor", lambda: FINDINGS)
         patch.setattr(background.StudioWatch, "_quick", lambda _self: FakeStudio())
-        patch.setattr(routes, "task_picture", lambda *_: PICTURE)
+        patch.setattr(queue_routes, "task_picture", lambda *_: PICTURE)
         patch.setattr(routes, "SLOW_S", 1)
         started = Served(tmp_path_factory.mktemp("dashboard"))
         yield started

@@ -147,7 +147,8 @@ def test_an_error_is_a_page_with_a_sentence(pages: Page) -> None:
     text = pages.text("/projects/99/", status=404)
     assert "Project 99" in text
     assert "is not connected" in text
-    assert "Nothing is kept at this address" in pages.text("/projects/none", status=404)
+    for path in ("/projects/none", f"/projects/{10**30}/", f"{HOME}queue/{10**30}"):
+        assert "Nothing is kept at this address" in pages.text(path, status=404)
 
 
 PATHS = (
