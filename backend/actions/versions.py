@@ -70,9 +70,7 @@ def promote(work: Workplace, studio_id: int, number: int) -> None:
     if present is not None and number <= present:
         said = "is in use already" if number == present else f"is older than {present}, in use now"
         raise BadRequest(f"Version {number} {said}: roll back to an older one instead.")
-    _check_usable(
-        work, project, number, [v.number for v in work.ledger.versions.summaries(project.id)]
-    )
+    _check_usable(work, project, number, work.ledger.versions.numbers(project.id)[::-1])
     _use(work, project, number, f"version {number} was promoted by hand")
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from backend.errors import BadOptions
 from backend.insight.next_step import NextStep, RoundFacts, next_step
 from backend.insight.read_model import Json, to_json
 from backend.insight.round_time import TESTED_ROUNDS, time_left
@@ -204,7 +205,7 @@ def project_status(
     version = ledger.versions.promoted(project.id)
     shown = round_status(ledger, project.id)
     advised = None if version is None else advice(version.metrics)
-    every = parse_options(project.extra_params).retrain_every or retrain_every
+    every = _own_retrain_every(project) or retrain_every
     facts = RoundFacts(shown.id, shown.kind, shown.stage, shown.eta_s) if shown else None
     return ProjectStatus(
         server=project.server,
@@ -230,6 +231,13 @@ def project_status(
         actions=[action_entry(each) for each in ledger.actions.newest(project.id, SHOWN_ACTIONS)],
         next=next_step(project, facts, retrain_every=every, workers=workers, advice=advised),
     )
+
+
+def _own_retrain_every(project: Project) -> int | None:
+    try:
+        return parse_options(project.extra_params).retrain_every
+    except BadOptions:  # of another release; a round says what is wrong with them
+        return None
 
 
 def action_entry(row: Action) -> ActionEntry:

@@ -106,8 +106,11 @@ def _require_password(app: Flask, settings: Settings, access: Access | None) -> 
             g.visitor = access.visitor(
                 sent, request.remote_addr or "", request.headers.get(PROXY_HEADER, "")
             )
-            return (
-                None if g.visitor is not None else stranger("The dashboard has a login of its own.")
+            if g.visitor is not None:
+                return None
+            return stranger(
+                "The dashboard has a login of its own: DASHBOARD_USER with DASHBOARD_PASS, which "
+                "make run prints."
             )
         if request.path == "/health" or login.accepts(sent):
             return None

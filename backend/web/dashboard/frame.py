@@ -37,6 +37,7 @@ TITLES = {
     405: "That is not how this page is asked",
     409: "Not now",
     429: "Please wait",
+    503: "Not now",
 }
 
 

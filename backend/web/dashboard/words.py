@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from markupsafe import Markup, escape
+
 
 def ago(at: float) -> str:
     """``just now``, ``5 min ago``, ``3 h ago``, ``2 days ago``."""
@@ -47,7 +49,18 @@ def score(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3f}"
 
 
-FILTERS = {each.__name__: each for each in (ago, moment, iso, seconds, percent, score)}
+def coded(text: str) -> Markup:
+    """A sentence, escaped, with what stands between backticks as code."""
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:
+        return escape(text)  # a backtick alone
+    return Markup().join(
+        Markup("<code>{}</code>").format(piece) if place % 2 else escape(piece)
+        for place, piece in enumerate(pieces)
+    )
+
+
+FILTERS = {each.__name__: each for each in (ago, moment, iso, seconds, percent, score, coded)}
 
 SHORT_WHYS: Mapping[str, str] = {
     "uncertainty": "uncertain",

@@ -67,9 +67,11 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
     make_ledger(url)
     ledger = Ledger(url)
     ledger.projects.ensure(SERVER, STUDIO_ID, 1795468845, title="Urine")
+    registry = Registry(tmp_path / "registry")
+    settings = SimpleNamespace(registry_path=registry.root)
     yield cast(
         Workplace,
-        SimpleNamespace(ledger=ledger, registry=Registry(tmp_path / "registry"), server=SERVER),
+        SimpleNamespace(ledger=ledger, registry=registry, settings=settings, server=SERVER),
     )
     ledger.close()
 

@@ -9,6 +9,7 @@ import pytest
 from backend.insight.class_list import class_list
 from backend.web.dashboard import background
 from backend.web.dashboard.curves import reliability_chart
+from backend.web.dashboard.words import coded
 from tests.backend.web.dashboard.conftest import OWNER, VIEWER, Page
 from tests.backend.web.dashboard.filled import CLASSES, MARKUP, NUMBER, begin_round, fill
 from tests.limits import wait_until
@@ -44,6 +45,11 @@ def test_the_page_says_in_a_sentence_what_to_do(pages: Page) -> None:
     assert re.search(r"half of such estimates were off by less than \d+%", text)
     assert f'data-refresh="{3}"' in text
     assert 'aria-label="training"' in text
+
+
+def test_what_stands_between_backticks_is_code_and_nothing_else_is_markup() -> None:
+    assert coded("a <b> `c <d>` e") == "a &lt;b&gt; <code>c &lt;d&gt;</code> e"
+    assert coded("one ` <b>") == "one ` &lt;b&gt;"
 
 
 def test_the_first_round_has_no_estimate(pages: Page) -> None:
