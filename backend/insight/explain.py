@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.errors import BadRequest
+from backend.insight.measure_weights import QueueWeights, measure_weights
 from backend.insight.read_model import Json, to_json
 from backend.insight.status import first_queue
 from backend.ledger import Evidence, Place, Project, Publication
@@ -164,6 +165,7 @@ class Explanation:
         arms: how many there are; an arm is a measure with a way to make its map one number.
         leader: None before the first evidence.
         measures: the heaviest first.
+        queues: what the measures counted for in the newest queues, oldest first.
         task: None if no task was asked for.
     """
 
@@ -179,6 +181,7 @@ class Explanation:
     leader: Leader | None
     measures: Sequence[MeasureWeight]
     evidence: Sequence[RoundEvidence]
+    queues: Sequence[QueueWeights]
     task: TaskExplanation | None = None
 
     def to_json(self) -> Json:
@@ -222,6 +225,7 @@ def explain(work: Workplace, studio_id: int, task_id: int | None = None) -> Expl
         leader=_leader(trust, evidence, options),
         measures=_measures(trust),
         evidence=_by_round(evidence),
+        queues=measure_weights(work.ledger, project.id),
         task=task,
     )
 

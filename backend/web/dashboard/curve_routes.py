@@ -8,7 +8,6 @@ from backend.insight.class_list import class_list
 from backend.insight.explain import explain
 from backend.insight.explain_text import describe_reasons
 from backend.insight.learning import learning
-from backend.insight.measure_weights import measure_weights
 from backend.web.dashboard.curves import (
     MEASURE_WORDS,
     class_charts,
@@ -56,8 +55,9 @@ def add_curves(pages: Blueprint, desk: Desk) -> None:
 
     @pages.get(f"{PROJECT}/measures")
     def measures(number: int) -> Response:
-        row, shown = desk.project(number)
-        queues = measure_weights(work.ledger, row.id)
+        _row, shown = desk.project(number)
+        found = explain(work, number)
+        queues = found.queues
         newest = queues[-1].weights if queues else {}
         leading = max(newest, key=lambda name: newest[name]) if any(newest.values()) else None
         return page(
@@ -69,5 +69,5 @@ def add_curves(pages: Blueprint, desk: Desk) -> None:
             even=bool(newest) and max(newest.values()) - min(newest.values()) < EVEN,
             chart=weights_chart(queues),
             words=MEASURE_WORDS,
-            reasons=describe_reasons(explain(work, number)),
+            reasons=describe_reasons(found),
         )

@@ -346,8 +346,10 @@ def test_the_json_keys_are_those_that_scripts_read(work: Workplace, project: Pro
     found = explain(work, 7, 10).to_json()
     assert set(found) == {
         *("project", "title", "mode", "members", "version", "publication", "advice"),
-        *("first_queue", "arms", "leader", "measures", "evidence", "task"),
+        *("first_queue", "arms", "leader", "measures", "evidence", "queues", "task"),
     }
+    (queue,) = found["queues"]
+    assert set(queue) == {"name", "made", "mode", "weights"}
     assert set(found["publication"]) == {"name", "version", "length", "mode", "weights"}
     assert set(found["leader"]) == {
         *("arm", "weight", "queue_weight", "heaviest", "round", "reward", "auroc", "next_best"),
