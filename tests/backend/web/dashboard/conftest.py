@@ -49,6 +49,7 @@ class Page:
 def doctored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "run_doctor", lambda: FINDINGS)
     monkeypatch.setattr(background.Studio, "whoami", lambda _self: {"id": 1})
+    monkeypatch.setattr(background.Studio, "tasks", lambda _self, _project, ids: [])
 
 
 @pytest.fixture
