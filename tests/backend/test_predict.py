@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
 from backend.data_dir import announced_names, remember_name
 from backend.insight.status import status
 from backend.insight.status_text import describe_status
-from backend.predict import _tell
+from backend.label_studio.label_config import parse_label_config
+from backend.options import ProjectOptions
+from backend.predict import _tell, pre_annotate
 from backend.rounds.schedule import _standing_error
 from backend.workplace import Workplace
+from tests.training.committee.untrained import SMALL, UNTRAINED, random_image
+from training.committee.committee import Committee
+from training.committee.ensemble import Ensemble
+from training.networks.build import build_network
 
 
 def test_status_shows_tasks_without_prediction_until_one_succeeds(work: Workplace) -> None:
@@ -35,3 +47,29 @@ def test_names_that_label_studio_announced_are_kept(work: Workplace) -> None:
         remember_name(folder, work.server, name)
     assert announced_names(folder, work.server) == ["https://b.example/ls", "https://a.example"]
     assert announced_names(folder, "http://another.test") == []
+
+
+@pytest.mark.parametrize(("asked", "regions"), [(None, 2), (["b"], 2), (["a"], 3)])
+def test_a_label_of_split_touching_has_a_region_for_each_particle(
+    asked: list[str] | None, regions: int
+) -> None:
+    config = replace(UNTRAINED, network=SMALL, members=1)
+    ensemble = Ensemble([build_network(config).state_dict()], config, device=torch.device("cpu"))
+    y, x = np.mgrid[:60, :90]
+    near = np.minimum((x - 25) ** 2, (x - 53) ** 2) + (y - 25) ** 2
+    probs = np.zeros((4, 60, 90), np.float32)
+    probs[1], probs[2] = near < 250, y > 50
+    probs[0] = 1 - probs[1] - probs[2]
+    committee = Committee(ensemble, particle_px={"a": 30.0, "b": 9.0})
+    prediction = replace(committee.predict(random_image(60, 90)), probs=probs)
+    labels = "".join(f'<Label value="{name}"/>' for name in "abc")
+    drawn = pre_annotate(
+        committee,
+        prediction,
+        parse_label_config(
+            '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">'
+            f"{labels}</BrushLabels></View>"
+        ),
+        ProjectOptions(regions="particle", split_touching=asked),
+    )
+    assert len(drawn) == regions
