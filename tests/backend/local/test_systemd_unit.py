@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from backend.cli import cli
 from backend.data_dir import load_secrets
-from backend.local.supervisor import STOP_S, STOP_VALKEY_S, _welcome
+from backend.local.supervisor import STOP_S, STOP_VALKEY_S, welcome
 from backend.local.systemd_unit import systemd_unit
 from backend.settings import ROOT, load_settings
 
@@ -41,10 +41,10 @@ def test_the_password_is_not_printed_into_systemds_journal(
     settings = load_settings(_env_file=None, data_dir=tmp_path)
     password = load_secrets(tmp_path)["label_studio_password"]
     monkeypatch.setenv("JOURNAL_STREAM", "8:1")  # of a terminal that systemd started
-    assert password in _welcome(settings, own_studio=True, project=None)
+    assert password in welcome(settings, own_studio=True, project=None)
     output = os.fstat(1)
     monkeypatch.setenv("JOURNAL_STREAM", f"{output.st_dev}:{output.st_ino}")
-    shown = _welcome(settings, own_studio=True, project=None)
+    shown = welcome(settings, own_studio=True, project=None)
     assert password not in shown
     assert f"label_studio_password in {tmp_path}/secrets.json" in shown
 

@@ -73,9 +73,10 @@ def test_typical_diameters_are_those_of_the_labels_in_the_images_own_pixels():
     assert committee.diameters([], prediction) == {}
     assert committee.diameters([first, "background", "no class"], prediction) == {1: 20.0}
     # Of a class that the labels did not show, as the prediction itself has it.
-    shown = np.zeros((64, 50), np.uint8)
-    shown[10:17, 20:40] = 2
-    found = committee.diameters([first, second], replace(prediction, predicted=shown))
+    shown = np.zeros((4, 64, 50), np.float32)
+    shown[0] = 0.5
+    shown[2, 10:17, 20:40] = 1
+    found = committee.diameters([first, second], replace(prediction, probs=shown))
     assert found == {1: 20.0, 2: pytest.approx(16.0)}
 
 
