@@ -37,6 +37,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished-"
 STUDIO_DATABASE = "label_studio.sqlite3"
+LEDGER = "ledger.sqlite3"
 
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d{6}\.\d{6}Z")
 _BLOCK = 2**20
@@ -101,10 +102,19 @@ class Manifest:
                 )
             files = {name: SavedFile(**saved) for name, saved in found.pop("files").items()}
             manifest = cls(**found, files=files)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if LEDGER not in files:
+                raise ValueError("it names no ledger")
+            if not all(abs(saved.mtime_ns) < 2**63 for saved in files.values()):
+                raise ValueError("a time of a file is beyond all times")
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError),
+            *(RecursionError, OverflowError),
+        ) as error:
             raise BadBackup(f"{path} cannot be read ({error}): use another backup.") from error
         for name in files:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            parts = PurePosixPath(name).parts
+            # What follows two slashes would be absolute once the first part is taken off.
+            if name != "/".join(parts) or ".." in parts or "\0" in name:
                 raise BadBackup(f"{path} names {name!r}, which leads out of it: use another.")
         return manifest
 
@@ -155,9 +165,12 @@ def _write(settings: Settings, target: Path, writer: _Writer, installation: str)
     database = studio / STUDIO_DATABASE
     if database.exists():
         writer.database(database, f"data/{studio.name}/{database.name}")
-    writer.database(settings.ledger_path, "ledger.sqlite3")
+    writer.database(settings.ledger_path, LEDGER)
     for path in sorted(settings.data_dir.glob("*.json")):
-        writer.file(path, f"data/{path.name}")
+        if path.is_symlink() or not path.is_file():
+            writer.left_out.append(str(path))
+        else:
+            writer.file(path, f"data/{path.name}")
     writer.folder(settings.registry_path, "registry", _is_no_part_of_registry)
     writer.folder(studio, f"data/{studio.name}", lambda path: path.name.startswith(database.name))
     now = datetime.now(UTC)

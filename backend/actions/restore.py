@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from sqlalchemy.exc import IntegrityError
 
 from backend.actions.backup import (
+    LEDGER,
     BadBackup,
     Manifest,
     Report,
@@ -71,7 +72,7 @@ def restore(
     places = {
         "data": settings.data_dir,
         "registry": settings.registry_path,
-        "ledger.sqlite3": settings.ledger_path.parent,
+        LEDGER: settings.ledger_path.parent,
     }
     stagings = [place / STAGING for place in dict.fromkeys(places.values())]
     try:

@@ -22,6 +22,8 @@ def backup(folder: Path, keep: int | None, verify: bool) -> None:
     from backend.actions import backup as action
     from backend.local.progress import ProgressReporter
 
+    if verify and keep is not None:
+        raise click.UsageError("--keep removes backups and --verify reads one: give one of them.")
     with ProgressReporter(Console(stderr=True)).step("the backup") as report:
         if verify:
             found = action.the_backup(folder)

@@ -90,7 +90,9 @@ class TestOneThatIsMade:
     def test_holds_all_that_would_be_missed_and_nothing_else(
         self, settings: Settings, tmp_path: Path
     ) -> None:
-        (settings.data_dir / "label-studio/media/mine").symlink_to(tmp_path)
+        links = [settings.data_dir / name for name in ("demo.json", "label-studio/media/mine")]
+        for link in links:
+            link.symlink_to(tmp_path)
         made = back_up(settings, tmp_path / "backups")
         assert set(files(made.folder)) == {
             "manifest.json",
@@ -102,7 +104,7 @@ class TestOneThatIsMade:
             "data/label-studio/media/upload/1/field.png",
             "registry/p1/versions/1/member-00.safetensors",
         }
-        assert made.manifest.left_out == [str(settings.data_dir / "label-studio/media/mine")]
+        assert made.manifest.left_out == list(map(str, links))
         assert verify(made.folder) == made.manifest
 
     def test_shares_what_has_not_changed_with_the_one_before(
@@ -302,11 +304,22 @@ class TestRestoring:
     ) -> None:
         manifest = back_up(settings, tmp_path / "backups").folder / "manifest.json"
         whole = json.loads(manifest.read_text())
-        stray = {"../stray": {"sha256": "", "size": 0, "mtime_ns": 0}}
+        saved = {"sha256": "", "size": 0, "mtime_ns": 0}
+
+        def naming(name: str, **said: object) -> str:
+            return json.dumps({**whole, "files": {**whole["files"], name: {**saved, **said}}})
+
         for text, said in (
             (manifest.read_text()[:100], "cannot be read"),
+            ("[" * 100_000, "cannot be read"),
             (json.dumps({**whole, "format": 2, "release": "9.0"}), "made by release 9.0"),
-            (json.dumps({**whole, "files": stray}), "leads out of it"),
+            (json.dumps({**whole, "files": {}}), "names no ledger"),
+            (naming("data/a", mtime_ns="now"), "cannot be read"),
+            (naming("data/a", mtime_ns=10**30), "cannot be read"),
+            (naming("../stray"), "leads out of it"),
+            (naming("/stray"), "leads out of it"),
+            (naming(f"data/{tmp_path}/stray"), "leads out of it"),  # two slashes
+            (naming("data/a\0b"), "leads out of it"),
         ):
             manifest.write_text(text)
             with pytest.raises(BadBackup, match=said):
@@ -470,6 +483,8 @@ class TestTheCommands:
         assert "1 older backups are removed" in run(data, "backup", target, "--keep", 1).output
         (left,) = all_backups(target)
         assert f"{left} is whole: 7 files." in run(data, "backup", target, "--verify").output
+        both = run(data, "backup", target, "--verify", "--keep", 1, status=2).output
+        assert "give one of them" in both
         shown = run(tmp_path / "new", "restore", target).output
         assert f"is in {tmp_path}/new." in shown
         for folder in (left, tmp_path / "new"):
