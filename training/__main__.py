@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from training.batch.command import predict
+from training.batch.command import STOPPED, predict
 from training.command_options import FOLDER, channels_option, own_network
 from training.errors import TrainingError
 
@@ -22,6 +22,9 @@ class ErrorsAsSentences(click.Group):
         except (TrainingError, OSError) as error:
             click.echo(str(error), err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:  # click would exit with 1, as after an error
+            click.echo("Stopped.", err=True)
+            ctx.exit(STOPPED)
 
 
 MOST_IMAGES = 100_000

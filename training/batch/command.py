@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,11 +101,14 @@ def predict(
     from training.batch.folder import Batch, predict_folder
     from training.batch.outputs import Wanted
 
+    if pixel_size is not None and math.isnan(pixel_size):  # passes every range
+        raise click.BadParameter("it must be a number of micrometres.", param_hint="--pixel-size")
+    split = tuple(sorted(set(split_touching)))
     batch = Batch(
         folder,
         version,
         output,
-        Wanted(min_particle_px, split_touching, instances, uncertainty, overlays, coco),
+        Wanted(min_particle_px, split, instances, uncertainty, overlays, coco),
         channels=channels,
         pixel_um=pixel_size,
         own_network=network,

@@ -22,6 +22,7 @@ from training.datasets.seen_images import (
     SeenImage,
     as_text,
     files_of,
+    folders_within,
     png_for,
     refusal_by_name,
 )
@@ -29,6 +30,9 @@ from training.decoder import read_apart
 from training.errors import TrainingError
 from training.files import read_plain_file
 from training.pixels import UnreadableImage
+
+MOST_FILE_BYTES = 2**31
+"""Larger files are not read: all of one is in memory, here and in the decoder."""
 
 
 class OtherImages(TrainingError):
@@ -202,11 +206,12 @@ def _predict(
 ) -> Iterator[tuple[str, str]]:
     """Predict each missing image; its name, and why it was refused, or an empty text."""
     committee: Committee | None = None
+    folders = folders_within(batch.folder, list(inside.values()))
     for name in missing:
         path = inside[name]
         stamp = _stamp(path)
         try:
-            read = read_apart(path.read_bytes(), batch.channels)
+            read = read_apart(_bytes_of(path), batch.channels)
         except (UnreadableImage, OSError) as error:
             yield name, str(error)
             continue
@@ -215,7 +220,7 @@ def _predict(
                 batch.version, threads=batch.threads, own_network=batch.own_network, seal=None
             )
         known = results.known.get(name)
-        png = png_for(Path(name), results.pngs) if known is None else known.png
+        png = png_for(Path(name), results.pngs, folders) if known is None else known.png
         pixel_um = read.pixel_um if batch.pixel_um is None else (batch.pixel_um, batch.pixel_um)
         seen = SeenImage.of(Path(name), "masks" / png, replace(read, pixel_um=pixel_um))
         segmentation = committee.segment(read.image)
@@ -236,6 +241,16 @@ def _predict(
         yield name, ""
 
 
+def _bytes_of(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > MOST_FILE_BYTES:
+        raise UnreadableImage(
+            f"it has {size / 1e9:.1f} GB, and at most {MOST_FILE_BYTES / 1e9:.1f} GB are read: "
+            "save the page that is to be seen as a file of its own"
+        )
+    return path.read_bytes()
+
+
 def _count(
     outcome: Outcome, refusals: dict[str, str], inside: dict[str, Path], results: Results
 ) -> None:
@@ -244,9 +259,9 @@ def _count(
             outcome.no_images += 1
         else:
             outcome.refused[as_text(Path(name))] = why
-    gone = [png for png, name in results.pngs.items() if name not in inside]
+    gone = [png for png, name in results.pngs.items() if name not in inside or name in refusals]
     if gone:
         outcome.notes.append(
-            f"{len(gone)} masks are of images that are no longer in the folder, such as "
-            f"{as_text(gone[0])}; the tables leave them out."
+            f"{len(gone)} masks are of images that are no longer in the folder or cannot be read "
+            f"now, such as {as_text(gone[0])}; the tables leave them out."
         )

@@ -101,7 +101,8 @@ def open_results(folder: Path, asked: Mapping[str, Any]) -> Iterator[Results]:
         asked: what decides the results, as JSON values by the names that a person knows.
 
     Raises:
-        OtherResults: it was begun with something else, or another run is at work there.
+        OtherResults: it was begun with something else, holds other files, is damaged, or another
+            run is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -120,9 +121,22 @@ def open_results(folder: Path, asked: Mapping[str, Any]) -> Iterator[Results]:
 def _claim(folder: Path, asked: Mapping[str, Any]) -> None:
     path = folder / RESULTS
     if not path.exists():
+        # Its masks/ may be what people drew, which ours would replace.
+        if others := sorted(each.name for each in folder.iterdir() if each.name[0] != "."):
+            raise OtherResults(
+                f"{folder} holds what is no result of this command, such as {others[0]}: choose a "
+                "new or an empty folder as --output."
+            )
         write_atomically(path, json.dumps(asked, indent=1).encode())
         return
-    before = json.loads(path.read_bytes())
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        raise OtherResults(
+            f"{path} is damaged: choose another --output, or delete the folder {folder}."
+        )
     differ = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
     if differ:
         said = "; ".join(

@@ -81,7 +81,7 @@ def write_seen_images(
     """
     files = files_of(folder, output)
     output.mkdir(parents=True, exist_ok=True)
-    taken: set[Path] = set()
+    taken = folders_within(folder, files)
     with (output / TABLE).open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
         writer.writerow(HEAD)
@@ -128,11 +128,16 @@ def files_of(folder: Path, output: Path) -> list[Path]:
     return sorted(files)
 
 
-def png_for(inside: Path, taken: Container[Path]) -> Path:
+def folders_within(folder: Path, files: Sequence[Path]) -> set[Path]:
+    """The folders between a folder and its files: no PNG can be called as one of them."""
+    return {parent for path in files for parent in path.relative_to(folder).parents}
+
+
+def png_for(inside: Path, *taken: Container[Path]) -> Path:
     """Where the PNG of an image belongs; by its whole name if another of its stem was there."""
     png = inside.with_suffix(".png")
     name = inside.name
-    while png in taken:
+    while any(png in paths for paths in taken):
         name += ".png"
         png = inside.with_name(name)
     return png

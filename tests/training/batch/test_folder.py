@@ -172,7 +172,13 @@ def test_a_second_run_does_what_is_missing(
             raise KeyboardInterrupt
         return read(data, None)
 
+    def ctrl_c(_folder: Path) -> None:
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(batch_folder, "read_apart", one_then_ctrl_c)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_folder, "read_version", ctrl_c)
+        assert predict(images, version, output)[0] == 130  # before the first image
     code, said = predict(images, version, output)
     assert code == 130, said
     assert "the same command goes on" in said
@@ -197,6 +203,10 @@ def test_a_second_run_does_what_is_missing(
     code, said = predict(images, version, output)
     assert "1 masks are of images that are no longer in the folder" in said
     assert len(rows(output / "images.csv")) == 2
+    (images / "a.png").write_bytes(b"")
+    code, said = predict(images, version, output)
+    assert code == 1
+    assert "2 masks are of images that are no longer in the folder or cannot be read now" in said
 
 
 def test_another_version_or_option_is_not_mixed(
@@ -212,6 +222,57 @@ def test_another_version_or_option_is_not_mixed(
     assert code == 1
     assert 'version was "4, SHA-256' in said
     assert (output / "masks/a.png").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(
+    images: Path, version: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "labelled"
+    (output / "masks").mkdir(parents=True)
+    (output / "masks/a.png").write_bytes(b"drawn by a person")
+    code, said = predict(images, version, output)
+    assert code == 1
+    assert "holds what is no result of this command, such as masks" in said
+    assert (output / "masks/a.png").read_bytes() == b"drawn by a person"
+
+
+@pytest.mark.parametrize("text", ["[]", "{"])
+def test_a_damaged_note_of_what_was_asked_for_is_said(
+    text: str, images: Path, version: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "predict.json").write_text(text)
+    code, said = predict(images, version, output)
+    assert code == 1
+    assert "predict.json is damaged: choose another --output" in said
+
+
+def test_folders_that_are_called_as_masks_are_kept(
+    images: Path, version: Path, tmp_path: Path
+) -> None:
+    """Sorted by path, one image comes before the folder of its PNG's name, the other after."""
+    data = (images / "a.png").read_bytes()
+    for name in ("b.png/x.png", "b.jpg", "c.png/x.png", "c.tif"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).write_bytes(data)
+    code, said = predict(images, version, tmp_path / "out")
+    assert code == 0, said
+    pngs = {row["file"]: row["png"] for row in rows(tmp_path / "out/images.csv")}
+    assert (pngs["b.jpg"], pngs["c.tif"]) == ("masks/b.jpg.png", "masks/c.tif.png")
+    assert pngs["b.png/x.png"] == "masks/b.png/x.png"
+    seen = CliRunner().invoke(cli, ["images", str(images), "--output", str(tmp_path / "seen")])
+    assert seen.exit_code == 0, seen.output
+    assert (tmp_path / "seen/b.jpg.png").is_file()
+
+
+def test_a_file_beyond_all_memory_is_refused(images: Path, version: Path, tmp_path: Path) -> None:
+    with (images / "stack.tif").open("wb") as file:
+        file.truncate(60 * 10**9)
+    code, said = predict(images, version, tmp_path / "out")
+    assert code == 1
+    assert "stack.tif: it has 60.0 GB, and at most 2.1 GB are read" in said
+    assert "2 images have results" in said
 
 
 def test_what_cannot_be_read_is_listed_and_the_rest_done(
@@ -321,6 +382,9 @@ def test_what_can_not_begin_says_why(images: Path, version: Path, tmp_path: Path
     code, said = predict(tmp_path / "empty", version, tmp_path / "out")
     assert code == 1
     assert "holds no files" in said
+    code, said = predict(images, version, tmp_path / "out", "--pixel-size", "nan")
+    assert code == 2
+    assert "it must be a number of micrometres" in said
     (tmp_path / "file").write_text("")
     code, said = predict(images, version, tmp_path / "file/out")
     assert code == 1
