@@ -45,12 +45,16 @@ def read_own_columns(path: Path, files: Sequence[str], taken: Sequence[str]) -> 
         taken: names of columns that the tables have already.
 
     Raises:
-        BadColumns: it is no such file; a column's name is taken or doubled, or two rows of an
-            image differ.
+        BadColumns: it is no such file; a column's name is missing, taken or doubled, or two rows
+            of an image differ.
         OSError: there is no such file.
     """
     head, rows = _read(path)
     names = tuple(head[1:])
+    if "" in names:  # what a spreadsheet leaves behind its last column
+        raise BadColumns(
+            f"{path} has a column without a name, number {names.index('') + 2}: name or remove it."
+        )
     doubled = [name for name, count in Counter(names).items() if count > 1 or name in taken]
     if doubled:
         raise BadColumns(

@@ -353,6 +353,7 @@ def test_own_columns_are_joined_and_summed_up(images: Path, version: Path, tmp_p
     [
         ("image,area\na.png,1\n", "the column 'area', which the tables have already"),
         ("image,slide\na.png,1\na.png,2\n", "line 3: a.png has a row already"),
+        ("image,slide,\na.png,1,\n", "a column without a name, number 3"),
         ("image,slide\na.png\n", "line 2: has 1 cells, the head 2"),
         ("", "must have a head"),
     ],
