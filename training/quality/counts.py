@@ -120,11 +120,16 @@ class PoolCount:
     reason: str
 
 
+def may_give_interval(audits: int) -> bool:
+    """Whether so many audits can give an interval, if all of them show the class."""
+    return audits >= FEWEST_SHOWN
+
+
 def count_pool(
     predicted: Values,
     audits: NDArray[np.intp],
     counted: Values,
-    as_the_pool: Values | None = None,
+    alike: Values | None = None,
 ) -> PoolCount:
     """One class in a pool of images.
 
@@ -132,8 +137,10 @@ def count_pool(
         predicted: [N] each image's count (or share of the area) by who never trained on it.
         audits: [n] which of the images people counted, a random sample.
         counted: [n] what they counted there.
-        as_the_pool: [n] the audits predicted as the images of the pool are on average, where some
-            of these are predicted by others; as in ``predicted`` if not given.
+        alike: [N] each image's count by a predictor that does not depend on whether it taught the
+            committee, by which the count is corrected; as in ``predicted`` if not given. Images
+            are chosen to be labelled because they are unlike others, so what predicts these alone
+            must not predict the pool.
 
     Raises:
         ValueError: the pool is empty, or the audits and the counts are not as many.
@@ -149,9 +156,9 @@ def count_pool(
         reason = "no audit has been counted"
         return PoolCount(N, 0, 0, None, None, plain, None, None, None, reason)
     ours = predicted[audits]
-    shown = int(((counted > 0) | (ours > 0)).sum())
-    alike = ours if as_the_pool is None else as_the_pool
-    corrected, weight, reason = _interval(counted, alike, plain, N)
+    alike = predicted if alike is None else alike
+    shown = int(((counted > 0) | (alike[audits] > 0)).sum())
+    corrected, weight, reason = _interval(counted, alike[audits], float(alike.mean()), N)
     alone, _, _ = _interval(counted, np.zeros(n), 0.0, N)
     means = float(counted.mean()), float(ours.mean())
     return PoolCount(N, n, shown, *means, plain, corrected, alone, weight, reason)

@@ -26,7 +26,7 @@ from backend.rounds.elsewhere import images_learnt_elsewhere
 from backend.rounds.schedule import is_audit
 from backend.workplace import Workplace
 from training.committee.checksums import read_checked, read_checksums
-from training.quality.counts import PoolCount, count_pool
+from training.quality.counts import PoolCount, count_pool, may_give_interval
 
 if TYPE_CHECKING:
     from training.committee.committee import Committee
@@ -66,7 +66,7 @@ class ImageRow:
     Attributes:
         role: audit (labelled, and counted below), labelled (the version learnt from it) or pool.
         counted: None where it is no audit.
-        by_member: an audit as predicted by the member whose fold it is in; None of others.
+        by_member: as the member whose fold it is in predicts it; None where nothing asks for it.
     """
 
     task: int
@@ -191,6 +191,17 @@ def count_project(
             "from, and these tell nothing of others: add the images that are to be counted."
         )
     audits = [t for t in predicted if is_audit(row.slug, t, options.audit_fraction)]
+    # Images that taught the version are predicted by one member, which sees other things than all
+    # members do, and they were chosen because they are unlike others: so what corrects the count
+    # is every image by its own member (``_pool``).
+    by_member: dict[int, PredictedImage] = {}
+    labelled = sum(tasks[t].annotations > 0 for t in audits if t not in learnt)
+    if committee.config.members > 1 and learnt & predicted.keys() and may_give_interval(labelled):
+        again = {task: urls[task] for task in predicted}
+        by_member, refused = predict_counts(work, row, committee, again, again, folder, progress)
+        unreadable |= refused
+        predicted = {task: predicted[task] for task in by_member}
+        audits = [task for task in audits if task in by_member]
     people, became = _count_audits(
         work,
         [tasks[task] for task in audits],
@@ -205,12 +216,6 @@ def count_project(
         ),
         studio_id,
     )
-    # Images that taught the version are predicted by one member, which sees other things than all
-    # members do: so the audits are predicted by theirs as well (``_pool``).
-    by_member: dict[int, PredictedImage] = {}
-    if learnt and people:
-        again = {task: urls[task] for task in people}
-        by_member, _ = predict_counts(work, row, committee, again, people, folder, progress)
     images = [
         ImageRow(
             task,
@@ -344,26 +349,17 @@ def _rows(images: Sequence[ImageRow], classes: Sequence[str]) -> list[CountRow]:
 def _pool(images: Sequence[ImageRow], measure: str, index: int) -> PoolCount:
     """One class in a group.
 
-    A share of the images, those that taught the version, are predicted by one member each. Audits
-    never are, so theirs is the mean of both predictions with that share: what an image of the
-    group is predicted by on average.
+    What corrects its count is each image by its own member where some taught the version: the
+    audits are a random sample of the pool only for what predicts all of it alike.
     """
 
     def value(of: PredictedImage | Tally) -> float:
         return float((of.counts if measure == "count" else of.areas)[index])
 
     audits = [(i, each) for i, each in enumerate(images) if each.counted is not None]
-    share = sum(image.role == "labelled" for image in images) / len(images)
     return count_pool(
         np.array([value(image.predicted) for image in images]),
         np.array([i for i, _ in audits], np.intp),
         np.array([value(each.counted) for _, each in audits if each.counted is not None]),
-        np.array(
-            [
-                (1 - share) * value(each.predicted) + share * value(each.by_member)
-                if each.by_member is not None
-                else value(each.predicted)
-                for _, each in audits
-            ]
-        ),
+        np.array([value(image.by_member or image.predicted) for image in images]),
     )
