@@ -34,6 +34,9 @@ MASK_FOLDERS = ("masks", "labelsTr")
 
 IMAGE_FOLDERS = ("images", "imagesTr", "imagesTs")
 
+SAMPLE_FORMAT = 339
+"""TIFF's tag for how the bits of a number are meant."""
+
 LISTED = 8
 """Values or names that a sentence lists."""
 
@@ -73,13 +76,15 @@ def find_masks(folder: Path, names: ClassNames, label: str | None) -> tuple[str,
             Given(_name(path, root), str(path), partial(_read_particles, path, index))
             for path in files
         ]
-    by_class = _by_folder(files, root, names) or _by_suffix(files, root, names)
+    listed = _listed_classes((root, root.parent if root != folder else folder))
+    by_class = _by_folder(files, root, names)
+    if not by_class and not listed:  # a list says what the values are, whatever images are called
+        by_class = _by_suffix(files, root, names)
     if by_class:
         return "one file per class", [
             Given(name, ", ".join(str(path) for _, path in parts), partial(_read_parts, parts))
             for name, parts in by_class.items()
         ]
-    listed = _listed_classes((root, root.parent if root != folder else folder))
     return "class indices", [
         Given(_name(path, root), str(path), partial(_read_indices, path, names, listed))
         for path in files
@@ -269,6 +274,8 @@ def _values(path: Path) -> NDArray[Any]:
                 )
             packed = opened.tile[0].args if opened.format == "PNG" and opened.tile else None
             values = np.asarray(opened)
+            if opened.mode == "I" and opened.format == "TIFF" and _is_unsigned(opened):
+                values = values.view(np.uint32)  # Pillow has no such mode
     except BadMask:
         raise
     except (*DAMAGE, Image.DecompressionBombError) as error:
@@ -280,6 +287,12 @@ def _values(path: Path) -> NDArray[Any]:
         values = values.astype(np.int64)
     # Pillow spreads the values of fewer bits over 0 to 255.
     return values // {"L;2": 85, "L;4": 17}.get(packed, 1) if isinstance(packed, str) else values
+
+
+def _is_unsigned(opened: Image.Image) -> bool:
+    """Whether a TIFF's numbers are: its SampleFormat, which is 1 where it has none."""
+    form = opened.tag_v2.get(SAMPLE_FORMAT, (1,))  # type: ignore[attr-defined]  # a TIFF's
+    return (form if isinstance(form, int) else form[0]) == 1
 
 
 def _check_size(width: int, height: int) -> None:

@@ -269,3 +269,26 @@ def test_masks_find_their_tasks_by_name_and_by_folder() -> None:
     assert reasons["three"] == "no task's image is called three."
     assert reasons["twice"] == reasons["twice_mask"]
     assert reasons["twice"] == "several masks are task 5's: twice.png, twice_mask.png."
+
+
+def test_a_list_of_classes_goes_before_the_names_of_images(tmp_path: Path) -> None:
+    write_masks(tmp_path, {"masks/x_cast.png": INDEX, "masks/y_cast.png": INDEX})
+    (tmp_path / "classes.txt").write_text("background\nred cell\nCast\n")
+    form, masks = find_masks(tmp_path, names(), None)
+    assert (form, [each.name for each in masks]) == ("class indices", ["x_cast", "y_cast"])
+    np.testing.assert_array_equal(masks[0].read().mask, INDEX)
+
+
+def test_particles_are_numbered_up_to_32_bits_without_a_sign(tmp_path: Path) -> None:
+    numbers = np.array([[0, 70_000], [2**32 - 1, 1]], np.uint32)
+    path = tmp_path / "a.tif"
+    Image.fromarray(numbers.view(np.int32)).save(path)
+    with pytest.raises(BadMask, match="holds -1"):
+        only(tmp_path, label="Cast")
+    # Pillow writes whole numbers with a sign alone: SampleFormat 2, and 1 is without.
+    signed, unsigned = (np.array([339, 3, 1, 0, n, 0], "<u2").tobytes() for n in (2, 1))
+    data = path.read_bytes()
+    assert data.count(signed) == 1
+    path.write_bytes(data.replace(signed, unsigned))
+    found = only(tmp_path, label="Cast").found
+    np.testing.assert_array_equal(found.numbers, [[0, 2], [3, 1]])
