@@ -178,14 +178,16 @@ class _Importer:
     def _annotate(self, task_id: int, mask: Given, annotations: Sequence[Json]) -> Item:
         """Add an annotation, or bring the one that was imported before up to date."""
         kept = [a for a in annotations if not a["was_cancelled"]]
-        former = next((a for a in kept if is_imported(a["import_id"])), None)
-        if kept and former is None:
-            return Item(
-                mask.source,
-                task_id,
-                "left alone",
-                f"task {task_id} is labelled already (annotation {kept[0]['id']}).",
+        former = next((a for a in annotations if is_imported(a["import_id"])), None)
+        if former is not None and former["was_cancelled"]:
+            reason = (
+                f"somebody skipped annotation {former['id']} of task {task_id}, imported before."
             )
+            return Item(mask.source, task_id, "left alone", reason)
+        own = next((a for a in kept if not is_imported(a["import_id"])), None)
+        if own is not None:
+            reason = f"task {task_id} is labelled already (annotation {own['id']})."
+            return Item(mask.source, task_id, "left alone", reason)
         try:
             result, differing = self._regions(task_id, mask)
         except (BadRequest, ImageRefused, OSError) as error:

@@ -250,3 +250,17 @@ def test_the_command_lists_what_it_did(
     )
     assert "1 masks, 0 of them audits" in shown.output
     assert "No mask shows Cell" in shown.output
+
+
+def test_what_people_did_beside_an_import_is_left_alone(work: Workplace, tmp_path: Path) -> None:
+    lab = connected(work)
+    run(work, folder_of(tmp_path, one=mask((2, 1)), two=mask((2, 1))))
+    lab.rows[1][0]["was_cancelled"] = True
+    lab.draw(2, lab.rows[2][0]["result"])
+    sent = len(lab.sent)
+    changed = folder_of(tmp_path, one=mask((2, 2)), two=mask((2, 2)))
+    items = run(work, changed).items
+    assert [item.done for item in items] == ["left alone", "left alone"]
+    assert "somebody skipped annotation" in items[0].reason
+    assert "is labelled already" in items[1].reason
+    assert len(lab.sent) == sent
