@@ -245,6 +245,7 @@ def adopt(work: Workplace, row: Project, start: Start) -> None:
     present, stored = start_version(work.ledger, row.id), start.stored
     if present is not None and (
         present.metrics["started_from"]["digest"] == start.started_from["digest"]
+        and tuple(present.classes) == stored.config.classes  # `aliases` may have changed
         and present.number in work.registry.versions(row.slug)
     ):
         return

@@ -205,3 +205,15 @@ def test_what_will_not_be_as_good_is_said(work: Workplace) -> None:
     assert "does not name all images that it learnt from" in unnamed
     # A version of an earlier release: its examples say what they can.
     assert start.started_from["images"] == [image_digest(known.image)]
+
+
+def test_the_same_version_by_other_names_takes_the_place_of_the_first(work: Workplace) -> None:
+    config = TrainConfig(("background", "red cell", "KRI"), members=2, network="unet")
+    made(work, project(work, 3), config)
+    row = project(work, 4)
+    adopt(work, row, found(work, "3", row))
+    adopt(work, row, found(work, "3", row, aliases={"KRI": "crystal"}))
+    version = start_version(work.ledger, row.id)
+    assert version is not None
+    assert version.classes == ["background", "red cell", "crystal"]
+    assert [each.number for each in work.ledger.versions.all(row.id)] == [2, 1]
