@@ -334,9 +334,11 @@ def _group(task: Task, key: str) -> str:
 
 
 def _rows(images: Sequence[ImageRow], classes: Sequence[str]) -> list[CountRow]:
-    groups = {ALL: list(images)}
-    for name in sorted({image.group for image in images} - {ALL}):
-        groups[name] = [image for image in images if image.group == name]
+    of_group: dict[str, list[ImageRow]] = {}
+    for image in images:
+        of_group.setdefault(image.group, []).append(image)
+    of_group.pop(ALL, None)
+    groups = {ALL: list(images), **dict(sorted(of_group.items()))}
     return [
         CountRow(measure, name, group, _pool(of, measure, index))
         for measure in MEASURES
