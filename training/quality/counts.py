@@ -130,6 +130,7 @@ def count_pool(
     audits: NDArray[np.intp],
     counted: Values,
     alike: Values | None = None,
+    most: float = math.inf,
 ) -> PoolCount:
     """One class in a pool of images.
 
@@ -141,6 +142,7 @@ def count_pool(
             committee, by which the count is corrected; as in ``predicted`` if not given. Images
             are chosen to be labelled because they are unlike others, so what predicts these alone
             must not predict the pool.
+        most: that an image can hold; a share of its area is at most 1.
 
     Raises:
         ValueError: the pool is empty, or the audits and the counts are not as many.
@@ -158,14 +160,14 @@ def count_pool(
     ours = predicted[audits]
     alike = predicted if alike is None else alike
     shown = int(((counted > 0) | (alike[audits] > 0)).sum())
-    corrected, weight, reason = _interval(counted, alike[audits], float(alike.mean()), N)
-    alone, _, _ = _interval(counted, np.zeros(n), 0.0, N)
+    corrected, weight, reason = _interval(counted, alike[audits], float(alike.mean()), N, most)
+    alone, _, _ = _interval(counted, np.zeros(n), 0.0, N, most)
     means = float(counted.mean()), float(ours.mean())
     return PoolCount(N, n, shown, *means, plain, corrected, alone, weight, reason)
 
 
 def _interval(
-    counted: Values, predicted: Values, pool_mean: float, images: int
+    counted: Values, predicted: Values, pool_mean: float, images: int, most: float
 ) -> tuple[Interval | None, float | None, str]:
     """The interval, the weight and "", or why there is none."""
     n = len(counted)
@@ -179,8 +181,10 @@ def _interval(
     mean, half = float(found.mean), float(found.half_width)
     if half == 0:
         return None, None, f"the {n} audits differ in nothing that an interval could be made of"
-    # What was counted on the audits is there: the pool holds no less.
-    low, value, high = (max(known, each) for each in (mean - half, mean, mean + half))
+    # What was counted on the audits is there: the pool holds no less. Nor does it hold more than
+    # this and the most in all other images.
+    highest = known + most * (1 - n / images)
+    low, value, high = (min(max(known, v), highest) for v in (mean - half, mean, mean + half))
     return Interval(value, low, high), float(found.weight), ""
 
 

@@ -25,6 +25,7 @@ from backend.predict import decoded_image, image_url, label_config_of
 from backend.rounds.schedule import is_audit, stamp_digest
 from backend.rounds.stages.collect import Recipe, classes_of, mask_of
 from backend.workplace import Workplace
+from training.csv_cells import plain_cell
 from training.datasets.labelled import SUFFIXES, read_indices
 from training.files import write_atomically
 from training.images import encode_png
@@ -349,9 +350,14 @@ class _Exporter:
             lead = "" if row.lead_time_s is None else row.lead_time_s
             writer.writerow(
                 [
-                    *(task_id, row.image, _cell(row.source), _cell("; ".join(row.annotators))),
+                    *(
+                        task_id,
+                        row.image,
+                        plain_cell(row.source),
+                        plain_cell("; ".join(row.annotators)),
+                    ),
                     *(lead, row.created, row.updated, int(row.audit), row.skipped),
-                    *(row.unknown_px, _cell(" ".join(row.problems))),
+                    *(row.unknown_px, plain_cell(" ".join(row.problems))),
                 ]
             )
         write_atomically(self._folder / TABLE, text.getvalue().encode())
@@ -419,11 +425,6 @@ def _ending(data: bytes, source: str) -> str:
     if own in SUFFIXES:
         return own
     return next((ending for head, ending in _ENDINGS if data.startswith(head)), ".jp2")
-
-
-def _cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _users(studio: Studio) -> dict[int, str]:

@@ -208,16 +208,13 @@ def _read_indices(path: Path, names: ClassNames, listed: Mapping[int, str]) -> L
             "--map 255=LABEL; if it is not, --map 255=unknown."
         )
     known = {value: names.valued(value, listed) for value in present}
-    strange = [
-        f"{value} ({listed[value]})" if value in listed else str(value)
-        for value, index in known.items()
-        if index is None
-    ]
+    strange = [value for value, index in known.items() if index is None]
     if strange:
+        named = [f"{v} ({listed[v]})" if v in listed else str(v) for v in strange[:LISTED]]
         more = f" and {len(strange) - LISTED} more" if len(strange) > LISTED else ""
         raise BadMask(
-            f"nothing says which label {', '.join(strange[:LISTED])}{more} is: add "
-            f"--map {present[-1]}=LABEL for each ({names.labels}), or --class LABEL if its values "
+            f"nothing says which label {', '.join(named)}{more} is: add "
+            f"--map {strange[0]}=LABEL for each ({names.labels}), or --class LABEL if its values "
             "number particles."
         )
     mask = np.zeros(values.shape, np.uint8)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backend.errors import BadRequest
 from backend.insight.counts.project import ALL, ImageRow, ProjectCounts
+from training.csv_cells import plain_cell
 from training.files import write_atomically
 from training.quality.counts import PoolCount
 
@@ -69,7 +70,14 @@ def _count_rows(found: ProjectCounts) -> Iterable[Sequence[Cell]]:
         # The areas of images of different sizes have no sum.
         totals = [None if v is None or row.measure == "area" else v * pool.images for v in values]
         yield [
-            *(row.measure, row.class_name, row.group, pool.images, pool.audits, pool.shown),
+            *(
+                row.measure,
+                plain_cell(row.class_name),
+                plain_cell(row.group),
+                pool.images,
+                pool.audits,
+                pool.shown,
+            ),
             *(pool.counted, pool.predicted),
             *values,
             *totals,
@@ -94,7 +102,11 @@ def _image_rows(found: ProjectCounts) -> Iterable[Sequence[Cell]]:
         "unreadable",
     ]
     for image in found.images:
-        yield [image.task, "" if image.group == ALL else image.group, *_cells(image, len(names))]
+        yield [
+            image.task,
+            "" if image.group == ALL else plain_cell(image.group),
+            *_cells(image, len(names)),
+        ]
     for task, why in found.unreadable:
         yield [task, "", "unreadable", *[None] * (2 + len(kinds) * len(names)), why]
 

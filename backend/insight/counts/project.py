@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,6 +202,11 @@ def count_project(
         by_member, refused = predict_counts(work, row, committee, again, again, folder, progress)
         unreadable |= refused
         predicted = {task: predicted[task] for task in by_member}
+        if not predicted:
+            raise ImageRefused(
+                f"No image of project {studio_id} can be read any more: they could be when the "
+                "counts began. Run the command again."
+            )
         audits = [task for task in audits if task in by_member]
     people, became = _count_audits(
         work,
@@ -329,8 +335,11 @@ def _check_key(key: str, tasks: Mapping[int, Task]) -> None:
 
 
 def _group(task: Task, key: str) -> str:
+    """Its value of the key, told from the names that groups have here."""
     value = value_at(task.data, key)
-    return NO_GROUP if value is None else str(value)
+    if value is None:
+        return NO_GROUP
+    return f"{key}: {value}" if value in (ALL, NO_GROUP) else str(value)
 
 
 def _rows(images: Sequence[ImageRow], classes: Sequence[str]) -> list[CountRow]:
@@ -364,4 +373,5 @@ def _pool(images: Sequence[ImageRow], measure: str, index: int) -> PoolCount:
         np.array([i for i, _ in audits], np.intp),
         np.array([value(each.counted) for _, each in audits if each.counted is not None]),
         np.array([value(image.by_member or image.predicted) for image in images]),
+        most=math.inf if measure == "count" else 1.0,
     )

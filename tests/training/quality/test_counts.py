@@ -120,6 +120,13 @@ def test_the_pool_holds_no_less_than_was_counted_on_its_audits():
     assert found.corrected.low == pytest.approx(truth[:50].sum() / 60)
 
 
+def test_no_pool_holds_more_than_the_whole_of_its_other_images():
+    shares = np.r_[np.ones(39), np.zeros(2)]
+    found = count_pool(np.ones(60), np.arange(41), shares, most=1.0)
+    assert found.corrected.high == pytest.approx((39 + 19) / 60)
+    assert count_pool(np.ones(60), np.arange(41), shares).corrected.high > 1
+
+
 def test_without_an_audit_only_the_plain_count_is_there():
     found = count_pool(np.array([1.0, 2.0]), np.array([], np.intp), np.array([]))
     assert (found.plain, found.corrected, found.reason) == (1.5, None, "no audit has been counted")

@@ -47,7 +47,7 @@ def test_names_are_told_by_spelling_alias_and_choice() -> None:
 
 def test_class_indices_are_read_by_the_folders_own_list(tmp_path: Path) -> None:
     write_masks(tmp_path, {"masks/a.png": INDEX, "images/a.png": INDEX})
-    with pytest.raises(BadMask, match="nothing says which label 1, 2 is: add --map 255=LABEL"):
+    with pytest.raises(BadMask, match="nothing says which label 1, 2 is: add --map 1=LABEL"):
         only(tmp_path)
     (tmp_path / "classes.txt").write_text("background\nCast\nRed cell\n")
     np.testing.assert_array_equal(only(tmp_path).mask, [[0, 2, 2], [1, 1, 255]])

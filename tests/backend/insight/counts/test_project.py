@@ -51,10 +51,14 @@ class MemoryStudio(Studio):
         self.submitted: dict[int, list[Json]] = {}
         self.fetched: list[int] = []
         self.gone: set[int] = set()
+        self.patient = "A"
 
     def tasks(self, project_id: int, ids: Iterable[int] | None = None) -> Iterator[Task]:
         for task_id in TASKS:
-            data = {"image": f"/data/upload/{task_id}.png", "patient": "A" if task_id < 9 else "B"}
+            data = {
+                "image": f"/data/upload/{task_id}.png",
+                "patient": self.patient if task_id < 9 else "B",
+            }
             if task_id == 16:
                 del data["patient"]
             held = self.submitted.get(task_id, [])
@@ -252,6 +256,34 @@ def test_audits_correct_the_counts_and_what_became_of_each_is_told(
     # A second pass only where there are audits enough for an interval.
     monkeypatch.setattr("training.quality.counts.FEWEST_SHOWN", 5)
     assert all(each.by_member is None for each in count_project(work, 7, tmp_path).images)
+
+
+def test_images_that_go_between_the_two_passes_are_said(
+    work: Workplace,
+    project: Project,
+    studio: MemoryStudio,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("training.quality.counts.FEWEST_SHOWN", 1)
+    save_a_version(work, project)
+    studio.label(audits(project)[0])
+
+    def gone(done: int, of: int) -> None:
+        studio.gone = set(TASKS) if done == of else studio.gone
+
+    # Two images were predicted by one member in the first pass: they taught the version.
+    found = count_project(work, 7, tmp_path, progress=gone)
+    assert (len(found.images), len(found.unreadable)) == (2, 14)
+
+
+def test_a_group_called_like_one_of_ours_has_a_name_of_its_own(
+    work: Workplace, project: Project, studio: MemoryStudio, tmp_path: Path
+) -> None:
+    save_a_version(work, project)
+    studio.patient = ALL
+    groups = {row.group for row in count_project(work, 7, tmp_path, "patient").rows}
+    assert groups == {ALL, NO_GROUP, f"patient: {ALL}", "B"}
 
 
 def test_an_audit_that_taught_the_version_is_none(
