@@ -87,16 +87,13 @@ def counts_figure(panels: Mapping[str, Sequence[Estimates]], title: str) -> byte
 
 def _draw_class(axes: Axes, name: str, groups: Sequence[Estimates], fonts: Fonts) -> None:
     for row, each in enumerate(groups):
-        axes.plot(each.plain, row, "D", color=PLAIN, markersize=5, markerfacecolor="white")
-        if each.corrected is None and each.alone is None:
-            axes.annotate(
-                "no interval",
-                (each.plain, row),
-                (8, 0),
-                textcoords="offset points",
-                va="center",
-                color=PLAIN,
-            )
+        axes.plot(
+            *(each.plain, row, "D"),
+            color=PLAIN,
+            markersize=5,
+            markerfacecolor="white",
+            clip_on=False,
+        )
         for interval, colour, marker, at in (
             (each.corrected, CORRECTED, "o", row - 0.17),
             (each.alone, ALONE, "s", row + 0.17),
@@ -112,6 +109,18 @@ def _draw_class(axes: Axes, name: str, groups: Sequence[Estimates], fonts: Fonts
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.15)
     axes.set_xlim(left=0)
+    for row, each in enumerate(groups):
+        if each.corrected is None and each.alone is None:
+            right = each.plain < sum(axes.get_xlim()) / 2
+            axes.annotate(
+                "no interval",
+                (each.plain, row),
+                (8 if right else -8, 0),
+                textcoords="offset points",
+                ha="left" if right else "right",
+                va="center",
+                color=PLAIN,
+            )
     if not lone:
         axes.set_title(name, loc="left", fontsize=9, fontweight="bold", pad=3)
     for side in ("top", "right", "left"):
