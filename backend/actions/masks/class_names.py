@@ -9,6 +9,9 @@ from acquisition.masks import BACKGROUND, UNKNOWN
 from backend.errors import BadRequest
 from backend.label_studio.label_config import is_background
 
+UNKNOWN_NAMES = ("unknown", "ignore")
+"""What pixels of which nobody knows the class are called, in small letters."""
+
 
 class ClassNames:
     """From another tool's names and values to a project's class indices.
@@ -74,7 +77,7 @@ class ClassNames:
         if is_background(name):
             return BACKGROUND
         found = self._alike.get(_plain(name))
-        return UNKNOWN if found is None and _plain(name) in ("unknown", "ignore") else found
+        return UNKNOWN if found is None and _plain(name) in UNKNOWN_NAMES else found
 
 
 def _plain(name: str) -> str:

@@ -15,7 +15,7 @@ import orjson
 from scipy.ndimage import find_objects
 
 from acquisition.masks import BACKGROUND, UNKNOWN
-from backend.actions.masks.class_names import ClassNames
+from backend.actions.masks.class_names import UNKNOWN_NAMES, ClassNames
 from backend.actions.masks.export import Progress
 from backend.actions.masks.given import BadMask, Given, Labels
 from backend.actions.masks.mask_folder import find_masks
@@ -316,9 +316,11 @@ class _Importer:
             if options.unlabelled == "unknown":
                 return None
             if options.unknown_label is None:
+                there = next((n for n in self._classes if n.casefold() in UNKNOWN_NAMES), None)
+                first = "add one, and name it" if there is None else f"is {there!r} one? Name it"
                 raise BadMask(
-                    "it has unknown pixels (255), and the project has no label for them: add one, "
-                    "and name it by the option unknown_label; or --map 255=background."
+                    "it has unknown pixels (255), and the project has no label for them: "
+                    f"{first} by the option unknown_label; or --map 255=background."
                 )
             return options.unknown_label
         if index == BACKGROUND:

@@ -156,7 +156,8 @@ def test_unknown_and_background_are_said_as_the_project_can(
 ) -> None:
     folder = folder_of(tmp_path, one=mask((2, 1), (20, 255)))
     connected(work, unknown_label=None)
-    assert "no label for them" in run(work, folder, dry_run=True).items[0].reason
+    reason = run(work, folder, dry_run=True).items[0].reason
+    assert "no label for them: is 'Unknown' one? Name it by the option unknown_label" in reason
     assert run(work, folder, dry_run=True, chosen={"255": "background"}).counts == {"added": 1}
 
     lab = connected(work, unlabelled="unknown", labels=("Cell", "Cast"), unknown_label=None)
