@@ -45,7 +45,8 @@ be alarmed within twenty rounds (1 - .975 ** 20), at this one in ten."""
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval; ``low`` and ``high`` are None where one image is all."""
+    """An estimate and its 95 % interval; ``low`` and ``high`` are None where the images have no
+    spread that one could be made of."""
 
     value: float
     low: float | None
@@ -105,9 +106,9 @@ def estimate(
 
 
 def _mean_interval(values: NDArray[np.float64]) -> Interval:
-    """Student's interval of a mean, cut at 0 and 1."""
+    """Student's interval of a mean, cut at 0 and 1; none where all values are the same."""
     mean, n = float(values.mean()), len(values)
-    if n < 2:
+    if not np.ptp(values):
         return Interval(mean, None, None)
     half = float(student.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
@@ -132,9 +133,9 @@ def _pooled_intervals(
         there = many_size[:, c] > 0
         many = 2 * many_shared[there, c] / many_size[there, c]
         low, high = np.percentile(many, (2.5, 97.5))
-        found.append(
-            Interval(value, float(low), float(high)) if n > 1 else Interval(value, None, None)
-        )
+        # Of one image, or where nothing is ever hit, as though that were certain.
+        spread = low < high
+        found.append(Interval(value, *((float(low), float(high)) if spread else (None, None))))
     return found
 
 

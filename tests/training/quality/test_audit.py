@@ -54,6 +54,11 @@ def test_the_estimate_is_the_mean_over_images_with_student_s_interval():
     assert found.scores == {"1": 0.5, "2": 0.9, "3": pytest.approx(0.7)}
 
 
+def test_a_class_that_is_never_hit_is_not_known_for_certain():
+    found = estimate({str(i): saw(5, 10, 10, crystal=(0, 9, 1)) for i in range(3)}, CLASSES, 0)
+    assert found.per_class["crystal"] == Interval(0.0, None, None)
+
+
 def test_a_class_is_measured_over_the_pixels_of_all_images():
     found = estimate({"1": saw(1, 10, 10), "2": saw(90, 100, 90)}, CLASSES, seed=0)
     cell = found.per_class["cell"]
@@ -77,6 +82,9 @@ def test_the_interval_of_the_mean_holds_the_truth_in_nineteen_of_twenty():
 def test_intervals_hold_their_value_and_stay_between_0_and_1(shared):
     found = estimate({str(i): saw(s, 20, 20) for i, s in enumerate(shared)}, CLASSES, seed=1)
     for interval in (found.dice, found.per_class["cell"]):
+        if len(set(shared)) == 1:
+            assert (interval.low, interval.high) == (None, None)
+            continue
         assert 0 <= interval.low <= interval.value + 1e-12
         assert interval.value - 1e-12 <= interval.high <= 1
 
