@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from training.errors import TrainingError
 from training.files import write_atomically
-from training.quality.counts import FEWEST_SHOWN, estimate_mean
+from training.quality.counts import FEWEST_SHOWN, MOST_BEYOND, estimate_mean, share_beyond
 
 COUNTED = "counted"
 """The column of what people counted; those of committees have a name of their own."""
@@ -89,7 +89,7 @@ class Coverage:
             committee, and by the audits alone.
         least: the coverage of the committee that has the lowest.
         width: mean width over that by the audits alone.
-        relative: mean half width over the true count.
+        relative: half the mean width over the true count.
         weight: mean trust in the predictions.
     """
 
@@ -132,27 +132,28 @@ def _coverage(
     truth = float(counted.mean())
     by_people = counted[drawn]
     alone = estimate_mean(by_people, np.zeros_like(by_people), 0.0, images)
-    alone_holds = np.abs(alone.mean - truth) <= alone.half_width
+    alone_holds = (alone.low <= truth) & (truth <= alone.high)
     shown, given, holds, widths, weights = [], [], [], [], []
     for predicted in table.predicted[name]:
         ours = predicted[drawn]
         shows = ((by_people > 0) | (ours > 0)).sum(axis=1)
         found = estimate_mean(by_people, ours, float(predicted.mean()), images)
         shown.append(shows)
-        given.append((shows >= FEWEST_SHOWN) & (found.half_width > 0))
-        holds.append(np.abs(found.mean - truth) <= found.half_width)
-        widths.append(found.half_width)
+        reached = share_beyond(predicted, ours.max(axis=1)) <= MOST_BEYOND
+        given.append((shows >= FEWEST_SHOWN) & reached & (found.high > found.low))
+        holds.append((found.low <= truth) & (truth <= found.high))
+        widths.append(found.high - found.low)
         weights.append(found.weight)
     there, held, wide = np.stack(given), np.stack(holds), np.stack(widths)
     told: tuple[float | None, ...] = (None,) * 6
     if there.any():
-        alone_width = np.broadcast_to(alone.half_width, wide.shape)[there]
+        alone_width = np.broadcast_to(alone.high - alone.low, wide.shape)[there]
         told = (
             float(held[there].mean()),
             min(float(h[g].mean()) for h, g in zip(held, there, strict=True) if g.any()),
             float(np.broadcast_to(alone_holds, held.shape)[there].mean()),
             float(wide[there].mean() / alone_width.mean()),
-            float(wide[there].mean() / truth),
+            float(wide[there].mean() / 2 / truth),
             float(np.stack(weights)[there].mean()),
         )
     return Coverage(

@@ -24,6 +24,10 @@ FEWEST_SHOWN = 40
 """Audits that must show a class, in the mask or in the prediction, before there is an interval.
 docs/COUNTS.md has the simulation that it comes from."""
 
+MOST_BEYOND = 0.2
+"""Share of the predicted particles that may lie in images with more of them than any audit: of such
+images the audits say nothing, and a sample that misses them looks surer than it is."""
+
 FEWEST_DEGREES = 1.0
 """Of freedom: below, Student's distribution has not even a spread that grows with its tails."""
 
@@ -35,13 +39,14 @@ class Estimate:
     """The mean of a pool as one or many samples tell it; each field is a number a sample.
 
     Attributes:
-        mean: per image.
-        half_width: of its 95 % interval; 0 where the sample has no spread.
+        mean: per image; no less than what was counted on the sample, which is there.
+        low, high: its 95 % interval; both are the mean where the sample has no spread.
         weight: how far the predictions are trusted, from 0 (the audits alone) to 1.
     """
 
     mean: Values
-    half_width: Values
+    low: Values
+    high: Values
     weight: Values
 
 
@@ -53,7 +58,9 @@ def estimate_mean(counted: Values, predicted: Values, pool_mean: float, images: 
     is left out in turn, of the weight too. Student's degrees of freedom are those that the
     spread's own spread leaves, 2n / (kurtosis - 1) and at most n - 1: where a few audits hold most
     particles there are few, however many audits there are (Valliant and Rust 2010, Journal of
-    Official Statistics 26, 585).
+    Official Statistics 26, 585). The interval is that of a count on the log scale (Burnham and
+    others 1987, Wildlife Monographs 96, 212): a few full images make counts skewed, and a
+    symmetric one would end too low at both sides.
 
     Args:
         counted, predicted: [..., n] of the audits; n at least 3.
@@ -69,13 +76,29 @@ def estimate_mean(counted: Values, predicted: Values, pool_mean: float, images: 
     without = others[0] / (n - 1) + _weight(others, n - 1) * (pool_mean - others[1] / (n - 1))
     off = without - without.mean(axis=-1, keepdims=True)
     second, fourth = (off**2).mean(axis=-1), (off**4).mean(axis=-1)
+    mean = np.maximum(mean, sums[0] / images)
     # Rounding leaves a spread of some 1e-16 where there is none.
-    flat = np.sqrt(second) <= 1e-12 * np.maximum(np.abs(mean), 1e-9)
+    flat = np.sqrt(second) <= 1e-12 * np.maximum(mean, 1e-9)
     kurtosis = fourth / np.where(flat, 1.0, second) ** 2
     degrees = np.clip(2 * n / np.maximum(kurtosis - 1, 1e-9), FEWEST_DEGREES, n - 1)
     variance = (1 - n / images) * (n - 1) * second
-    half = student.ppf(0.975, degrees) * np.sqrt(variance)
-    return Estimate(mean, np.where(flat, 0.0, half), weight)
+    relative = variance / np.where(flat, 1.0, mean) ** 2
+    factor = np.exp(student.ppf(0.975, degrees) * np.sqrt(np.log1p(relative)))
+    factor = np.where(flat, 1.0, factor)
+    return Estimate(mean, mean / factor, mean * factor, weight)
+
+
+def share_beyond(predicted: Values, highest: Values) -> Values:
+    """The share of all predicted particles that lie in images with more of them than ``highest``.
+
+    Args:
+        predicted: [N] of the pool.
+        highest: [...] of the audits' own.
+    """
+    pool = np.sort(predicted)
+    above = np.append(np.cumsum(pool[::-1])[::-1], 0.0)
+    share: Values = above[np.searchsorted(pool, highest, "right")] / max(above[0], 1e-9)
+    return share
 
 
 def _weight(sums: Values, n: int) -> Values:
@@ -103,7 +126,8 @@ class PoolCount:
         counted, predicted: means over the audits, by people and by the committee; None without any.
         plain: mean of the predictions over the pool.
         corrected: by the audits; None where there is no interval.
-        alone: by the audits without predictions; None where too few masks show the class.
+        alone: by the audits without predictions; None where ``corrected`` is, or too few masks
+            show the class.
         weight: how far ``corrected`` trusts the predictions; None without it.
         reason: why there is no ``corrected``, a sentence; "" where there is.
     """
@@ -160,31 +184,43 @@ def count_pool(
     ours = predicted[audits]
     alike = predicted if alike is None else alike
     shown = int(((counted > 0) | (alike[audits] > 0)).sum())
-    corrected, weight, reason = _interval(counted, alike[audits], float(alike.mean()), N, most)
-    alone, _, _ = _interval(counted, np.zeros(n), 0.0, N, most)
+    corrected, weight, reason = _interval(counted, alike[audits], alike, most)
+    # What the audits miss they miss with predictions and without.
+    alone = None if corrected is None else _interval(counted, np.zeros(n), np.zeros(N), most)[0]
     means = float(counted.mean()), float(ours.mean())
     return PoolCount(N, n, shown, *means, plain, corrected, alone, weight, reason)
 
 
 def _interval(
-    counted: Values, predicted: Values, pool_mean: float, images: int, most: float
+    counted: Values, predicted: Values, pool: Values, most: float
 ) -> tuple[Interval | None, float | None, str]:
     """The interval, the weight and "", or why there is none."""
-    n = len(counted)
+    n, images = len(counted), len(pool)
     known = float(counted.sum()) / images
     if n == images:
         return Interval(known, known, known), 0.0, ""
     shown = int(((counted > 0) | (predicted > 0)).sum())
     if shown < FEWEST_SHOWN:
         return None, None, _too_few(shown, n, images)
-    found = estimate_mean(counted, predicted, pool_mean, images)
-    mean, half = float(found.mean), float(found.half_width)
-    if half == 0:
+    beyond = float(share_beyond(pool, predicted.max()))
+    if beyond > MOST_BEYOND:
+        return (
+            None,
+            None,
+            (
+                f"{beyond:.0%} of what is predicted lies in images that hold more of it than any "
+                "audit, and an interval needs audits like these: more of them would do"
+            ),
+        )
+    found = estimate_mean(counted, predicted, float(pool.mean()), images)
+    if found.low == found.high:
         return None, None, f"the {n} audits differ in nothing that an interval could be made of"
-    # What was counted on the audits is there: the pool holds no less. Nor does it hold more than
-    # this and the most in all other images.
+    # The pool holds what was counted on the audits, and no more than this and the most in all
+    # other images.
     highest = known + most * (1 - n / images)
-    low, value, high = (min(max(known, v), highest) for v in (mean - half, mean, mean + half))
+    value, low, high = (
+        min(max(known, float(each)), highest) for each in (found.mean, found.low, found.high)
+    )
     return Interval(value, low, high), float(found.weight), ""
 
 

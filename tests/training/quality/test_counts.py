@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import t as student
 
 from training.quality.audit import Interval
-from training.quality.counts import FEWEST_SHOWN, count_pool, estimate_mean
+from training.quality.counts import FEWEST_SHOWN, count_pool, estimate_mean, share_beyond
 
 COUNTED = np.array([0.0, 4.0, 1.0, 7.0, 2.0])
 PREDICTED = np.array([1.0, 3.0, 1.0, 9.0, 0.0])
@@ -13,6 +13,10 @@ POOL_MEAN, IMAGES = 2.5, 20
 def slope(counted, predicted):
     off = predicted - predicted.mean()
     return min(1.0, max(0.0, (off @ (counted - counted.mean())) / (off @ off)))
+
+
+def factor(degrees, relative):
+    return np.exp(student.ppf(0.975, degrees) * np.log1p(relative**2) ** 0.5)
 
 
 def one_mean(counted, predicted):
@@ -27,8 +31,8 @@ def test_the_mean_and_its_interval_are_those_of_a_slow_jackknife():
     off = without - without.mean()
     variance = (1 - 5 / IMAGES) * 4 / 5 * (off**2).sum()
     degrees = min(4.0, 2 * 5 / ((off**4).mean() / (off**2).mean() ** 2 - 1))
-    half = student.ppf(0.975, degrees) * variance**0.5
-    assert found.half_width == pytest.approx(half)
+    assert found.high == pytest.approx(found.mean * factor(degrees, variance**0.5 / found.mean))
+    assert found.low == pytest.approx(found.mean**2 / found.high)
 
 
 def test_without_predictions_it_is_the_plain_mean_of_a_finite_pool():
@@ -36,7 +40,7 @@ def test_without_predictions_it_is_the_plain_mean_of_a_finite_pool():
     found = estimate_mean(counted, np.zeros(3), 0.0, 12)
     assert (found.mean, found.weight) == (pytest.approx(7 / 3), 0)
     spread = counted.std(ddof=1) / 3**0.5 * (1 - 3 / 12) ** 0.5
-    assert found.half_width == pytest.approx(student.ppf(0.975, 2) * spread)
+    assert found.high == pytest.approx(7 / 3 * factor(2, spread / (7 / 3)))
 
 
 def test_many_samples_are_estimated_as_each_alone():
@@ -46,7 +50,8 @@ def test_many_samples_are_estimated_as_each_alone():
     for i in range(6):
         alone = estimate_mean(counted[i], predicted[i], 2.0, 100)
         assert together.mean[i] == pytest.approx(float(alone.mean))
-        assert together.half_width[i] == pytest.approx(float(alone.half_width))
+        assert together.low[i] == pytest.approx(float(alone.low))
+        assert together.high[i] == pytest.approx(float(alone.high))
 
 
 @pytest.mark.parametrize(("factor", "weight"), [(3.0, 1 / 3), (0.5, 1.0), (-1.0, 0.0)])
@@ -62,10 +67,10 @@ def test_the_interval_holds_the_truth_in_nineteen_of_twenty():
     drawn = np.stack([rng.permutation(400)[:80] for _ in range(1000)])
     pool_mean = predicted.mean()
     found = estimate_mean(truth[drawn] * 1.0, predicted[drawn] * 1.0, pool_mean, 400)
-    held = np.abs(found.mean - truth.mean()) <= found.half_width
+    held = (found.low <= truth.mean()) & (truth.mean() <= found.high)
     assert 0.93 <= held.mean() <= 0.98
     alone = estimate_mean(truth[drawn] * 1.0, np.zeros(drawn.shape), 0.0, 400)
-    assert found.half_width.mean() < 0.6 * alone.half_width.mean()
+    assert (found.high - found.low).mean() < 0.6 * (alone.high - alone.low).mean()
 
 
 def pool(rng, images=200):
@@ -103,6 +108,15 @@ def test_audits_of_nothing_but_zeros_claim_nothing():
     assert "differ in nothing" in found.reason
     empty = count_pool(np.zeros(90), np.arange(45), np.zeros(45))
     assert empty.reason == f"0 of 45 audits show it, an interval needs {FEWEST_SHOWN}"
+
+
+def test_audits_that_miss_the_full_images_claim_nothing():
+    counted = np.arange(1.0, 51)
+    pool = np.concatenate([counted, np.full(10, 60.0)])
+    assert share_beyond(pool, np.array([50.0, 60.0])) == pytest.approx([600 / pool.sum(), 0.0])
+    found = count_pool(pool, np.arange(50), counted)
+    assert (found.corrected, found.alone) == (None, None)
+    assert "32% of what is predicted lies in images that hold more of it" in found.reason
 
 
 def test_a_pool_of_audits_alone_is_known_exactly():

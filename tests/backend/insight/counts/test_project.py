@@ -366,6 +366,7 @@ def test_the_command_writes_its_files_and_prints_what_they_rest_on(
         studio.label(task, parent_prediction=1)
     studio.gone = {4}
     monkeypatch.setattr("training.quality.counts.FEWEST_SHOWN", 5)
+    monkeypatch.setattr("training.quality.counts.MOST_BEYOND", 1.0)
     monkeypatch.setattr(shared, "load_settings", lambda: work.settings)
     monkeypatch.setattr(shared, "Workplace", lambda settings: work)
     arguments = ["counts", "--project", "7", "--group-by", "patient", "--output", str(tmp_path)]
