@@ -1,6 +1,6 @@
 """`python -m backend`: registers the commands of ``backend.commands``.
 
-Commands that read take ``--json``. Errors are sentences; the exit status is 1 when one came.
+Commands that read take ``--json``. Errors are sentences; docs/COMMANDS.md lists the exit statuses.
 Starting must be quick: a command imports what it needs when it runs.
 """
 
@@ -33,11 +33,12 @@ from backend.commands.status import status
 from backend.commands.versions import versions
 from backend.commands.worker import worker
 from backend.errors import BackendError
+from training.command_options import STOPPED
 from training.errors import TrainingError
 
 
 class CommandGroup(click.Group):
-    """Prints our errors as sentences and exits with 1."""
+    """Prints our errors as sentences and exits with 1; with 130 after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -45,6 +46,9 @@ class CommandGroup(click.Group):
         except (BackendError, TrainingError) as error:
             click.echo(str(error), err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:  # click would exit with 1, as after an error
+            click.echo("Stopped.", err=True)
+            ctx.exit(STOPPED)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})

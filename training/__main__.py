@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from training.batch.command import STOPPED, predict
-from training.command_options import FOLDER, channels_option, own_network
+from training.batch.command import predict
+from training.command_options import (
+    AS_JSON,
+    FOLDER,
+    STOPPED,
+    channels_option,
+    own_network,
+    print_json,
+)
 from training.errors import TrainingError
 
 
@@ -53,7 +61,10 @@ def cli() -> None:
 @click.option(
     "--channels", type=click.IntRange(1, 256), default=3, help="Of the images (default 3)."
 )
-def check_network(network: str, weights: Path | None, classes: int, channels: int) -> None:
+@AS_JSON
+def check_network(
+    network: str, weights: Path | None, classes: int, channels: int, as_json: bool
+) -> None:
     """Try everything that a committee does with NETWORK, and report what is missing.
 
     NETWORK is package.module:factory, as in the setting NETWORK, or one of ours: shared, lite0,
@@ -62,7 +73,13 @@ def check_network(network: str, weights: Path | None, classes: int, channels: in
     from training.check_network import check_network as checks
 
     missing = 0
-    for check in checks(network, weights=weights, classes=classes, channels=channels):
+    tried = checks(network, weights=weights, classes=classes, channels=channels)
+    if as_json:
+        found = [asdict(check) for check in tried]
+        usable = all(check["passed"] is not False for check in found)
+        print_json({"network": network, "usable": usable, "checks": found})
+        raise SystemExit(not usable)
+    for check in tried:
         mark = {True: "ok", False: "MISSING", None: "note"}[check.passed]
         click.echo(f"{mark:8} {check.name:10} {check.said}")
         missing += check.passed is False
@@ -153,6 +170,7 @@ def _whole_numbers(_ctx: click.Context, _parameter: click.Parameter, text: str) 
     required=True,
     help="A file of JSON lines. Results that it already holds are not measured again.",
 )
+@AS_JSON
 def ablate(
     data: Path,
     other: Path | None,
@@ -166,6 +184,7 @@ def ablate(
     seconds: float | None,
     workers: int,
     output: Path,
+    as_json: bool,
 ) -> None:
     """Train with and without parts of the recipe, and print what each part is worth.
 
@@ -174,6 +193,7 @@ def ablate(
     """
     from training.experiments import ablation
     from training.experiments.ablation_table import class_table, table
+    from training.progress import progress_bar
 
     variants = ablation.variants(vary, common, seconds)
     if seconds is not None:
@@ -188,13 +208,18 @@ def ablate(
     grouped = None if groups is None else ablation.parse_groups(groups)
     trial = ablation.Trial(data, other, test, grouped, members)
     results = []
-    for result in ablation.run(trial, cells, output, workers):
-        results.append(result)
-        click.echo(
-            f"{len(results)} of {len(cells)}: {result['variant']}, {result['images']} images, "
-            f"draw {result['draw']}: mean IoU {result['test']['mean_iou']:.3f}",
-            err=True,
-        )
+    with progress_bar() as show:
+        for result in ablation.run(trial, cells, output, workers):
+            results.append(result)
+            show(len(results), len(cells))
+            click.echo(
+                f"{len(results)} of {len(cells)}: {result['variant']}, {result['images']} images, "
+                f"draw {result['draw']}: mean IoU {result['test']['mean_iou']:.3f}",
+                err=True,
+            )
+    if as_json:
+        print_json(results)
+        return
     for rows in (table(results), class_table(results)):
         for row in rows:
             click.echo("| " + " | ".join(row) + " |")
@@ -210,7 +235,8 @@ def ablate(
     help="The folder to write to.",
 )
 @channels_option
-def images_(folder: Path, output: Path, channels: tuple[int, ...] | None) -> None:
+@AS_JSON
+def images_(folder: Path, output: Path, channels: tuple[int, ...] | None, as_json: bool) -> None:
     """Write how each image of FOLDER will be seen: a PNG each, and images.csv.
 
     The table says of each file its size, bits, channels, page and stretch, or why it is refused
@@ -219,10 +245,17 @@ def images_(folder: Path, output: Path, channels: tuple[int, ...] | None) -> Non
     from training.datasets.seen_images import TABLE, write_seen_images
 
     counts = {"read": 0, "refused": 0}
+    rows = []
     for seen in write_seen_images(folder, output, channels):
         counts["refused" if seen.refusal else "read"] += 1
+        if as_json:
+            rows.append(asdict(seen))
+            continue
         part = ", ".join(each for each in (seen.page, seen.channels) if each)
         click.echo(f"{seen.file}: {seen.refusal or f'{part}, {seen.bits} bits'}")
+    if as_json:
+        print_json({**counts, "table": str(output / TABLE), "files": rows})
+        return
     click.echo(
         f"\n{counts['read']} files read, {counts['refused']} refused; "
         f"{output / TABLE} has a row for each."
@@ -255,7 +288,15 @@ def images_(folder: Path, output: Path, channels: tuple[int, ...] | None) -> Non
     help="The folder to write to (default: this one).",
 )
 @own_network
-def map_(image: Path, version: Path, truth: Path | None, output: Path, network: str | None) -> None:
+@AS_JSON
+def map_(
+    image: Path,
+    version: Path,
+    truth: Path | None,
+    output: Path,
+    network: str | None,
+    as_json: bool,
+) -> None:
     """Draw where a version is uncertain about an image, and write the same as arrays.
 
     IMAGE-map.png shows the image, its prediction, the five uncertainty maps with their scales,
@@ -273,7 +314,11 @@ def map_(image: Path, version: Path, truth: Path | None, output: Path, network: 
     mask = None if truth is None else read_truth_file(truth, pixels, classes)
     prediction = committee.predict(pixels)
     title = f"{image.name}, predicted by version {committee.version}"
-    for path in write_map(output, image.stem, prediction, pixels, classes, mask, title):
+    files = write_map(output, image.stem, prediction, pixels, classes, mask, title)
+    if as_json:
+        print_json({"files": [str(path) for path in files], "arms": dict(prediction.arms)})
+        return
+    for path in files:
         click.echo(path)
     click.echo(f"\n{arms_table(prediction.arms)}")
 
@@ -295,29 +340,21 @@ def map_(image: Path, version: Path, truth: Path | None, output: Path, network: 
 @click.option("--workers", type=click.IntRange(1, 64), default=2, help="Paths side by side.")
 def loop(config_file: Path, output: Path | None, workers: int) -> None:
     """Simulate active learning on a labelled folder, with several strategies and seeds."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
     from training.experiments.loop import run
     from training.experiments.loop_config import read_config
+    from training.progress import progress_bar
 
     config = read_config(config_file)
     folder = output or config_file.with_suffix("")
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as bars:
-        rows = {}
-
-        def show(what: str, done: int, of: int) -> None:
-            if what not in rows:
-                rows[what] = bars.add_task(what, total=of)
-            bars.update(rows[what], completed=done, total=of)
-
-        run(config, folder, workers, show)
+    with progress_bar() as show:
+        run(config, folder, workers, lambda what, done, of: show(done, of, what))
     click.echo(f"The results are in {folder}: `python -m training report {folder}` shows them.")
 
 
 @cli.command("report")
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
-def report(run: Path) -> None:
+@AS_JSON
+def report(run: Path, as_json: bool) -> None:
     """Write RUN/report.html and RUN/csv: what a run of `loop` shows, finished or not.
 
     The sentences on the hypotheses and on each strategy's gain over random are printed as well.
@@ -325,6 +362,9 @@ def report(run: Path) -> None:
     from training.experiments.report import write_report
 
     path, sentences = write_report(run)
+    if as_json:
+        print_json({"report": str(path), "sentences": sentences})
+        return
     for sentence in sentences:
         click.echo(sentence)
     click.echo(f"The report is {path}.")
@@ -347,8 +387,10 @@ def report(run: Path) -> None:
 def draw(folder: Path, count: int, seed: int, laboratories: tuple[str, ...]) -> None:
     """Draw a labelled folder of urine-sediment fields with exact masks."""
     from training.datasets.urine_sediment import write_folder
+    from training.progress import progress_bar
 
-    write_folder(folder, count, seed, laboratories)
+    with progress_bar() as show:
+        write_folder(folder, count, seed, laboratories, show)
     click.echo(f"{count} fields are in {folder}.")
 
 

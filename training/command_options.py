@@ -1,12 +1,19 @@
-"""What several commands of `python -m training` take."""
+"""What several commands take and print, those of `python -m backend` too."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from training.channels import parse_channels
+
+STOPPED = 130
+"""The exit status of what Ctrl-C ended, as shells have it."""
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -32,3 +39,7 @@ channels_option = click.option(
     default=None,
     help='Which to show, counted from 1: "2" as grey, "1,3,2" as red, green and blue.',
 )
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from backend.commands.shared import AS_JSON, print_json
 from backend.settings import load_settings
 
 FOLDER = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
@@ -15,7 +16,8 @@ FOLDER = click.argument("folder", type=click.Path(file_okay=False, path_type=Pat
 @FOLDER
 @click.option("--keep", type=click.IntRange(1, 10_000), help="Remove all but the newest N backups.")
 @click.option("--verify", is_flag=True, help="Check the newest backup instead of making one.")
-def backup(folder: Path, keep: int | None, verify: bool) -> None:
+@AS_JSON
+def backup(folder: Path, keep: int | None, verify: bool, as_json: bool) -> None:
     """Make a backup in a new folder below FOLDER, while everything runs."""
     from rich.console import Console
 
@@ -28,10 +30,27 @@ def backup(folder: Path, keep: int | None, verify: bool) -> None:
         if verify:
             found = action.the_backup(folder)
             manifest = action.verify(found, report)
-            click.echo(f"{found} is whole: {len(manifest.files)} files.")
+            if as_json:
+                print_json({"folder": str(found), "files": len(manifest.files)})
+            else:
+                click.echo(f"{found} is whole: {len(manifest.files)} files.")
             return
         made = action.back_up(load_settings(), folder.absolute(), report)
     manifest = made.manifest
+    if as_json:
+        removed = 0 if keep is None else action.remove_older(folder, keep)
+        print_json(
+            {
+                "folder": str(made.folder),
+                "files": len(manifest.files),
+                "copied": made.copied,
+                "copied_bytes": made.copied_bytes,
+                "left_out": manifest.left_out,
+                "own_studio": manifest.own_studio,
+                "removed": removed,
+            }
+        )
+        return
     click.echo(
         f"{made.folder}: {len(manifest.files)} files, {made.copied} of them new "
         f"({made.copied_bytes / 1e6:.1f} MB)."

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from backend.commands.shared import AS_JSON, PROJECT, open_workplace, print_json
+from backend.commands.shared import (
+    AS_JSON,
+    PROJECT,
+    open_workplace,
+    print_json,
+    progress_bar,
+)
 
 
 @click.command()
@@ -30,23 +36,12 @@ def counts(studio_id: int, group_by: str | None, output: Path, as_json: bool) ->
     Writes counts.csv (each class with its interval, or why there is none), images.csv and
     counts.png (docs/COUNTS.md). An interrupted run goes on where it stopped.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from backend.insight.counts.files import write_counts
     from backend.insight.counts.project import count_project
     from backend.insight.counts.text import describe_counts
 
-    columns = ("Predicting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with open_workplace() as work, Progress(*columns, console=Console(stderr=True)) as bar:
-        row = bar.add_task("", total=None)
-        found = count_project(
-            work,
-            studio_id,
-            output,
-            group_by,
-            lambda done, of: bar.update(row, completed=done, total=of),
-        )
+    with open_workplace() as work, progress_bar("Predicting") as show:
+        found = count_project(work, studio_id, output, group_by, show)
     files = write_counts(found, output)
     if as_json:
         print_json(found.to_json() | {"files": [str(path) for path in files]})

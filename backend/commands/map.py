@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from backend.commands.shared import ID, open_workplace
+from backend.commands.shared import AS_JSON, ID, open_workplace, print_json
 
 
 @click.command("map")
@@ -19,7 +19,8 @@ from backend.commands.shared import ID, open_workplace
     default=Path(),
     help="The folder to write to (default: this one).",
 )
-def map_task(task_id: int, output: Path) -> None:
+@AS_JSON
+def map_task(task_id: int, output: Path, as_json: bool) -> None:
     """Draw where the ranking version is uncertain about a task's image; write it as arrays too.
 
     task-ID-map.png shows the image, what is predicted in it, the five maps of uncertainty with
@@ -31,6 +32,16 @@ def map_task(task_id: int, output: Path) -> None:
 
     with open_workplace() as work:
         written = write_task_map(work, task_id, output)
+    if as_json:
+        print_json(
+            {
+                "task": task_id,
+                "files": [str(path) for path in written.files],
+                "arms": dict(written.arms),
+                "problems": list(written.problems),
+            }
+        )
+        return
     for problem in written.problems:
         click.echo(problem, err=True)
     for path in written.files:

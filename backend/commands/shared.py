@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,11 @@ from backend.errors import BadRequest
 from backend.settings import load_settings
 from backend.workplace import Workplace
 
+# Their home is below, since the commands of training take them too.
+from training.command_options import AS_JSON as AS_JSON
+from training.command_options import print_json as print_json
+from training.progress import progress_bar as progress_bar
+
 ID = click.IntRange(1, 2**63 - 1)  # what the ledger's columns hold
 
 PROJECT = click.option(
@@ -23,7 +28,6 @@ PROJECT = click.option(
 ANY_PROJECT = click.option(
     "--project", "studio_id", type=ID, default=None, help="One project only (default: all)."
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @contextmanager
@@ -37,33 +41,12 @@ def open_workplace() -> Iterator[Workplace]:
         work.close()
 
 
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time that is left, on stderr; it gets how many are done, and of how many."""
-    bars: list[Any] = []  # click names no type for what it returns
-
-    def show(done: int, total: int) -> None:
-        if not bars:
-            bars.append(click.progressbar(length=total, label=label, file=sys.stderr))
-        bars[0].update(done - bars[0].pos)
-
-    try:
-        yield show
-    finally:
-        for bar in bars:
-            bar.render_finish()
-
-
 def list_lines(lines: Sequence[str], most: int = 20) -> None:
     """The first of them, and how many more there are."""
     for line in lines[:most]:
         click.echo(line)
     if len(lines) > most:
         click.echo(f"And {len(lines) - most} more: --json lists all.")
-
-
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
 
 
 def parse_options_object(text: str | None) -> dict[str, Any] | None:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from training.command_options import FOLDER, channels_option, own_network
+from training.command_options import (
+    AS_JSON,
+    FOLDER,
+    STOPPED,
+    channels_option,
+    own_network,
+    print_json,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from training.batch.folder import Outcome
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 LISTED = 10
 """Files that were not predicted and are named on the terminal; the table holds all."""
-
-STOPPED = 130
-"""The exit status of what Ctrl-C ended, as shells have it."""
 
 
 @click.command("predict")
@@ -76,6 +77,7 @@ STOPPED = 130
     "--threads", type=click.IntRange(1, 256), default=None, help="Default: all processors."
 )
 @own_network
+@AS_JSON
 def predict(
     folder: Path,
     version: Path,
@@ -92,6 +94,7 @@ def predict(
     group_by: str | None,
     threads: int | None,
     network: str | None,
+    as_json: bool,
 ) -> None:
     """Predict every image of FOLDER: class masks, and tables of images and particles.
 
@@ -100,6 +103,7 @@ def predict(
     """
     from training.batch.folder import Batch, predict_folder
     from training.batch.outputs import Wanted
+    from training.progress import progress_bar
 
     if pixel_size is not None and math.isnan(pixel_size):  # passes every range
         raise click.BadParameter("it must be a number of micrometres.", param_hint="--pixel-size")
@@ -116,32 +120,16 @@ def predict(
         group_by=group_by,
         threads=threads or os.cpu_count() or 1,
     )
-    with _progress() as show:
+    with progress_bar() as show:
         outcome = predict_folder(batch, show)
-    _say(outcome, output)
+    if as_json:
+        print_json(asdict(outcome) | {"table": str(output / "images.csv")})
+    else:
+        _say(outcome, output)
     if outcome.interrupted:
         raise SystemExit(STOPPED)
     if outcome.refused:
         raise SystemExit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time that is left, on a terminal alone."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("")
-        yield lambda done, of: bars.update(bar, completed=done, total=of)
 
 
 def _say(outcome: Outcome, output: Path) -> None:

@@ -29,6 +29,7 @@ from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
 from tests.backend.small_studio import CREATED_S, SmallStudio
 from tests.backend.workplaces import GIVEN, SERVER, brush_config, make_settings
+from tests.command_page import json_keys
 from tests.live.harness.servers import ROOT
 from tests.training.discs import CLASSES, disc_examples
 from training.config import TrainConfig
@@ -480,7 +481,10 @@ class TestTheCommands:
     ) -> None:
         target, data = tmp_path / "backups", settings.data_dir
         assert "7 files, 7 of them new" in run(data, "backup", target).output
-        assert "1 older backups are removed" in run(data, "backup", target, "--keep", 1).output
+        second = json.loads(run(data, "backup", target, "--json").stdout)
+        assert json_keys()["backend backup"] == second.keys()
+        assert (second["files"], second["removed"]) == (7, 0)
+        assert "2 older backups are removed" in run(data, "backup", target, "--keep", 1).output
         (left,) = all_backups(target)
         assert f"{left} is whole: 7 files." in run(data, "backup", target, "--verify").output
         both = run(data, "backup", target, "--verify", "--keep", 1, status=2).output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from backend.ledger import Project
 from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.backend.workplaces import make_settings
+from tests.command_page import json_keys
 from tests.training.discs import CLASSES, disc_example
 from training.config import TrainConfig
 from training.networks.build import build_network
@@ -215,6 +217,9 @@ def test_the_command_prints_files_and_scores(
     lines = done.output.splitlines()
     assert lines[:2] == [str(tmp_path / f"task-41-map.{kind}") for kind in ("png", "npz")]
     assert lines[-1].startswith("least_confidence, probability")
+    found = json.loads(CliRunner().invoke(cli, [*arguments, "41", "--json"]).stdout)
+    assert json_keys()["backend map"] == found.keys()
+    assert found["files"] == lines[:2]
     done = CliRunner().invoke(cli, [*arguments, "99"])
     assert done.exit_code == 1
     assert "has no task 99" in done.output

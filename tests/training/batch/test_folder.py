@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.command_page import json_keys
 from tests.training.batch.thresholds import BRIGHT, DARK, GROUND, OWN, write_thresholds
 from training.__main__ import cli
 from training.batch import folder as batch_folder
@@ -62,6 +63,17 @@ def pixels(path: Path) -> NDArray[Any]:
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def test_json_says_what_was_done_and_the_status_stays(
+    images: Path, version: Path, tmp_path: Path
+) -> None:
+    (images / "broken.png").write_bytes(b"no image")
+    code, said = predict(images, version, tmp_path / "out", "--json")
+    found = json.loads(said)
+    assert code == 1
+    assert json_keys()["training predict"] == found.keys()
+    assert (found["done"], list(found["refused"])) == (2, ["broken.png"])
 
 
 def test_masks_and_tables_hold_the_particles(images: Path, version: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
+from tests.command_page import json_keys
 from training.__main__ import cli
 
 GREY = np.arange(200, dtype=np.uint8).reshape(10, 20)
@@ -36,6 +38,14 @@ def folder(tmp_path: Path) -> Path:
 def run(*arguments: str) -> tuple[int, str]:
     ended = CliRunner().invoke(cli, ["images", *arguments])
     return ended.exit_code, ended.output
+
+
+def test_json_has_the_rows_of_the_table(folder: Path, tmp_path: Path) -> None:
+    code, said = run(str(folder), "--output", str(tmp_path / "seen"), "--json")
+    found = json.loads(said)
+    assert code == 0
+    assert json_keys()["training images"] == found.keys()
+    assert (found["read"], found["refused"], len(found["files"])) == (3, 2, 5)
 
 
 def test_each_file_is_read_or_refused_and_the_table_says_how(folder: Path, tmp_path: Path) -> None:

@@ -236,6 +236,8 @@ def test_the_command_measures_each_cell_once_and_goes_on_after_a_kill(tmp_path, 
     assert len(output.read_text().splitlines()) == 5
     for old, new in zip(first, again, strict=True):
         assert json.dumps(old["test"]) == json.dumps(new["test"])
+    run = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert json.loads(run.stdout) == again
     run = CliRunner().invoke(cli, [*arguments, "--members", "2"])
     assert run.exit_code == 1
     assert "holds results of another trial" in run.output

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.command_page import json_keys
 from tests.training.discs import CLASSES, write_discs
 from training.__main__ import cli
 from training.experiments.analysis import (
@@ -586,8 +587,9 @@ def test_a_run_that_goes_on_is_reported_by_its_complete_seeds(tmp_path):
 def test_a_run_whose_later_paths_have_not_begun_is_reported(tmp_path):
     lines = [each for each in all_lines() if each["seed"] in (3, 1)]
     folder = write_run(tmp_path / "run", lines)
-    found = CliRunner().invoke(cli, ["report", str(folder)])
+    found = CliRunner().invoke(cli, ["report", str(folder), "--json"])
     assert found.exit_code == 0, found.output
+    assert json_keys()["training report"] == json.loads(found.stdout).keys()
     assert read_run(folder).seeds == (3, 1)
 
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 
 from acquisition.masks import UNKNOWN
 from acquisition.uncertainty import MEASURES
+from tests.command_page import json_keys
 from tests.training.discs import disc_example
 from tests.training.figures.small_version import CONFIG, OWN, write_members
 from training.__main__ import cli
@@ -65,6 +67,10 @@ class TestTheCommand:
         score = committee.predict(disc_example("a", 0).image).arms["least_confidence/object_max"]
         assert float(lines[-1].split()[-1]) == pytest.approx(score, abs=1e-4)
         assert sorted(version.iterdir()) == before
+        found = json.loads(self.run(version, files / "disc.png", "--output", out, "--json").output)
+        assert json_keys()["training map"] == found.keys()
+        assert found["files"] == lines[:2]
+        assert found["arms"]["least_confidence/object_max"] == pytest.approx(score, abs=1e-4)
 
     def test_its_errors_are_sentences(self, version, files):
         image = files / "disc.png"

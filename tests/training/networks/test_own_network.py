@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from tests.command_page import json_keys
 from tests.training.discs import CLASSES, disc_examples
 from tests.training.laboratory import Small
 from training.__main__ import cli
@@ -158,6 +160,11 @@ def test_the_command_says_what_is_missing_and_fails(tmp_path):
     assert run.exit_code == 1
     assert "MISSING  logits" in run.output
     assert "docs/NETWORKS.md" in run.output
+    run = CliRunner().invoke(cli, ["check-network", f"{HERE}:Softmaxed", "--json"])
+    found = json.loads(run.stdout)
+    assert run.exit_code == 1
+    assert json_keys()["training check-network"] == found.keys()
+    assert found["usable"] is False
     path = tmp_path / "weights.pt"
     torch.save(Small(3, 3).state_dict(), path)
     run = CliRunner().invoke(cli, ["check-network", f"{HERE}:small", "--weights", str(path)])

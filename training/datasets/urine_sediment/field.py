@@ -1,6 +1,6 @@
 """A drawn field of view with its exact mask, and folders of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,11 @@ def draw_field(seed: int, laboratory: str = "A", size: tuple[int, int] = (512, 5
 
 
 def write_folder(
-    folder: Path, count: int, seed: int, laboratories: Sequence[str] = ("A", "B")
+    folder: Path,
+    count: int,
+    seed: int,
+    laboratories: Sequence[str] = ("A", "B"),
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
     """Draw ``count`` fields into a labelled folder, the laboratories taking turns.
 
@@ -99,6 +103,7 @@ def write_folder(
         name = f"field-{field.laboratory}-{seed + i:05d}.png"
         _write_png(folder / "images" / name, cv2.cvtColor(field.image, cv2.COLOR_RGB2BGR))
         _write_png(folder / "masks" / name, field.mask)
+        progress(i + 1, count)
 
 
 def _check(seed: int, laboratory: str, size: tuple[int, int]) -> None:
