@@ -1,6 +1,6 @@
 # Every target sets itself up; what is there already is not made again (backend/installation.py).
 
-.PHONY: help run test soak check audit lock bench runtime development label-studio
+.PHONY: help run test soak check docs screenshots audit lock bench runtime development label-studio
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
@@ -23,7 +23,11 @@ help:
 	@echo 'make soak                 the tests that take long: kill everything at every stage, for'
 	@echo '                          SOAK_S seconds (900), and print what it took to recover;'
 	@echo '                          altered inputs for FUZZ_MINUTES (10)'
-	@echo 'make check                lint, format, security lint, types, import direction'
+	@echo 'make check                lint, format, security lint, types, import direction, documents'
+	@echo 'make docs                 build the documents as a site, site/index.html; a link that leads'
+	@echo '                          nowhere or to another host for a file is an error'
+	@echo 'make screenshots          start the demo, take the pictures of docs/pictures anew, stop it;'
+	@echo '                          some fifteen minutes'
 	@echo 'make audit                known weaknesses of all that is locked (needs the network)'
 	@echo 'make lock                 choose the version of every package anew (needs the network)'
 	@echo 'make bench                measure, print the table, write bench.json'
@@ -52,12 +56,19 @@ FUZZ_MINUTES ?= 10
 soak: development label-studio
 	@CHAOS_S=$(SOAK_S) FUZZ_MINUTES=$(FUZZ_MINUTES) exec .venv/bin/python -m pytest -m soak -s $(ARGS)
 
-check: development
+check: development docs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/bandit --quiet --recursive --configfile pyproject.toml acquisition training backend _wsgi.py
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+docs:
+	$(ENSURE) .venv-docs requirements-docs.txt --lock constraints-tools.txt
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
+screenshots: development label-studio
+	@exec .venv/bin/python -m tests.screenshots
 
 # Not in check: it asks the Python Packaging Advisory Database over the network. One lock at a time,
 # since Label Studio has other versions of some packages.
@@ -80,7 +91,8 @@ lock:
 	$(COMPILE) requirements.txt requirements-nodeps.txt requirements-dev.txt \
 		requirements-dev-nodeps.txt --output-file constraints.txt
 	$(COMPILE) --no-config requirements-label-studio.txt --output-file constraints-label-studio.txt
-	$(COMPILE) --no-config requirements-audit.txt requirements-lock.txt --output-file constraints-tools.txt
+	$(COMPILE) --no-config requirements-audit.txt requirements-lock.txt requirements-docs.txt \
+		--output-file constraints-tools.txt
 
 bench: development label-studio
 	@exec .venv/bin/python -m tests.bench $(ARGS)
