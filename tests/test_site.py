@@ -79,12 +79,12 @@ def parse(program: str, text: str) -> None:
     command.make_context(words[0], rest, parent=context)
 
 
-@pytest.mark.parametrize(("program", "text"), typed())
+@pytest.mark.parametrize(("program", "text"), [*typed()])
 def test_a_call_that_a_document_shows_can_be_typed(program: str, text: str) -> None:
     parse(program, text)
 
 
-@pytest.mark.parametrize(("program", "words"), mentioned())
+@pytest.mark.parametrize(("program", "words"), [*mentioned()])
 def test_a_call_in_a_sentence_has_a_name_and_options_that_are_there(
     program: str | None, words: list[str]
 ) -> None:
@@ -174,6 +174,11 @@ class TestTheHooks:
     def test_what_would_be_fetched_from_elsewhere_is_found(self, tmp_path: Path, page: str) -> None:
         (tmp_path / "index.html").write_text(page)
         assert len(list(HOOKS["loaded_from_elsewhere"](tmp_path))) == 1
+
+    def test_each_page_tells_the_browser_to_ask_nobody_else(self) -> None:
+        policy = (ROOT / "docs/site/overrides/main.html").read_text()
+        assert "default-src 'self'" in policy
+        assert "//" not in policy
 
     def test_links_to_click_and_files_of_the_site_are_fine(self, tmp_path: Path) -> None:
         (tmp_path / "index.html").write_text(

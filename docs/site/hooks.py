@@ -15,7 +15,7 @@ OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[\w./-]+\)")
 """A link to a file beside docs/, such as the README, which a code host shows and the site lacks."""
 
 LOADED = {"src", "srcset", "poster", "data", "background"}
-"""Attributes whose address a browser fetches by itself; ``href`` too, but of ``a`` and ``base``."""
+"""Attributes whose address a browser fetches by itself; ``href`` too, but for links to click."""
 
 CSS_URL = re.compile(r"(?:url\(|@import)\s*['\"]?([^'\")\s;]+)")
 
@@ -23,9 +23,7 @@ CSS_URL = re.compile(r"(?:url\(|@import)\s*['\"]?([^'\")\s;]+)")
 def on_page_markdown(markdown: str, **_given: Any) -> str:
     """Make links of the documents that a page names, and text of links that leave docs/."""
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
-    parts[::2] = [
-        MENTION.sub(r"[docs/\1](\1)", OUTSIDE.sub(r"\1", part)) for part in parts[::2]
-    ]
+    parts[::2] = [MENTION.sub(r"[docs/\1](\1)", OUTSIDE.sub(r"\1", part)) for part in parts[::2]]
     return "".join(parts)
 
 
@@ -43,7 +41,10 @@ def on_post_build(config: Any, **_given: Any) -> None:
 
 
 def loaded_from_elsewhere(site: Path) -> Iterator[str]:
-    """``file: address`` for each address of another host that a browser would fetch by itself."""
+    """``file: address`` for each address of another host that a browser would fetch by itself.
+
+    Scripts are not read: the policy in overrides/main.html keeps them from other hosts.
+    """
     for path in sorted(site.rglob("*")):
         if path.suffix in {".html", ".css", ".svg"}:
             text = path.read_text(encoding="utf-8")

@@ -210,7 +210,7 @@ def test_source_is_built_after_its_hash_was_checked(
             "constraints-label-studio.txt",
             ("requirements-label-studio.txt", "requirements-label-studio-source.txt"),
         ),
-        ("constraints-tools.txt", ("requirements-audit.txt",)),
+        ("constraints-tools.txt", ("requirements-audit.txt", "requirements-docs.txt")),
     ],
 )
 def test_the_constraints_hold_every_pin(constraints: str, requirements: tuple[str, ...]) -> None:
