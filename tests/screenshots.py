@@ -21,11 +21,11 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from backend.data_dir import load_secrets
+from backend.data_dir import load_secrets, remember
 from backend.local.label_studio_server import LABEL_STUDIO_USER
 from backend.settings import Settings, load_settings
 from tests.limits import wait_until
-from tests.live.harness.servers import ROOT, Process
+from tests.live.harness.servers import ROOT, Process, free_port
 
 PICTURES = ROOT / "docs/pictures"
 MOST_BYTES = 150_000
@@ -48,6 +48,10 @@ class Demo:
         # Empty is unset.
         self._environment = {**dict.fromkeys(own, ""), "DATA_DIR": str(data_dir)}
         self._data_dir = data_dir
+        data_dir.mkdir(mode=0o700)
+        # The usual ones may be taken in the minute between their choice and Label Studio's start.
+        url = f"http://127.0.0.1:{free_port()}"
+        remember(data_dir, label_studio_url=url, port=free_port())
         log = data_dir.parent / "run.log"
         self.process = Process(self._command("run"), log, self._environment, cwd=ROOT)
 
