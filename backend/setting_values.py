@@ -98,8 +98,13 @@ def redis_url(url: str) -> str:
 
 
 def ledger_url(url: str) -> str:
-    """A SQLite file with an absolute path."""
+    """A SQLite file with an absolute path, or a database on PostgreSQL."""
     prefix = "sqlite:///"
+    parts = urlsplit(url)
+    if parts.scheme == "postgresql+psycopg":
+        if len(parts.path) < 2 or parts.fragment or parts.port == 0:  # reading it may raise, too
+            raise ValueError("no database on PostgreSQL")
+        return url
     path = url.removeprefix(prefix)
     if path == url or not path or path.startswith((":memory:", "file:")) or "?" in path:
         raise ValueError("not a SQLite file")

@@ -150,9 +150,18 @@ class Settings(BaseSettings):
     )
     ledger_url: Annotated[str, AfterValidator(values.ledger_url)] = documented(
         "",
-        "The ledger's database; only SQLite for now.",
-        "a SQLite file, sqlite:///path (other databases are not supported yet)",
+        "The ledger's database: a SQLite file, or PostgreSQL (docs/LEDGER.md).",
+        "a SQLite file, sqlite:///path, or a database on PostgreSQL, "
+        "postgresql+psycopg://user:password@host/name",
         "`sqlite:///DATA_DIR/ledger.sqlite3`",
+        repr=False,  # it may hold a password
+    )
+    ledger_connections: int = documented(
+        5,
+        "Connections that one process opens to the ledger's PostgreSQL, at most; SQLite has none.",
+        "an integer from 2 to 100",
+        ge=2,
+        le=100,
     )
     registry_url: Annotated[str, AfterValidator(values.registry_url)] = documented(
         "",
@@ -309,9 +318,10 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, _RememberedSource(settings_cls)
 
     @property
-    def ledger_path(self) -> Path:
-        """The ledger's SQLite file."""
-        return Path(self.ledger_url.removeprefix("sqlite:///"))
+    def ledger_path(self) -> Path | None:
+        """The ledger's SQLite file; None: it is on PostgreSQL."""
+        path = self.ledger_url.removeprefix("sqlite:///")
+        return None if path == self.ledger_url else Path(path)
 
     @property
     def registry_path(self) -> Path:

@@ -32,12 +32,13 @@ class Workplace:
 
     Args:
         settings: of this process.
-        busy_s: longest wait for the ledger's write lock, seconds.
+        busy_s: longest wait for the ledger, seconds.
     """
 
     def __init__(self, settings: Settings, *, busy_s: float = 10.0) -> None:
         self.settings = settings
-        self.ledger = Ledger(settings.ledger_url, busy_s)
+        # One is left for the thread that beats, or renews a lease, on a ledger of its own.
+        self.ledger = Ledger(settings.ledger_url, busy_s, settings.ledger_connections - 1)
 
     @cached_property
     def server(self) -> str:

@@ -52,14 +52,15 @@ class Ledger:
     """The facts, a repository for each kind. One instance a process; safe between threads.
 
     Args:
-        url: SQLAlchemy URL of a SQLite file.
+        url: SQLAlchemy URL of a SQLite file, or of a PostgreSQL database.
         busy_s: longest wait for the write lock, seconds. The web waits less than the second that
             Label Studio gives a webhook; workers can wait longer.
+        connections: to PostgreSQL, at most. One is enough for a single thread.
     """
 
-    def __init__(self, url: str, busy_s: float = 10.0) -> None:
+    def __init__(self, url: str, busy_s: float = 10.0, connections: int = 1) -> None:
         self.url = url
-        self.database = Database(url, busy_s)
+        self.database = Database(url, busy_s, connections)
         self.projects = Projects(self.database)
         self.events = Events(self.database)
         self.rounds = Rounds(self.database)

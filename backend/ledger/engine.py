@@ -1,23 +1,28 @@
-"""How the ledger is opened, read and written: all that is SQLite's own is here.
+"""How the ledger is opened, read and written, and all that is SQLite's own.
 
 Writes take SQLite's lock at once (BEGIN IMMEDIATE), so that two writers queue up rather than fail
-half way. Reads never block (WAL).
+half way. Reads never block (WAL). backend/ledger/postgresql.py does the same for PostgreSQL;
+nothing else knows which of the two it is.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from backend.errors import LedgerOutdated, LedgerUnavailable
+from backend.ledger import postgresql
 
 LOG_BYTES = 32 * 2**20
 """Size of SQLite's write-ahead log on disk between two checkpoints."""
@@ -25,11 +30,37 @@ LOG_BYTES = 32 * 2**20
 HEAD = "0004"
 """The schema revision that this code reads and writes."""
 
+COPYING = f"copying {HEAD}"
+"""In place of the revision while ``ledger copy`` fills the ledger: whoever opens it is told."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+RETRY_S = 0.2
+"""Between two tries to reach a PostgreSQL that is away."""
 
-def make_engine(url: str, busy_s: float) -> Engine:
-    """An engine for the ledger at ``url``; a writer waits ``busy_s`` for the lock at most."""
+
+def is_postgresql(url: str) -> bool:
+    return url.startswith("postgresql")
+
+
+def is_there(url: str) -> bool:
+    """False: the SQLite file of that URL is missing, and opening it would make it."""
+    return is_postgresql(url) or Path(url.removeprefix("sqlite:///")).exists()
+
+
+def shown_url(url: str) -> str:
+    """The URL as messages show it: without its password, and options that may hold one too."""
+    return make_url(url).set(query={}).render_as_string(hide_password=True)
+
+
+def make_engine(url: str, busy_s: float, connections: int = 1) -> Engine:
+    """An engine for the ledger at ``url``; a writer waits ``busy_s`` for the lock at most.
+
+    Args:
+        connections: to PostgreSQL, at most.
+    """
+    if is_postgresql(url):
+        return postgresql.make_engine(url, busy_s, connections)
     engine = create_engine(url, connect_args={"timeout": busy_s})
 
     @event.listens_for(engine, "connect")
@@ -58,28 +89,37 @@ def upgrade(url: str) -> None:
     Raises:
         LedgerUnavailable: it cannot be opened, or is of a newer release.
     """
+    database = Database(url, busy_s=30)
+    try:
+        with database._begun(immediate=False) as db:
+            revision = revision_of(db.connection())
+        _refuse_unknown(revision)
+        if revision != HEAD:  # as nearly never: who starts need not be able to write
+            _run_migrations(database)
+    except DatabaseError as error:
+        said = str(error.orig).partition("\n")[0].rstrip(".")
+        raise LedgerUnavailable(
+            f"The ledger at {shown_url(url)} cannot be opened: {said}."
+        ) from error
+    finally:
+        database.close()
+
+
+def _run_migrations(database: Database) -> None:
     from alembic import command
     from alembic.config import Config
 
-    engine = make_engine(url, busy_s=30)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    try:
-        with engine.connect().execution_options(immediate=True) as connection:
-            config.attributes["connection"] = connection
-            revision = _revision(connection)
-            connection.rollback()
-            if revision is not None and revision > HEAD:
-                raise LedgerUnavailable(_newer(revision))
-            command.upgrade(config, "head")
-            connection.commit()
-    except DatabaseError as error:
-        raise LedgerUnavailable(f"The ledger at {url} cannot be opened: {error.orig}.") from error
-    finally:
-        engine.dispose()
+    # All steps are one transaction. Two processes that start together take turns, and the second
+    # finds nothing to do.
+    with database._begun(immediate=True) as db:
+        config.attributes["connection"] = db.connection()
+        command.upgrade(config, "head")
+        db.commit()
 
 
-def _revision(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
     """The schema's revision; None if there is no ledger yet."""
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -87,11 +127,23 @@ def _revision(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def _newer(revision: str) -> str:
-    return (
-        f"The ledger has schema {revision}, this release knows up to {HEAD}: "
-        "install the newer release, or use another DATA_DIR."
-    )
+def _refuse_unknown(revision: str | None) -> None:
+    if revision is not None and revision.startswith("copying"):
+        raise LedgerUnavailable(
+            "Copying into this ledger was not finished: run `python -m backend ledger copy` with "
+            "the same FROM and TO again."
+        )
+    if revision is not None and revision > HEAD:
+        raise LedgerUnavailable(
+            f"The ledger has schema {revision}, this release knows up to {HEAD}: "
+            "install the newer release, or use another DATA_DIR."
+        )
+
+
+def set_sequences(connection: Connection, tables: Iterable[Table]) -> None:
+    """Let the next rows get numbers above those of the rows there are, which came with theirs."""
+    if connection.dialect.name == "postgresql":  # SQLite looks at the rows themselves
+        postgresql.set_sequences(connection, tables)
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -123,13 +175,17 @@ class Database:
     The rows of a session stay readable after it has ended.
 
     Args:
-        url: SQLAlchemy URL of a SQLite file.
-        busy_s: longest wait for the write lock, seconds.
+        url: SQLAlchemy URL of a SQLite file, or of a PostgreSQL database.
+        busy_s: longest wait for the write lock, for one of the connections, or for a PostgreSQL
+            that is away, seconds.
+        connections: to PostgreSQL, at most.
     """
 
-    def __init__(self, url: str, busy_s: float) -> None:
+    def __init__(self, url: str, busy_s: float, connections: int = 1) -> None:
+        self.url = url
         self._busy_s = busy_s
-        self._engine = make_engine(url, busy_s)
+        self._engine = make_engine(url, busy_s, connections)
+        self._pid = os.getpid()
         self._writing = threading.Lock()
 
     def close(self) -> None:
@@ -140,12 +196,11 @@ class Database:
 
         Raises:
             LedgerOutdated: there is none yet, or an older one.
-            LedgerUnavailable: a newer one.
+            LedgerUnavailable: a newer one, or one that is being copied to.
         """
         with self.read() as db:
-            revision = _revision(db.connection())
-        if revision is not None and revision > HEAD:
-            raise LedgerUnavailable(_newer(revision))
+            revision = revision_of(db.connection())
+        _refuse_unknown(revision)
         if revision != HEAD:
             raise LedgerOutdated(
                 f"The ledger has schema {revision or 'none'}, this release needs {HEAD}: "
@@ -159,7 +214,7 @@ class Database:
         Raises:
             LedgerUnavailable: the ledger cannot be read.
         """
-        with _described_errors(), Session(self._engine, expire_on_commit=False) as db, db.begin():
+        with self._described_errors(), self._begun(immediate=False) as db:
             yield db
 
     @contextmanager
@@ -168,16 +223,44 @@ class Database:
 
         Raises:
             LedgerUnavailable: the ledger cannot be written: others of this process held it for
-                ``busy_s``, or others of this machine.
+                ``busy_s``, or others elsewhere.
         """
-        writer = self._engine.execution_options(immediate=True)
-        with (
-            self._turn(),
-            _described_errors(),
-            Session(writer, expire_on_commit=False) as db,
-            db.begin(),
-        ):
+        with self._turn(), self._described_errors(), self._begun(immediate=True) as db:
             yield db
+            db.commit()
+
+    def _begun(self, *, immediate: bool) -> Session:
+        """A session whose transaction has begun.
+
+        A PostgreSQL that restarts, hands over to another or is read-only for a while is asked again
+        until ``busy_s`` are over. Once it has begun, a transaction is never repeated: if its
+        connection breaks it is undone, and the caller is told.
+        """
+        self._leave_parents_connections()
+        engine = self._engine.execution_options(immediate=immediate)
+        deadline = time.monotonic() + self._busy_s
+        while True:
+            db = Session(engine, expire_on_commit=False)
+            try:
+                db.connection()
+            except (DatabaseError, LedgerUnavailable) as error:
+                db.close()
+                if time.monotonic() >= deadline or not self._may_pass(error):
+                    raise
+            else:
+                return db
+            time.sleep(RETRY_S)
+
+    def _may_pass(self, error: DatabaseError | LedgerUnavailable) -> bool:
+        if isinstance(error, DatabaseError):
+            return is_postgresql(self.url) and postgresql.may_pass(error)
+        return isinstance(error, postgresql.ReadOnlyServer)
+
+    def _leave_parents_connections(self) -> None:
+        """A forked process must not speak to PostgreSQL on its parent's connections."""
+        if self._pid != os.getpid() and is_postgresql(self.url):
+            self._engine.dispose(close=False)
+            self._pid = os.getpid()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -193,20 +276,30 @@ class Database:
         finally:
             self._writing.release()
 
+    @contextmanager
+    def _described_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise  # a rule of ours, which the caller knows
+        except DatabaseError as error:
+            raise LedgerUnavailable(self._describe(error)) from error
+        except NoConnectionFree as error:
+            raise LedgerUnavailable(
+                "The ledger cannot be read or written now: all connections of this process were "
+                "taken for too long. Is its disk or its server slow? If not, and it is on "
+                "PostgreSQL, set LEDGER_CONNECTIONS higher."
+            ) from error
 
-@contextmanager
-def _described_errors() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        raise LedgerUnavailable(
-            f"The ledger cannot be read or written now: {error.orig}. "
-            "Is its disk full, or another process holding it?"
-        ) from error
-    except IntegrityError:
-        raise  # a rule of ours, which the caller knows
-    except DatabaseError as error:
-        raise LedgerUnavailable(
+    def _describe(self, error: DatabaseError) -> str:
+        if is_postgresql(self.url):
+            return postgresql.describe(error, shown_url(self.url))
+        if isinstance(error, OperationalError):
+            return (
+                f"The ledger cannot be read or written now: {error.orig}. "
+                "Is its disk full, or another process holding it?"
+            )
+        return (
             f"The ledger is no database that SQLite can read: {error.orig}. "
             "Restore it, or let LEDGER_URL name another file."
-        ) from error
+        )

@@ -6,7 +6,18 @@ in the ledger. The schema itself is made by the migrations; a test compares the 
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Float, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
@@ -25,6 +36,9 @@ from backend.ledger.shapes import (
 )
 
 NULLABLE_JSON = JSON(none_as_null=True)
+
+BIG = BigInteger().with_variant(Integer(), "sqlite")
+"""Label Studio's numbers, and seconds beyond 2038. An INTEGER of SQLite has room for them."""
 
 
 def _only_one(name: str, state: str) -> Index:
@@ -59,8 +73,8 @@ class Project(Base, kw_only=True):
 
     id: Mapped[int] = mapped_column(primary_key=True, init=False)
     server: Mapped[str] = mapped_column(String(500))
-    studio_id: Mapped[int]
-    created: Mapped[int]
+    studio_id: Mapped[int] = mapped_column(BIG)
+    created: Mapped[int] = mapped_column(BIG)
     slug: Mapped[str] = mapped_column(String(100), unique=True)
     title: Mapped[str] = mapped_column(Text, default="")
     label_config: Mapped[str] = mapped_column(Text, default="")
@@ -251,7 +265,7 @@ class Place(Base, kw_only=True):
     publication_id: Mapped[int] = mapped_column(
         ForeignKey("publications.id"), primary_key=True, init=False
     )
-    task_id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(BIG, primary_key=True)
     position: Mapped[int]
     uncertainty: Mapped[float]
     audit: Mapped[bool]
@@ -275,7 +289,7 @@ class Evidence(Base, kw_only=True):
     __tablename__ = "evidence"
 
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), primary_key=True, init=False)
-    task_id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(BIG, primary_key=True)
     round_id: Mapped[int] = mapped_column(ForeignKey("rounds.id"))
     version: Mapped[int]
     stamp: Mapped[str] = mapped_column(String(20))

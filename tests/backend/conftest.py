@@ -12,6 +12,7 @@ from backend.label_studio.bulk import Studio
 from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.backend.host import Host
+from tests.backend.postgresql import PostgreSQL, why_no_postgresql
 from tests.backend.workplaces import TOKEN, make_settings
 from tests.live.harness.servers import ValkeyServer, start_valkey
 
@@ -36,6 +37,16 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     server = start_valkey(tmp_path_factory.mktemp("valkey"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real PostgreSQL for all of these tests."""
+    if (reason := why_no_postgresql()) is not None:
+        pytest.skip(reason)
+    server = PostgreSQL()
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -47,6 +47,13 @@ def test_the_defaults_follow_from_the_data_folder(tmp_path: Path) -> None:
     assert 1 <= settings.workers <= 4
 
 
+def test_a_ledger_on_postgresql_has_no_file_and_shows_no_password(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://u:sesame@h/db?sslmode=verify-full"
+    settings = load(tmp_path, ledger_url=url)
+    assert (settings.ledger_url, settings.ledger_path) == (url, None)
+    assert "sesame" not in repr(settings)
+
+
 def test_a_wrong_number_is_refused_with_the_sentence_of_the_style_guide(tmp_path: Path) -> None:
     assert refusal(tmp_path, retrain_every="0") == (
         "RETRAIN_EVERY must be an integer from 1 to 1000000, got '0'."
@@ -68,9 +75,12 @@ WRONG = {
         "postgresql://u:p@h/db",
         "sqlite://",
         "sqlite:///:memory:",
+        "postgresql+psycopg://u:p@h",
+        "postgresql+psycopg://u:p@h:99999/db",
         "ledger.db",
         "sqlite:///~nobody-of-that-name/x",
     ],
+    "ledger_connections": ["1", "101", "x"],
     "registry_url": ["s3://bucket", "file://", "file://host/x", "~nobody-of-that-name/x"],
     "basic_auth_user": ["a:b", " a", "a\n", "é"],
     "basic_auth_pass": ["\n", " x", "é"],

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +12,7 @@ from backend.errors import LedgerUnavailable
 from backend.ledger import Ledger, upgrade
 from backend.ledger.engine import HEAD
 from tests.backend.ledger.old_ledger import make_old_ledger
+from tests.backend.ledger.test_schema import assert_schema
 from tests.live.harness.servers import ROOT
 
 # The process kills itself before its Nth statement that changes the schema.
@@ -23,8 +22,8 @@ from sqlalchemy import event
 from backend.ledger import engine as ledger
 make, seen = ledger.make_engine, 0
 
-def watched(url, busy_s):
-    engine = make(url, busy_s)
+def watched(*arguments):
+    engine = make(*arguments)
 
     @event.listens_for(engine, "before_cursor_execute")
     def count(connection, cursor, statement, *_):
@@ -53,37 +52,23 @@ def migrate_and_die(url: str, after: int) -> bool:
     return done.returncode != 0
 
 
-def schema_of(path: Path) -> list[list[str]]:
-    """The lines of each object's SQL; a table made anew has its constraints in any order."""
-    db = sqlite3.connect(path)
-    try:
-        found = db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")
-        return [sorted(line.strip(", ") for line in row[0].splitlines()) for row in found]
-    finally:
-        db.close()
-
-
-@pytest.mark.parametrize("after", [0, 1, 7, 15, 22])
-def test_a_ledger_that_was_being_made_is_made_whole(tmp_path: Path, after: int) -> None:
-    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+@pytest.mark.parametrize(
+    ("kind", "after"), [*(("sqlite", after) for after in (0, 1, 7, 15, 22)), ("postgresql", 15)]
+)
+def test_a_ledger_that_was_being_made_is_made_whole(url: str, after: int) -> None:
     assert migrate_and_die(url, after)
     upgrade(url)
-    whole = tmp_path / "whole.sqlite3"
-    upgrade(f"sqlite:///{whole}")
-    assert schema_of(tmp_path / "ledger.sqlite3") == schema_of(whole)
-    ledger = Ledger(url)
-    ledger.check_schema()
-    ledger.close()
+    assert_schema(url)
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 4])
-def test_a_ledger_of_the_first_release_loses_nothing(tmp_path: Path, after: int) -> None:
-    path = tmp_path / "ledger.sqlite3"
-    url = f"sqlite:///{path}"
+@pytest.mark.parametrize(
+    ("kind", "after"), [*(("sqlite", after) for after in (0, 1, 2, 4)), ("postgresql", 4)]
+)
+def test_a_ledger_of_the_first_release_loses_nothing(url: str, after: int) -> None:
     make_old_ledger(
-        path,
+        url,
         "0001",
-        """INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"bald/image_mean": 0.9}');""",
+        """INSERT INTO ranking VALUES (6, 11, 0, 0.9, FALSE, '{"bald/image_mean": 0.9}');""",
     )
     assert migrate_and_die(url, after)
     ledger = Ledger(url)

@@ -1,42 +1,25 @@
-"""The ledger on a real SQLite file: leases, fan-in, one round a project, publications."""
+"""The ledger on SQLite and on PostgreSQL: leases, fan-in, one round a project, publications."""
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from sqlalchemy import func, select, text
 
 from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
 from backend.ledger import Evidence, Ledger, Outcome, Part, Project, Publication, Round, upgrade
 from backend.ledger import parts as parts_module
+from backend.ledger.entities import Base
 from backend.ledger.parts import LEASE_S, LONGEST_DELAY_S
 from backend.ledger.rounds import LONGEST_WAIT_S
 from tests.backend.ledger.old_ledger import make_old_ledger
 from tests.backend.rows import evidence, place
-from tests.backend.workplaces import make_ledger
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
-
-
-@pytest.fixture
-def ledger(url: str) -> Iterator[Ledger]:
-    make_ledger(url)
-    opened = Ledger(url, busy_s=0.2)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def project(ledger: Ledger) -> Project:
-    return ledger.projects.ensure("http://studio", 7, 1795468845, title="Urine")
 
 
 def start(ledger: Ledger, project: Project, kind: str = "train") -> Round:
@@ -73,29 +56,16 @@ def test_a_ledger_that_was_never_made_is_refused_with_what_to_do(url: str) -> No
     opened.close()
 
 
-def test_a_ledger_of_a_newer_release_is_refused(url: str, tmp_path: Path) -> None:
+def test_a_ledger_of_a_newer_release_is_refused(url: str) -> None:
     upgrade(url)
-    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
-        db.execute("UPDATE alembic_version SET version_num = '9999'")
-    db.close()
     opened = Ledger(url)
+    with opened.database.write() as db:
+        db.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(LedgerUnavailable, match="newer release"):
         opened.check_schema()
     with pytest.raises(LedgerUnavailable, match="newer release"):
         upgrade(url)
     opened.close()
-
-
-def test_a_locked_ledger_says_so_in_a_sentence(
-    ledger: Ledger, project: Project, tmp_path: Path
-) -> None:
-    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LedgerUnavailable, match="locked"):
-        ledger.events.add(project.id, "ANNOTATION_CREATED", [1])
-    other.execute("ROLLBACK")
-    other.close()
-    ledger.events.add(project.id, "ANNOTATION_CREATED", [1])
 
 
 def test_a_project_is_known_by_server_id_and_creation_time(
@@ -121,9 +91,9 @@ def test_only_one_round_of_a_project_is_under_way(ledger: Ledger, project: Proje
     assert ledger.rounds.start(other.id, "train", "beside", "collect", {}) is not None
 
 
-def test_twenty_threads_open_one_round(ledger: Ledger, url: str, project: Project) -> None:
+def test_twenty_threads_open_one_round(ledger: Ledger, made: str, project: Project) -> None:
     opened: list[Round | None] = []
-    patient = Ledger(url, busy_s=10)
+    patient = Ledger(made, busy_s=10)
 
     def ask() -> None:
         opened.append(patient.rounds.start(project.id, "train", "race", "collect", {}))
@@ -135,6 +105,36 @@ def test_twenty_threads_open_one_round(ledger: Ledger, url: str, project: Projec
         thread.join()
     patient.close()
     assert sum(round_ is not None for round_ in opened) == 1
+
+
+def test_of_many_processes_one_opens_the_round_one_takes_the_part_and_one_publication_serves(
+    ledger: Ledger, made: str, project: Project
+) -> None:
+    # Each with a ledger of its own, as processes have: the database alone can keep them apart.
+    ledgers = [Ledger(made, busy_s=30) for _ in range(6)]
+    with ThreadPoolExecutor(len(ledgers)) as pool:
+
+        def race(act: Callable[[Ledger], object]) -> list[object]:
+            return [won for won in pool.map(act, ledgers) if won is not None]
+
+        opened = race(lambda each: each.rounds.start(project.id, "rank", "race", "choose", {}))
+        assert len(opened) == 1
+        (part,) = ledger.parts.waiting()
+        (taken,) = race(lambda each: each.parts.take(part.id, "host-1-0"))
+        assert finish(ledger, cast(Part, taken), None)
+        race(lambda each: each.events.add(project.id, "ANNOTATION_CREATED"))
+        made_by_each = race(
+            lambda each: each.publications.prepare(
+                project.id, 1, part.round_id, arm="", quantiles=[], places=[place(1)]
+            )
+        )
+        names = {cast(Publication, publication).name for publication in made_by_each}
+        assert names == {f"committee-v1.{n}" for n in range(1, 7)}
+        race(lambda each: each.publications.serve(each.publications.all(project.id)[0].id, 1))
+    assert len(ledger.events.pending(project.id)) == 7  # and that of the round's end
+    assert [row.state for row in ledger.publications.all(project.id)].count("serving") == 1
+    for each in ledgers:
+        each.close()
 
 
 def test_version_numbers_are_never_given_twice(ledger: Ledger, project: Project) -> None:
@@ -428,26 +428,14 @@ def test_a_promoted_version_ranks_until_it_is_withdrawn(ledger: Ledger, project:
     assert ledger.versions.promoted(project.id).number == 1  # type: ignore[union-attr]
 
 
-def test_a_forgotten_project_leaves_no_row(
-    ledger: Ledger, project: Project, tmp_path: Path
-) -> None:
+def test_a_forgotten_project_leaves_no_row(ledger: Ledger, project: Project) -> None:
     publish(ledger, project, 1, [1, 2])
     judge(ledger, project, [evidence(1)])
     ledger.events.add(project.id, "ANNOTATION_CREATED", [1])
     ledger.projects.forget(project.id)
-    tables = ("projects", "events", "rounds", "parts", "publications", "ranking", "evidence")
-    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
-        for table in tables:
-            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
-    db.close()
-
-
-def test_a_file_that_is_no_database_is_named_in_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "ledger.sqlite3").write_text("not a database, whatever its name says" * 100)
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
-    with pytest.raises(LedgerUnavailable, match="no database that SQLite can read"):
-        ledger.projects.all()
-    ledger.close()
+    with ledger.database.read() as db:
+        for table in Base.metadata.sorted_tables:
+            assert db.scalar(select(func.count()).select_from(table)) == 0
 
 
 def test_a_publication_never_takes_a_name_that_is_taken(ledger: Ledger) -> None:
@@ -464,6 +452,31 @@ def test_a_publication_never_takes_a_name_that_is_taken(ledger: Ledger) -> None:
         taken={"committee-v1.1", "committee-v1.2", "committee-v2.3"},
     )
     assert (made.name, made.n) == ("committee-v1.3", 3)
+
+
+def test_what_is_asked_of_many_rows_is_answered_alike(ledger: Ledger, project: Project) -> None:
+    for action in ("A", "B", "A", "A", "B"):
+        ledger.events.add(project.id, action)
+    ends = ledger.events.pending_ends(project.id, all_of="B")
+    assert [event.id for event in ends] == [1, 2, 4, 5]
+    assert not ledger.events.are_enough(project.id)
+    ledger.events.handle([1, 2])
+    ledger.events.drop_old(-60.0)  # as if a minute had gone: the last of each action stays
+    assert [event.id for event in ledger.events.pending(project.id)] == [4, 5]
+    round_ = start(ledger, project)
+    manifest = [{"task": 1, "stamp": "a", "digest": None}]
+    ledger.parts.finish(take(ledger), Outcome(manifest=manifest, problems=["x"]), next_stage=None)
+    serving = serve(ledger, project)
+    ledger.rounds.forget_details(project.id, keep=0, keep_manifests=0, versions_kept=[])
+    forgotten, kept = ledger.rounds.get(round_.id), serving.round_id
+    assert (forgotten.manifest, forgotten.problems) == (None, [])
+    assert ledger.parts.of_round(round_.id) == []
+    assert len(ledger.parts.of_round(kept)) == 1
+    assert ledger.rounds.newest_manifests(project.id, 5) == []
+    assert [row.id for row in ledger.rounds.recent(project.id, 1, kind="rank")] == [kept]
+    assert [row.task_id for row in ledger.publications.head(serving.id, 1)] == [1]
+    ledger.projects.move("http://studio", "http://moved")
+    assert ledger.projects.of_studio("http://moved", 7).id == project.id
 
 
 def judge(
@@ -595,12 +608,12 @@ class TestStartRounds:
         assert ledger.rounds.get(round_.id).state == "cancelled"
 
 
-def test_a_ledger_of_the_first_schema_keeps_its_rows(url: str, tmp_path: Path) -> None:
+def test_a_ledger_of_the_first_schema_keeps_its_rows(url: str) -> None:
     make_old_ledger(
-        tmp_path / "ledger.sqlite3",
+        url,
         "0001",
-        """INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"bald/image_mean": 0.9}');
-        INSERT INTO ranking VALUES (6, 12, 1, 0.1, 1, '{"bald/image_mean": 0.1}');""",
+        """INSERT INTO ranking VALUES (6, 11, 0, 0.9, FALSE, '{"bald/image_mean": 0.9}');
+        INSERT INTO ranking VALUES (6, 12, 1, 0.1, TRUE, '{"bald/image_mean": 0.1}');""",
     )
     upgrade(url)
     ledger = Ledger(url)
@@ -622,14 +635,17 @@ def test_a_ledger_of_the_first_schema_keeps_its_rows(url: str, tmp_path: Path) -
     ledger.close()
 
 
-def test_what_0_1_0_called_doubt_is_called_uncertainty(url: str, tmp_path: Path) -> None:
+def test_what_0_1_0_called_doubt_is_called_uncertainty(url: str) -> None:
     make_old_ledger(
-        tmp_path / "ledger.sqlite3",
+        url,
         "0002",
-        """INSERT INTO ranking VALUES (6, 11, 0, 0.9, 0, '{"entropy/image_mean": 0.7}', 'doubt');
-        INSERT INTO ranking VALUES (6, 12, 1, 0.1, 0, '{"entropy/image_mean": 0.1}', 'class');
-        INSERT INTO evidence VALUES (1, 3, 4, 1, 'aa', '{}', '{}', 0.1, 10, 100, 0, 'doubt', 1);
-        INSERT INTO evidence VALUES (1, 5, 4, 1, 'bb', '{}', '{}', 0.1, 10, 100, 1, 'audit', 1);""",
+        """
+        INSERT INTO ranking VALUES (6, 11, 0, 0.9, FALSE, '{"entropy/image_mean": 0.7}', 'doubt');
+        INSERT INTO ranking VALUES (6, 12, 1, 0.1, FALSE, '{"entropy/image_mean": 0.1}', 'class');
+        INSERT INTO evidence
+          VALUES (1, 3, 4, 1, 'aa', '{}', '{}', 0.1, 10, 100, FALSE, 'doubt', 1),
+          (1, 5, 4, 1, 'bb', '{}', '{}', 0.1, 10, 100, TRUE, 'audit', 1);
+        """,
     )
     upgrade(url)
     ledger = Ledger(url)

@@ -8,6 +8,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# PostgreSQL makes room for 64 bits; it never had this table otherwise.
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
@@ -25,8 +28,8 @@ def upgrade() -> None:
         "projects",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("server", sa.String(length=500), nullable=False),
-        sa.Column("studio_id", sa.Integer(), nullable=False),
-        sa.Column("created", sa.Integer(), nullable=False),
+        sa.Column("studio_id", BIG, nullable=False),
+        sa.Column("created", BIG, nullable=False),
         sa.Column("slug", sa.String(length=100), nullable=False),
         sa.Column("title", sa.Text(), nullable=False),
         sa.Column("label_config", sa.Text(), nullable=False),
@@ -183,7 +186,7 @@ def upgrade() -> None:
     op.create_table(
         "ranking",
         sa.Column("publication_id", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.Integer(), nullable=False),
+        sa.Column("task_id", BIG, nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("doubt", sa.Float(), nullable=False),
         sa.Column("audit", sa.Boolean(), nullable=False),

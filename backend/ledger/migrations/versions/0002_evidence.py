@@ -8,12 +8,15 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+# As in 0001.
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
         "evidence",
         sa.Column("project_id", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.Integer(), nullable=False),
+        sa.Column("task_id", BIG, nullable=False),
         sa.Column("round_id", sa.Integer(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("stamp", sa.String(length=20), nullable=False),
