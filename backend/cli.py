@@ -20,8 +20,8 @@ from backend.commands.doctor import doctor
 from backend.commands.explain import explain
 from backend.commands.export_masks import export_masks
 from backend.commands.import_masks import import_masks
+from backend.commands.ledger import ledger, migrate
 from backend.commands.map import map_task
-from backend.commands.migrate import migrate
 from backend.commands.pause import pause
 from backend.commands.replay.command import replay_command
 from backend.commands.resume import resume
@@ -71,6 +71,7 @@ for command in (
     explain,
     export_masks,
     import_masks,
+    ledger,
     map_task,
     migrate,
     pause,

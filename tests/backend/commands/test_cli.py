@@ -36,6 +36,7 @@ def test_the_commands_are_the_promised_ones() -> None:
             "explain",
             "export-masks",
             "import-masks",
+            "ledger",
             "map",
             "migrate",
             "pause",
