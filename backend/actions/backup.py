@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Self
 
 from backend import __version__
 from backend.data_dir import derived_key, label_studio_folder, remembered
 from backend.errors import BackendError
+from backend.ledger.copying import copy_ledger
 from backend.ledger.engine import copy_database
 from backend.settings import Settings
 from training.committee.compiled import COMPILED_FILES
@@ -137,6 +138,7 @@ def back_up(settings: Settings, target: Path, report: Report = lambda _what: Non
 
     Raises:
         CannotBackUp: nothing of this backup is left; earlier ones are whole.
+        LedgerUnavailable: neither is it then; the ledger's PostgreSQL cannot be read.
     """
     installation = derived_key(settings.data_dir, b"backups").hex()[:16]
     _check(settings, target, installation)
@@ -165,7 +167,7 @@ def _write(settings: Settings, target: Path, writer: _Writer, installation: str)
     database = studio / STUDIO_DATABASE
     if database.exists():
         writer.database(database, f"data/{studio.name}/{database.name}")
-    writer.database(settings.ledger_path, LEDGER)
+    writer.ledger(settings, LEDGER)
     for path in sorted(settings.data_dir.glob("*.json")):
         if path.is_symlink() or not path.is_file():
             writer.left_out.append(str(path))
@@ -219,6 +221,16 @@ class _Writer:
         with target.open("rb") as copy:
             digest = hashlib.file_digest(copy, "sha256").hexdigest()
         self._note(name, SavedFile(digest, target.stat().st_size, target.stat().st_mtime_ns))
+
+    def ledger(self, settings: Settings, name: str) -> None:
+        """Copy the ledger; one on PostgreSQL becomes a SQLite database, too."""
+        if settings.ledger_path is not None:
+            self.database(settings.ledger_path, name)
+            return
+        with TemporaryDirectory(dir=self.root) as folder:
+            file = Path(folder) / name
+            copy_ledger(settings.ledger_url, f"sqlite:///{file}", self.report, in_use=True)
+            self.database(file, name)
 
     def folder(self, source: Path, name: str, skip: Callable[[Path], bool]) -> None:
         """Save all plain files below a folder, but for those that ``skip`` names."""
@@ -361,7 +373,7 @@ def verify(folder: Path, report: Report = lambda _what: None) -> Manifest:
 
 
 def _check(settings: Settings, target: Path, installation: str) -> None:
-    if not settings.ledger_path.exists():
+    if settings.ledger_path is not None and not settings.ledger_path.exists():
         raise CannotBackUp(
             f"There is no ledger at {settings.ledger_path}, so nothing to back up: is DATA_DIR "
             "right?"

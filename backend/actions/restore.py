@@ -28,7 +28,8 @@ from backend.actions.backup import (
 )
 from backend.data_dir import announced_names, remember, remember_name
 from backend.errors import BackendError
-from backend.ledger import Ledger
+from backend.ledger import Ledger, upgrade
+from backend.ledger.copying import copy_ledger
 from backend.settings import Settings
 from training.committee.removals import LOCK_FILE
 
@@ -64,6 +65,8 @@ def restore(
     Raises:
         BadBackup: there is none, or it is damaged.
         CannotRestore: nothing was changed.
+        LedgerUnavailable: LEDGER_URL names a PostgreSQL that cannot be written, or holds other
+            data; the rest was not changed.
     """
     folder = the_backup(target)
     manifest = Manifest.read(folder)
@@ -72,7 +75,7 @@ def restore(
     places = {
         "data": settings.data_dir,
         "registry": settings.registry_path,
-        LEDGER: settings.ledger_path.parent,
+        LEDGER: _ledger_file(settings).parent,
     }
     stagings = [place / STAGING for place in dict.fromkeys(places.values())]
     try:
@@ -84,10 +87,15 @@ def restore(
             kind, _, below = name.partition("/")
             if kind not in places:
                 raise BadBackup(f"{folder / name} is nothing that is known here: use another.")
-            below = below or settings.ledger_path.name
+            below = below or _ledger_file(settings).name
             _copy(folder / name, places[kind] / STAGING / below, saved)
         if url != manifest.label_studio_url:
             _move(settings, manifest, str(url))
+        if settings.ledger_path is None:
+            # First: where that is interrupted, DATA_DIR is still fresh, and both begin again.
+            staged = f"sqlite:///{_staged_ledger(settings)}"
+            upgrade(staged)
+            copy_ledger(staged, settings.ledger_url, report, in_use=True)
         _into_place(settings, stagings)
     except OSError as error:
         raise CannotRestore(
@@ -102,13 +110,23 @@ def restore(
 
 def _check_fresh(settings: Settings) -> None:
     """Refuse to mix two states. Passwords alone are none: reading the settings makes them."""
-    for root in (settings.data_dir, settings.registry_path, settings.ledger_path):
+    for root in (settings.data_dir, settings.registry_path, _ledger_file(settings)):
         for path in _files(root):
             if path != settings.data_dir / "secrets.json" and path.name != LOCK_FILE:
                 raise CannotRestore(
                     f"DATA_DIR must be fresh to restore into, and there is {path}: set DATA_DIR "
                     "to a new folder (and REGISTRY_URL and LEDGER_URL, if you set them)."
                 )
+
+
+def _ledger_file(settings: Settings) -> Path:
+    """Where the ledger's file shall be; one for PostgreSQL is there only until it is copied."""
+    return settings.ledger_path or settings.data_dir / LEDGER
+
+
+def _staged_ledger(settings: Settings) -> Path:
+    file = _ledger_file(settings)
+    return file.parent / STAGING / file.name
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -157,9 +175,7 @@ def _copy(source: Path, target: Path, saved: SavedFile) -> None:
 def _move(settings: Settings, manifest: Manifest, url: str) -> None:
     """The same Label Studio has the address ``url`` here."""
     then = str(manifest.label_studio_url)
-    ledger = Ledger(
-        f"sqlite:///{settings.ledger_path.parent / STAGING / settings.ledger_path.name}"
-    )
+    ledger = Ledger(f"sqlite:///{_staged_ledger(settings)}")
     try:
         ledger.projects.move(then, url)
     except IntegrityError as error:
@@ -179,8 +195,10 @@ def _move(settings: Settings, manifest: Manifest, url: str) -> None:
 
 def _into_place(settings: Settings, stagings: list[Path]) -> None:
     os.sync()
-    ledger = settings.ledger_path.parent / STAGING / settings.ledger_path.name
+    ledger = _staged_ledger(settings)
     found = [path for staging in stagings for path in sorted(staging.iterdir()) if path != ledger]
-    for path in (*found, ledger):
+    if settings.ledger_path is not None:
+        found.append(ledger)
+    for path in found:
         place = path.parent.parent / path.name
         path.rename(place)

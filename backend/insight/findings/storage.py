@@ -13,6 +13,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from backend.errors import BadSettings, LedgerOutdated, LedgerUnavailable
 from backend.insight.findings.finding import Finding, Fix, Installation, error, ok, warning
 from backend.ledger import upgrade
+from backend.ledger.engine import shown_url
 from backend.workplace import Workplace
 
 DISK_LOW = 2 * 2**30
@@ -70,9 +71,10 @@ def eviction_finding(memory: Mapping[str, Any]) -> Finding:
 
 
 def check_ledger(work: Workplace) -> Iterator[Finding]:
-    """Whether the ledger exists, is of this release, and is on a disk that SQLite can trust."""
+    """Whether the ledger exists, is of this release, and is where its database can trust it."""
     path = work.settings.ledger_path
-    if not path.exists():
+    where = shown_url(work.ledger.url) if path is None else path
+    if path is not None and not path.exists():
         yield error(
             "ledger-schema",
             f"There is no ledger at {path} yet.",
@@ -85,15 +87,15 @@ def check_ledger(work: Workplace) -> Iterator[Finding]:
     except LedgerOutdated as cause:
         yield error("ledger-schema", str(cause), "Run `python -m backend migrate`.", fixable=True)
     except LedgerUnavailable as cause:
-        yield error(
-            "ledger",
-            str(cause),
+        damaged = (
             "If its file is damaged, restore it from a backup, or move it away: `connect` and a "
-            "round make a new one.",
+            "round make a new one."
         )
+        yield error("ledger", str(cause), damaged if path is not None else "See docs/LEDGER.md.")
     else:
-        yield ok("ledger", f"The ledger at {path} is sound.")
-    yield from filesystem_findings(path)
+        yield ok("ledger", f"The ledger at {where} is sound.")
+    if path is not None:
+        yield from filesystem_findings(path)
 
 
 class Mount(Protocol):

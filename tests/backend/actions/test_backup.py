@@ -23,10 +23,12 @@ from backend.actions.backup import BadBackup, CannotBackUp, all_backups, back_up
 from backend.actions.restore import CannotRestore, restore
 from backend.cli import cli
 from backend.data_dir import announced_names, remember, remember_name, remembered
+from backend.errors import LedgerUnavailable
 from backend.jobs.parts import do_part
-from backend.ledger import Outcome, Round
+from backend.ledger import Ledger, Outcome, Round, upgrade
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
+from tests.backend.postgresql import PostgreSQL
 from tests.backend.small_studio import CREATED_S, SmallStudio
 from tests.backend.workplaces import GIVEN, SERVER, brush_config, make_settings
 from tests.command_page import json_keys
@@ -284,6 +286,32 @@ class TestRestoring:
             "facts.db",
             "registry/p1/versions/1/member-00.safetensors",
         }
+
+    def test_brings_a_ledger_from_postgresql_and_to_it(
+        self, settings: Settings, tmp_path: Path, postgresql: PostgreSQL
+    ) -> None:
+        first, second = postgresql.empty(), postgresql.empty("second")
+        upgrade(first)
+        ledger = Ledger(first)
+        row = ledger.projects.ensure(LOCAL, 7, CREATED_S, title="Urine")
+        ledger.events.add(row.id, "ANNOTATION_CREATED", [1])
+        ledger.processes.beat("w", "web", "", "here", 1)  # everything runs meanwhile
+        made = back_up(settings.model_copy(update={"ledger_url": first}), tmp_path / "backups")
+        assert verify(made.folder) == made.manifest
+        there = settings_of(tmp_path / "new", ledger_url=second)
+        moved = "http://127.0.0.1:8099"
+        restore(there, tmp_path / "backups", label_studio_url=moved)
+        restored = Ledger(second)
+        restored.check_schema()
+        assert [(each.server, each.title) for each in restored.projects.all()] == [(moved, "Urine")]
+        assert restored.events.pending(row.id) == ledger.events.pending(row.id)
+        assert "ledger.sqlite3" not in files(there.data_dir)
+        with pytest.raises(LedgerUnavailable, match="TO holds other data"):
+            restore(settings_of(tmp_path / "third", ledger_url=second), tmp_path / "backups")
+        assert set(files(tmp_path / "third")) == {"secrets.json"}
+        restore(settings_of(tmp_path / "file"), tmp_path / "backups")
+        for opened in (ledger, restored):
+            opened.close()
 
     @pytest.mark.parametrize("damage", [b"Weights", None])
     def test_leaves_nothing_of_a_damaged_one(

@@ -19,6 +19,8 @@ from backend.insight.findings.storage import (
 )
 from backend.workplace import Workplace
 from tests.backend.insight.findings.fake_web import MakeSettings, codes, installation
+from tests.backend.postgresql import PostgreSQL
+from tests.live.harness.servers import free_port
 
 
 @dataclass
@@ -68,6 +70,29 @@ def test_a_ledger_that_is_no_database_is_an_error(make_settings: MakeSettings):
     work.settings.ledger_path.write_bytes(b"no database at all" * 300)
     (found,) = check_ledger(work)
     assert (found.code, found.severity, found.fixable) == ("ledger", "error", False)
+    work.close()
+
+
+def test_a_ledger_on_postgresql_is_made_and_asked_there(
+    make_settings: MakeSettings, postgresql: PostgreSQL
+):
+    work = Workplace(make_settings(ledger_url=postgresql.empty(), ledger_connections=2))
+    (found,) = check_ledger(work)
+    assert (found.code, found.fixable) == ("ledger-schema", True)
+    apply_fix(work, found)
+    (found,) = check_ledger(work)
+    assert (found.code, found.severity) == ("ledger", "ok")
+    assert "postgresql+psycopg://ledger@/empty " in found.what
+    work.close()
+
+
+def test_a_postgresql_that_does_not_answer_is_an_error(make_settings: MakeSettings):
+    url = f"postgresql+psycopg://us:sesame@127.0.0.1:{free_port()}/ledger"
+    work = Workplace(make_settings(ledger_url=url), busy_s=0.1)
+    (found,) = check_ledger(work)
+    assert (found.code, found.severity, found.fixable) == ("ledger", "error", False)
+    assert "LEDGER.md" in found.fix
+    assert "sesame" not in found.what + found.fix
     work.close()
 
 
