@@ -13,6 +13,7 @@ import click
 
 from backend import __version__
 from backend.commands.backup import backup, restore
+from backend.commands.check_labels import check_labels
 from backend.commands.connect import connect
 from backend.commands.counts import counts
 from backend.commands.disconnect import disconnect
@@ -64,6 +65,7 @@ def cli() -> None:
 
 for command in (
     backup,
+    check_labels,
     connect,
     counts,
     disconnect,

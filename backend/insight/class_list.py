@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from backend.ledger import Version
-from backend.ledger.shapes import Interval
+from backend.ledger.shapes import Interval, Metrics, Mistaken
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class ClassRow:
         iou, dice: on labelled images, each judged by a member that never saw it; None for a class
             that nothing showed.
         audit: Dice on the audit images.
+        worst, best: task and Dice of the labelled images of the class that are predicted worst and
+            best; of none where they were not kept.
     """
 
     name: str
@@ -25,6 +28,8 @@ class ClassRow:
     iou: float | None
     dice: float | None
     audit: Interval | None
+    worst: Sequence[tuple[int, float]]
+    best: Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class ClassList:
     """The classes of a version, the weakest first, and its calibration.
 
     Attributes:
+        confusion: what was predicted as another class, most pixels first; None where it was not
+            kept.
         ece, ece_uncalibrated: expected calibration error, 0 to 1, and what it would be without
             calibration.
     """
@@ -53,6 +60,7 @@ class ClassList:
     version: int
     classes: Sequence[ClassRow]
     reliability: Sequence[Reliability]
+    confusion: Sequence[Mistaken] | None
     ece: float | None
     ece_uncalibrated: float | None
 
@@ -69,6 +77,8 @@ def class_list(version: Version) -> ClassList:
             iou=iou.get(name),
             dice=dice.get(name),
             audit=None if audit is None else audit["dice"].get(name),
+            worst=_tasks(metrics, name, "worst"),
+            best=_tasks(metrics, name, "best"),
         )
         for name in version.classes[1:]
     ]
@@ -76,6 +86,12 @@ def class_list(version: Version) -> ClassList:
         version=version.number,
         classes=sorted(rows, key=lambda row: 1.0 if row.iou is None else row.iou),
         reliability=[Reliability(*bin_) for bin_ in metrics.get("reliability") or () if bin_[2]],
+        confusion=metrics.get("confusion"),
         ece=metrics.get("ece"),
         ece_uncalibrated=metrics.get("ece_uncalibrated"),
     )
+
+
+def _tasks(metrics: Metrics, name: str, end: Literal["worst", "best"]) -> list[tuple[int, float]]:
+    found = metrics.get("class_examples", {}).get(name)
+    return [] if found is None else [(int(key), dice) for key, dice in found[end]]

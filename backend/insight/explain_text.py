@@ -37,6 +37,9 @@ WHYS: Mapping[str, str] = {
     "trained on: it measures how good the committee is.",
     "diverse": "It is the image least like those before it, so that the first labels show what "
     "there is: there was no version yet.",
+    "blurred": "It is far less sharp than the others, so it is likely of no use and stands last.",
+    "blank": "It is of one brightness nearly everywhere, as of a shut or a saturated camera, so it "
+    "is likely of no use and stands last.",
 }
 """By ``Place.why``, as the ledger keeps it."""
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, quantiles, stdev
 
+from backend.insight.label_list import collected
+from backend.insight.lead_time import LeadTimes, TimeSaved, lead_times, time_saved
 from backend.insight.read_model import Json, to_json
 from backend.ledger import Ledger, Version
 from backend.ledger.shapes import Interval
@@ -76,12 +78,18 @@ class MoreLabels:
 
 @dataclass(frozen=True)
 class Learning:
-    """The curves of a project, oldest first."""
+    """The curves of a project, oldest first.
+
+    Attributes:
+        times: of the labels that the last training round read, as far as Label Studio knows.
+    """
 
     points: Sequence[LearningPoint]
     classes: Sequence[str]
     more: MoreLabels | None
     effort: Sequence[Effort]
+    times: Sequence[LeadTimes]
+    saved: TimeSaved | None
 
     def to_json(self) -> Json:
         found: Json = to_json(self)
@@ -97,7 +105,15 @@ def learning(ledger: Ledger, project_id: int) -> Learning:
     classes = list(dict.fromkeys(name for version in versions for name in version.classes[1:]))
     # From the newest versions of all, not from those that a long curve is thinned out to.
     newest = [_point(each) for each in ledger.versions.some(project_id, numbers[-FITTED:])]
-    return Learning(points, classes, more_labels(newest), _efforts(ledger, project_id))
+    times = collected(ledger, project_id).get("times", [])
+    return Learning(
+        points,
+        classes,
+        more_labels(newest),
+        _efforts(ledger, project_id),
+        lead_times(times),
+        time_saved(times),
+    )
 
 
 def _evenly(numbers: Sequence[int], count: int) -> list[int]:

@@ -46,8 +46,6 @@ def task_picture(
         ImageRefused: its image cannot be read.
         StudioUnreachable, StudioRefused: as the client met them.
     """
-    import cv2
-
     options = work.options(project)
     config = label_config_of(project.label_config, options)
     task = next(iter(work.studio.tasks(project.studio_id, ids=[task_id])), None)
@@ -62,17 +60,24 @@ def task_picture(
         image, prediction = predict_image(work, project, serving, url)
         weights = serving.weights or {}
         measure = max(weights, key=lambda arm: weights[arm], default=DEFAULT_MEASURE)
-        small = _shrunk(image, max_side_px)
+        small = shrunk(image, max_side_px)
         over = _uncertain(prediction.maps[measure.partition("/")[0]], _size(small))
     else:
         image = read_image(work.images, url, options.channel_numbers)
-        small = _shrunk(image, max_side_px)
+        small = shrunk(image, max_side_px)
         if layer == "mask" and version is not None:
             regions = _stored_regions(work, task_id, serving.name)
             over = _painted(regions, config, version.classes, _size(image), _size(small))
     if over is not None:
         small = _blended(small, *over)
-    done, data = cv2.imencode(".webp", small[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 82])
+    return webp(small)
+
+
+def webp(image: NDArray[np.uint8]) -> bytes:
+    """A small image [h, w, 3]."""
+    import cv2
+
+    done, data = cv2.imencode(".webp", image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 82])
     assert done  # an image of this size always can be
     return bytes(data.tobytes())
 
@@ -81,7 +86,7 @@ def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
 
 
-def _shrunk(image: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]:
+def shrunk(image: NDArray[np.uint8], max_side_px: int) -> NDArray[np.uint8]:
     """[h, w, 3]; never enlarged."""
     import cv2
     import numpy as np

@@ -12,8 +12,11 @@ from backend.errors import BadRequest
 from backend.ledger import Project, Version
 from backend.rounds.retention import in_use, removed_on_purpose
 from backend.workplace import Workplace
-from training.committee.folders import SHEET_FILE, project_folder, version_numbers
+from training.committee.folders import PREDICTED_FILE, SHEET_FILE, project_folder, version_numbers
 from training.files import read_plain_file
+
+SHOWN_IMAGES = 6
+"""Of two versions side by side."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,15 @@ class ClassPair:
 
 
 @dataclass(frozen=True)
+class ImagePair:
+    """A labelled task and its foreground Dice by two versions."""
+
+    task: int
+    left: float
+    right: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two versions, on the images that both were judged on.
 
@@ -65,6 +77,8 @@ class Comparison:
         images: how many there are of these.
         mean: right minus left foreground Dice, as a mean over them; None without any.
         better, worse: on how many the right one is.
+        shown: of these images those of the greatest change, where both versions keep what they
+            predicted.
     """
 
     left: VersionRow
@@ -73,6 +87,7 @@ class Comparison:
     mean: float | None
     better: int
     worse: int
+    shown: Sequence[ImagePair]
     classes: Sequence[ClassPair]
 
 
@@ -128,6 +143,9 @@ def compare_versions(work: Workplace, project: Project, left: int, right: int) -
     # A lone member has trained on the images that it is judged on.
     shared = sorted(before.keys() & after.keys()) if told else []
     changes = [after[key] - before[key] for key in shared]
+    folder = _folder(work, project)
+    kept = all((folder / str(each) / PREDICTED_FILE).is_file() for each in (left, right))
+    most = sorted(shared, key=lambda key: -abs(after[key] - before[key])) if kept else []
     dice = [version.metrics.get("dice") or {} for version in (first, second)]
     names = list(dict.fromkeys([*first.classes[1:], *second.classes[1:]]))
     return Comparison(
@@ -137,6 +155,7 @@ def compare_versions(work: Workplace, project: Project, left: int, right: int) -
         mean=fmean(changes) if changes else None,
         better=sum(change > 0 for change in changes),
         worse=sum(change < 0 for change in changes),
+        shown=[ImagePair(int(key), before[key], after[key]) for key in most[:SHOWN_IMAGES]],
         classes=[ClassPair(name, dice[0].get(name), dice[1].get(name)) for name in names],
     )
 

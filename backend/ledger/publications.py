@@ -168,6 +168,17 @@ class Publications:
                 )
             )
 
+    def placed_for(self, publication_id: int, whys: Collection[str]) -> list[Place]:
+        """The tasks that stand in a queue for one of these reasons, head first."""
+        with self._db.read() as db:
+            return list(
+                db.scalars(
+                    select(Place)
+                    .where(Place.publication_id == publication_id, Place.why.in_(whys))
+                    .order_by(Place.position)
+                )
+            )
+
     def place_of(self, publication_id: int, task_id: int) -> Place | None:
         with self._db.read() as db:
             return db.get(Place, (publication_id, task_id))

@@ -79,6 +79,28 @@ class Budget(TypedDict):
     cost: str
 
 
+class AnnotatorPair(TypedDict):
+    """How alike two annotators label the tasks that both have.
+
+    Attributes:
+        one, two: Label Studio's numbers of them.
+        tasks: how many there are.
+        dice: mean foreground Dice of their masks.
+        least: task id and Dice of those that are least alike.
+    """
+
+    one: int
+    two: int
+    tasks: int
+    dice: float
+    least: list[tuple[int, float]]
+
+
+LabelTime = tuple[float, float, bool]
+"""When a label was made (unix seconds), how long it took (s), and whether it began with a
+pre-annotation."""
+
+
 class Result(TypedDict, total=False):
     """What a finished part keeps of itself; each stage writes its own keys."""
 
@@ -87,6 +109,8 @@ class Result(TypedDict, total=False):
     budget: Budget
     regions: list[tuple[str, str, int]]
     both_starts: bool
+    pairs: list[AnnotatorPair]
+    times: list[LabelTime]
     # collect, judge
     judged: int
     # fit
@@ -196,6 +220,39 @@ class GroupQuality(TypedDict):
     reliability: list[tuple[float, float, int]]
 
 
+class ContradictedLabel(TypedDict):
+    """A labelled image whose label a member contradicts that never saw it.
+
+    Attributes:
+        key: the task's id.
+        share: contradicted pixels over those that label or prediction call foreground.
+        pixels: share of the image's known pixels that is contradicted.
+        labelled, predicted: the classes that most of them are of.
+    """
+
+    key: str
+    share: float
+    pixels: float
+    labelled: str
+    predicted: str
+
+
+class Mistaken(TypedDict):
+    """Pixels of a labelled class that were predicted as another; ``share`` of all of that class."""
+
+    labelled: str
+    predicted: str
+    pixels: int
+    share: float
+
+
+class ClassExamples(TypedDict):
+    """A class's labelled images of the least and the greatest Dice: key and Dice of each."""
+
+    worst: list[tuple[str, float]]
+    best: list[tuple[str, float]]
+
+
 class Metrics(TypedDict, total=False):
     """What was measured of a version. An earlier release kept fewer of these."""
 
@@ -214,6 +271,9 @@ class Metrics(TypedDict, total=False):
     reliability: list[tuple[float, float, int]]
     bf16_agreement: float | None
     labelled_images: dict[str, int]
+    label_check: list[ContradictedLabel]
+    confusion: list[Mistaken]
+    class_examples: dict[str, ClassExamples]
     audit: AuditEstimate | None
     chance_scores: dict[str, float]
     recipe: str

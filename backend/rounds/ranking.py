@@ -47,7 +47,7 @@ class Ranked:
 
     Attributes:
         uncertainty: the score that ranks, 0 to 1: before the rule, and whatever put it here.
-        why: as ``Pick.why``, or "diverse" before the first version.
+        why: as ``Pick.why``, or "diverse" before the first version; or why it is likely of no use.
     """
 
     task_id: int
@@ -148,6 +148,23 @@ def first_rank(
         )
         for place, pick in enumerate(queue)
     ]
+
+
+def unusable_last(places: Sequence[Ranked], found: Mapping[int, str]) -> list[Ranked]:
+    """The queue with what is likely of no use at its end.
+
+    What chance drew stays: it must be an even sample of the pool.
+
+    Args:
+        found: task id to why, as ``training.quality.usable`` says.
+    """
+    moved = [
+        replace(place, why=found[place.task_id])
+        for place in places
+        if place.task_id in found and place.why not in ("audit", "chance")
+    ]
+    gone = {place.task_id for place in moved}
+    return [*(place for place in places if place.task_id not in gone), *moved]
 
 
 def arm_quantiles(

@@ -10,6 +10,9 @@ from training.errors import TrainingError
 
 SHEET_FILE = "contact-sheet.png"
 
+PREDICTED_FILE = "out-of-fold.zip"
+"""What was predicted of the labelled images by members that never saw them."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 

@@ -94,11 +94,13 @@ class Registry:
         manifest: Mapping[str, Any],
         metrics: Mapping[str, Any],
         sheet: bytes | None = None,
+        predicted: Mapping[str, bytes] | None = None,
     ) -> Path:
         """Write a version whole; one of that number that is there already is replaced.
 
         Args:
             sheet: a PNG to check it by eye, if one was drawn.
+            predicted: as for ``write_version``.
 
         Raises:
             ValueError: the members are not as many as the configuration says, or the metrics
@@ -109,7 +111,7 @@ class Registry:
         if not isinstance(metrics.get("temperature"), float):
             raise ValueError("metrics must hold the temperature that assess fitted")
         path = self.version_path(project, version)
-        write_version(path, version, weights, config, manifest, metrics, sheet)
+        write_version(path, version, weights, config, manifest, metrics, sheet, predicted)
         return path
 
     def version_path(self, project: str, version: int) -> Path:

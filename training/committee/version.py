@@ -23,7 +23,9 @@ from training.committee.checksums import DamagedVersion as DamagedVersion
 from training.committee.checksums import UnknownVersion as UnknownVersion
 from training.committee.checksums import read_checked
 from training.committee.checksums import read_checksums as read_checksums
+from training.committee.folders import PREDICTED_FILE
 from training.committee.folders import SHEET_FILE as SHEET_FILE
+from training.committee.out_of_fold import pack
 from training.config import TrainConfig
 from training.files import write_folder
 from training.networks.build import Weights
@@ -90,6 +92,7 @@ def write_version(
     manifest: Mapping[str, Any],
     metrics: Mapping[str, Any],
     sheet: bytes | None = None,
+    predicted: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a version so that a reader sees all of it or none of it.
 
@@ -97,6 +100,7 @@ def write_version(
 
     Args:
         sheet: a PNG to check it by eye, if one was drawn.
+        predicted: key to the predicted classes of a labelled image, a PNG.
     """
     files = {member_file(m): save_weights(member) for m, member in enumerate(weights)}
     files[CONFIG_FILE] = config.to_json().encode()
@@ -104,6 +108,8 @@ def write_version(
     files[METRICS_FILE] = _json(metrics)
     if sheet is not None:
         files[SHEET_FILE] = sheet
+    if predicted:
+        files[PREDICTED_FILE] = pack(predicted)
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     files[VERSION_FILE] = _json({"version": number, "files": checksums})
     write_folder(folder, files)
@@ -118,7 +124,12 @@ def read_version(folder: Path) -> StoredVersion:
         BadConfig: another release wrote it.
     """
     number, checksums = read_checksums(folder)
-    files = {name: read_checked(folder / name, digest) for name, digest in checksums.items()}
+    # Predictions of thousands of images are no part of what predicts.
+    files = {
+        name: read_checked(folder / name, digest)
+        for name, digest in checksums.items()
+        if name != PREDICTED_FILE
+    }
     missing = {CONFIG_FILE, MANIFEST_FILE, METRICS_FILE} - files.keys()
     if missing:
         raise DamagedVersion(f"{folder / VERSION_FILE} does not list {', '.join(sorted(missing))}")

@@ -24,7 +24,8 @@ from training.examples import Example
 from training.networks.build import Weights
 from training.particles.sizes import typical_diameters
 from training.quality.calibrate import expected_calibration_error, fit_calibration, reliability
-from training.quality.metrics import Overlap, overlap
+from training.quality.label_check import LabelCheck
+from training.quality.metrics import Overlap
 from training.quality.quality import draw_known
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Assessment:
         scores: key to foreground Dice.
         problems: sentences for what makes it unfit to serve; none if it is sane.
         committee: the version, calibrated.
+        predicted: key to the predicted classes of each image that a member never saw, as
+            ``LabelCheck`` keeps them; none of a lone member, which saw all.
     """
 
     config: TrainConfig
@@ -57,6 +60,7 @@ class Assessment:
     scores: Mapping[str, float]
     problems: tuple[str, ...]
     committee: Committee
+    predicted: Mapping[str, bytes]
 
 
 def assess(
@@ -105,17 +109,19 @@ def assess(
     total = Overlap.none(C)
     scores: dict[str, float] = {}
     shown: set[int] = set()
+    check = LabelCheck(config.classes)
     for done, example in enumerate(ordered):
-        _, predicted = committee.out_of_fold(example)
-        counts = overlap(example.mask, predicted, C)
+        probs, predicted = committee.out_of_fold(example)
+        counts = check.add(example, probs.numpy(), predicted)
         total += counts
         scores[example.key] = counts.foreground_dice()
         shown.update(np.unique(predicted).tolist())
         if progress is not None:
             progress(0.5 + (done + 1) / len(ordered) / 2)
     problems = _problems(weights, total, shown, config)
+    unseen = config.members > 1
     metrics: dict[str, Any] = {
-        "out_of_fold": config.members > 1,
+        "out_of_fold": unseen,
         "examples": len(examples),
         "dice": _per_class(config, total.dice()),
         "iou": _per_class(config, total.iou()),
@@ -124,6 +130,8 @@ def assess(
         "particle_px": particle_px,
         "problems": list(problems),
     }
+    if unseen:
+        metrics |= check.metrics()
     metrics |= calibration.to_metrics(config.classes)
     metrics |= _reliability(logits, truth, calibration)
     if groups:
@@ -136,7 +144,9 @@ def assess(
     agreement = None if problems else bf16_agreement(committee, ordered)
     metrics["bf16_agreement"] = agreement
     agrees = agreement is not None and agreement >= BF16_AGREEMENT
-    return Assessment(config, metrics, scores, problems, committee.with_bf16(allowed=agrees))
+    committee = committee.with_bf16(allowed=agrees)
+    predicted_png = check.predicted if unseen else {}
+    return Assessment(config, metrics, scores, problems, committee, predicted_png)
 
 
 def bf16_agreement(committee: Committee, examples: Sequence[Example]) -> float | None:

@@ -33,6 +33,11 @@ class Overlap:
         zero = np.zeros(classes, np.int64)
         return cls(zero, zero, zero)
 
+    @classmethod
+    def of(cls, table: NDArray[np.int64]) -> Overlap:
+        """Of what ``confusion`` gave."""
+        return cls(table.diagonal().copy(), table.sum(axis=1), table.sum(axis=0))
+
     def __add__(self, other: Overlap) -> Overlap:
         return Overlap(
             self.shared + other.shared, self.truth + other.truth, self.predicted + other.predicted
@@ -80,6 +85,18 @@ def overlap(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int
     Raises:
         ValueError: the shapes differ or an index is no class.
     """
+    return Overlap.of(confusion(truth, predicted, classes))
+
+
+def confusion(
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64]:
+    """[C, C] pixels of each class of the truth by class of the prediction, where the truth is
+    known.
+
+    Raises:
+        ValueError: the shapes differ or an index is no class.
+    """
     if truth.shape != predicted.shape:
         raise ValueError(f"truth {truth.shape} and prediction {predicted.shape} differ in shape")
     known = truth != UNKNOWN
@@ -88,8 +105,7 @@ def overlap(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int
     if highest >= classes:
         raise ValueError(f"class index {highest} in a mask of {classes} classes")
     counts = np.bincount(t.astype(np.int64) * classes + p, minlength=classes**2)
-    table = counts.reshape(classes, classes)  # truth by prediction
-    return Overlap(table.diagonal().copy(), table.sum(axis=1), table.sum(axis=0))
+    return counts.reshape(classes, classes)
 
 
 @dataclass(frozen=True)

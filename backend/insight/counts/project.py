@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from backend.ledger import Project
 from backend.ledger.shapes import ManifestEntry
 from backend.predict import image_url, label_config_of
 from backend.rounds.elsewhere import images_learnt_elsewhere
+from backend.rounds.example_notes import was_prepared
 from backend.rounds.schedule import is_audit
 from backend.workplace import Workplace
 from training.committee.checksums import read_checked, read_checksums
@@ -285,7 +286,7 @@ def _count_audits(
             became["unknown"] += 1
             continue
         people[task_id] = tally
-        became["prepared"] += any(_was_prepared(each) for each in submitted)
+        became["prepared"] += any(was_prepared(each) for each in submitted)
         became["shared"] += len(submitted) > 1
     others = [t for t in audits if t.id not in learnt and t.id not in labelled]
     return people, Audits(
@@ -308,21 +309,6 @@ def _learnt(work: Workplace, project: Project, committee: Committee) -> set[int]
     manifest = json.loads(read_checked(folder / MANIFEST_FILE, files[MANIFEST_FILE]))
     entries: Sequence[ManifestEntry] = manifest.get("entries", [])
     return {e["task"] for e in entries if e["digest"] is not None and not e["audit"]}
-
-
-def _was_prepared(annotation: Mapping[str, Any]) -> bool:
-    """Whether it was made from a pre-annotation.
-
-    Label Studio forgets ``parent_prediction`` when the prediction is deleted; its regions still
-    say where they come from.
-    """
-    if annotation.get("parent_prediction") is not None:
-        return True
-    result = annotation.get("result")
-    return isinstance(result, list) and any(
-        isinstance(part, Mapping) and str(part.get("origin")).startswith("prediction")
-        for part in result
-    )
 
 
 def _check_key(key: str, tasks: Mapping[int, Task]) -> None:

@@ -66,7 +66,9 @@ def assemble(
     learnt = {"round": round_.id, "entries": manifest, **_images(work, round_, config, examples)}
     measured = [example for example in examples if example.key not in elsewhere]
     sheet = version_sheet(assessment.committee, measured, assessment.scores)
-    folder = work.registry.save_version(slug, number, weights, config, learnt, metrics, sheet)
+    folder = work.registry.save_version(
+        slug, number, weights, config, learnt, metrics, sheet, assessment.predicted
+    )
     if not assessment.problems:
         # Once here, and not by each that scores and serves with it.
         assessment.committee.keep_compiled(folder, work.registry.seal)

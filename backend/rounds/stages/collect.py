@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +18,6 @@ from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.region_counts import (
     Counts,
     describe_counts,
-    from_rows,
     not_understood,
     to_rows,
 )
@@ -32,6 +29,7 @@ from backend.options import ProjectOptions
 from backend.predict import group_of, image_url, label_config_of, read_decoded
 from backend.rounds.elsewhere import choose_beginning, learnt_elsewhere, start_version
 from backend.rounds.evidence import Due, due_evidence
+from backend.rounds.example_notes import ExampleNote, note_of, pairs_of, times_of
 from backend.rounds.schedule import FEWEST_TASKS, is_audit, stamp_digest
 from backend.rounds.stages.shards import SHARD_TASKS
 from backend.settings import Settings
@@ -76,14 +74,14 @@ def collect(
     }
     recipe = Recipe(config, classes, options)
     manifest, problems = _list_examples(work, row, stamps, recipe)
-    counts: Counts = Counter()
+    notes: dict[int, ExampleNote] = {}
     missing: dict[int, ManifestEntry] = {}
     for entry in manifest:
         if entry["digest"] is None:
             continue
         try:
             note = work.registry.example_note(row.slug, entry["digest"])
-            counts += from_rows(json.loads(note or "[]"))
+            notes[entry["task"]] = ExampleNote.from_text(note)
         except UnknownExample:
             missing[entry["task"]] = entry
     bodies = work.studio.annotations_of(project.id, missing)
@@ -91,14 +89,14 @@ def collect(
         entry["digest"] = None  # until its example is made: the task may be gone by then
     parts: dict[int, str] = {}
     for done, (task_id, bodies_of_task) in enumerate(bodies):
-        said, regions, part = _make_example(
+        said, notes[task_id], part = _make_example(
             work, row.slug, missing[task_id], bodies_of_task, recipe
         )
         problems += said
-        counts += regions
         if part and options.channels is None:
             parts[task_id] = part
         tick((done + 1) / len(missing))
+    counts = sum((note.counts for note in notes.values()), Counts())
     problems = describe_counts(counts) + problems
     if parts:
         first = next(iter(parts))
@@ -136,6 +134,8 @@ def collect(
             "budget": cast(StoredBudget, asdict(budget)),
             "regions": to_rows(counts),
             "both_starts": beginning.both,
+            "pairs": pairs_of(notes),
+            "times": times_of(notes.values()),
         },
         next_payloads=[JudgePayload(tasks=list(shard)) for shard in shards or [[]]],
         manifest=manifest,
@@ -218,13 +218,14 @@ def _make_example(
     entry: ManifestEntry,
     annotations: Sequence[Mapping[str, Any]],
     recipe: Recipe,
-) -> tuple[list[str], Counts, str]:
+) -> tuple[list[str], ExampleNote, str]:
     """Put a task's example into the registry.
 
     A broken region costs that region, a broken image that task, and neither the round.
 
     Returns:
-        What was wrong with it, its regions, and what of its file the image is ("" where all).
+        What was wrong with it, what is noted of it, and what of its file the image is ("" where
+        all).
     """
     task_id, options = entry["task"], recipe.options
     teaching = [a for a in annotations if not a["was_cancelled"]]
@@ -232,22 +233,25 @@ def _make_example(
     entry["annotations"] = [(a["id"], a["updated_at"]) for a in teaching]
     entry["stamp"] = stamp_digest([Stamp(a["id"], a["updated_at"], False) for a in teaching])
     if not teaching:
-        return [], Counter(), ""
+        return [], ExampleNote(), ""
     assert entry["url"] is not None  # else it would have had no digest to make anew
     try:
         decoded = read_decoded(work.images, entry["url"], options.channel_numbers)
     except ImageRefused as error:
-        return [f"Task {task_id}: {error}"], Counter(), ""
-    read = mask_of(teaching, decoded.image, recipe.config, options, recipe.classes)
+        return [f"Task {task_id}: {error}"], ExampleNote(), ""
+    deciding = deciding_of(teaching)
+    readings = read_each(deciding, decoded.image, recipe.config, options, recipe.classes)
+    read = merge(deciding, readings)
+    note = note_of(deciding, readings, read.counts)
     problems = list(read.problems)
     if (read.mask == UNKNOWN).all():
         problems.append("nothing on it is known, every pixel is unknown.")
     else:
         example = make_example(str(task_id), decoded.image, read.mask, options.max_side_px)
         digest = recipe.digest(entry)
-        work.registry.put_example(slug, digest, example, json.dumps(to_rows(read.counts)))
+        work.registry.put_example(slug, digest, example, note.to_text())
         entry["digest"] = digest
-    return [f"Task {task_id}: {problem}" for problem in problems], read.counts, decoded.part
+    return [f"Task {task_id}: {problem}" for problem in problems], note, decoded.part
 
 
 def mask_of(
@@ -265,15 +269,26 @@ def mask_of(
     Args:
         annotations: at least one, and no skipped ones.
     """
+    deciding = deciding_of(annotations)
+    return merge(deciding, read_each(deciding, image, config, options, classes))
+
+
+def deciding_of(annotations: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Those marked as ground truth; all where none is."""
+    return [a for a in annotations if a.get("ground_truth")] or annotations
+
+
+def read_each(
+    deciding: Sequence[Mapping[str, Any]],
+    image: NDArray[np.uint8],
+    config: LabelConfig,
+    options: ProjectOptions,
+    classes: tuple[str, ...],
+) -> list[Reading]:
+    """The first ``MOST_ANNOTATIONS`` annotations, one by one, at the image's size."""
     height, width = image.shape[:2]
-    deciding = [a for a in annotations if a.get("ground_truth")] or annotations
-    masks, unread, problems, counts = [], [], [], Counts()
-    if len(deciding) > MOST_ANNOTATIONS:
-        problems.append(
-            f"it has {len(deciding)} annotations, of which the first {MOST_ANNOTATIONS} count."
-        )
-    for annotation in deciding[:MOST_ANNOTATIONS]:
-        read = read_annotation(
+    return [
+        read_annotation(
             annotation["result"],
             config,
             classes,
@@ -282,11 +297,22 @@ def mask_of(
             unknown_label=options.unknown_label,
             aliases=options.aliases,
         )
-        masks.append(read.mask)
-        if read.unread is not None:
-            unread.append(read.unread)
+        for annotation in deciding[:MOST_ANNOTATIONS]
+    ]
+
+
+def merge(deciding: Sequence[Mapping[str, Any]], readings: Sequence[Reading]) -> Reading:
+    """What the annotations that ``read_each`` read say together."""
+    problems: list[str] = []
+    if len(deciding) > MOST_ANNOTATIONS:
+        problems.append(
+            f"it has {len(deciding)} annotations, of which the first {MOST_ANNOTATIONS} count."
+        )
+    for annotation, read in zip(deciding, readings, strict=False):
         problems += [f"annotation {annotation['id']}: {problem}" for problem in read.problems]
-        counts += read.counts
+    masks = [read.mask for read in readings]
+    unread = [read.unread for read in readings if read.unread is not None]
+    counts = sum((read.counts for read in readings), Counts())
     return Reading(merge_masks(masks, unread), None, problems, counts)
 
 

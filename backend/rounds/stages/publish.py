@@ -22,6 +22,7 @@ from backend.rounds.ranking import (
     first_rank,
     queue_quantiles,
     rank,
+    unusable_last,
     weights_of,
 )
 from backend.rounds.schedule import is_audit, unread
@@ -29,6 +30,7 @@ from backend.rounds.stages.choose import mode_of
 from backend.rounds.stages.shards import Scored, read_shards
 from backend.workplace import Workplace
 from training.compute import bounded_threads
+from training.quality.usable import unusable
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ def publish(
     # Many small steps, which a second thread would only wait upon.
     with bounded_threads(1):
         ranking = _rank(work, row, round_, version, scored, chosen)
+    useless = unusable({task_id: each.focus for task_id, each in scored.items() if each.focus})
+    ranking = replace(ranking, places=unusable_last(ranking.places, useless))
     ranking = replace(ranking, places=_within_bounds(ranking.places, scored, problems))
     _warn_of_many_brushes(ranking.places, scored, problems)
     head, left_out = ranking.places, len(scored) - len(ranking.places)

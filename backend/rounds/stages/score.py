@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
@@ -14,6 +15,7 @@ from backend.options import ProjectOptions
 from backend.predict import label_config_of, pre_annotate, read_image
 from backend.rounds.stages.shards import Scored, halved, write_shard
 from backend.workplace import Workplace
+from training.quality.usable import Focus, focus_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,7 @@ def score(
     problems: list[str] = []
     unlike: list[str] = []
     read: list[int] = []
+    focus: dict[int, Focus] = {}
 
     def images() -> Iterator[NDArray[np.uint8]]:
         """Read one by one as they are predicted; ``read`` tells whose they are."""
@@ -46,6 +49,7 @@ def score(
                 tick((len(scored) + len(problems)) / len(tasks))
             else:
                 read.append(task_id)
+                focus[task_id] = focus_of(image)
                 yield image
 
     if version == NO_VERSION and options.mode == "random":
@@ -58,7 +62,7 @@ def score(
             else _score_results(work, row, options, version, images())
         )
         for number, found in enumerate(predictions):
-            scored[read[number]] = found
+            scored[read[number]] = replace(found, focus=focus[read[number]])
             if found.features is None:
                 unlike.append(
                     f"The features of task {read[number]} are not finite numbers, so this queue "

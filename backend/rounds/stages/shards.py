@@ -14,6 +14,7 @@ import orjson
 from backend.ledger.shapes import ScorePayload
 from backend.rounds.ranking import Candidate
 from backend.workplace import Workplace
+from training.quality.usable import Focus
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +30,11 @@ class Scored(Candidate):
 
     Attributes:
         result: its regions as JSON text: publishing hands them on without reading them.
+        focus: how sharp and how rich in contrast the image is; None where it was not read.
     """
 
     result: bytes = b"[]"
+    focus: Focus | None = None
 
 
 def write_shard(
@@ -75,6 +78,7 @@ def _ranked_by(task_id: int, scored: Scored) -> bytes:
             # An eighth of their length as JSON numbers.
             "features": None if features is None else base64.b64encode(features.data).decode(),
             "class_scores": None if shown is None else shown.tolist(),
+            "focus": scored.focus,
         }
     )
 
@@ -83,11 +87,13 @@ def _scored(entry: Mapping[str, Any], result: bytes) -> Scored:
     import numpy as np
 
     features, shown = entry.get("features"), entry.get("class_scores")
+    focus = entry.get("focus")  # a round that an earlier release began has none
     return Scored(
         entry["arms"],
         None if features is None else np.frombuffer(base64.b64decode(features), "<f2"),
         None if shown is None else np.array(shown, np.float32),
         result,
+        None if focus is None else Focus(**focus),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 HEIGHT = 260.0
 WIDE, NARROW = 640.0, 340.0
@@ -59,8 +60,10 @@ class Chart:
         return self.width - RIGHT
 
 
-def line_chart(series: Sequence[Series], width: float = WIDE) -> Chart | None:
-    """A chart of shares (0 to 1); None where no series has a point."""
+def line_chart(
+    series: Sequence[Series], width: float = WIDE, unit: Literal["%", "s"] = "%"
+) -> Chart | None:
+    """A chart of shares (0 to 1), or of seconds; None where no series has a point."""
     xs = [x for each in series for x, y, *_ in each.points if y is not None]
     ys = [
         value
@@ -85,10 +88,14 @@ def line_chart(series: Sequence[Series], width: float = WIDE) -> Chart | None:
     count = round((high - low) / step)
     rows = [low + place * step for place in range(count + 1)]
     digits = 0 if step >= 0.0099 else 1
+
+    def written(y: float) -> str:
+        return f"{y:.{digits}%}" if unit == "%" else f"{y:g} s"
+
     return Chart(
         lines=[_line(each, across, up) for each in series],
         x_ticks=[Tick(across(x), f"{x:.0f}") for x in _some(sorted(set(xs)), round(width / 80))],
-        y_ticks=[Tick(up(y), f"{y:.{digits}%}") for y in rows],
+        y_ticks=[Tick(up(y), written(y)) for y in rows],
         width=width,
     )
 

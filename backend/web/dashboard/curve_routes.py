@@ -14,6 +14,7 @@ from backend.web.dashboard.curves import (
     effort_chart,
     quality_chart,
     reliability_chart,
+    times_chart,
     weights_chart,
 )
 from backend.web.dashboard.desk import PROJECT, Desk
@@ -38,6 +39,7 @@ def add_curves(pages: Blueprint, desk: Desk) -> None:
             quality=quality_chart(found),
             classes=class_charts(found),
             effort=effort_chart(found),
+            times=times_chart(found),
         )
 
     @pages.get(f"{PROJECT}/classes")

@@ -93,6 +93,12 @@ def effort_chart(found: Learning) -> Chart | None:
     return line_chart([Series("Corrected pixels of an image", points)])
 
 
+def times_chart(found: Learning) -> Chart | None:
+    """Seconds of a label over the labels made so far."""
+    points = [(float(each.labels), each.middle, each.low, each.high) for each in found.times]
+    return line_chart([Series("Seconds of a label", points)], unit="s")
+
+
 def weights_chart(queues: Sequence[QueueWeights]) -> Chart | None:
     """Each measure's share over the queues, counted from the oldest that is shown."""
     return line_chart(

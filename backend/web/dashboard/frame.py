@@ -72,6 +72,13 @@ def page(template: str, status: int = 200, **values: object) -> Response:
     return answer
 
 
+def picture_answer(data: bytes) -> Response:
+    """A WebP of what does not change while it is looked at."""
+    answer = Response(data, mimetype="image/webp", headers=HEADERS)
+    answer.headers["Cache-Control"] = "private, max-age=3600"
+    return answer
+
+
 def refuse_page(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
     """A refusal as a page. Without a login it has no file beside it: that one would ask again."""
     title = TITLES.get(status, "Something went wrong")

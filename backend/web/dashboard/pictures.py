@@ -14,6 +14,9 @@ AT_ONCE = 2
 WAITING = 2
 WAIT_S = 20.0
 
+SIDES_PX = (240, 720)
+"""Long sides: in a list, and alone."""
+
 KEPT = 200
 """Of some 15 kB each."""
 

@@ -13,13 +13,11 @@ from backend.insight.queue_list import places_to_ask, queue_list
 from backend.insight.task_picture import Layer, task_picture
 from backend.ledger import Place, Project, Publication
 from backend.web.dashboard.desk import NUMBER, PROJECT, Desk
-from backend.web.dashboard.frame import HEADERS, page
+from backend.web.dashboard.frame import page, picture_answer
+from backend.web.dashboard.pictures import SIDES_PX
 from backend.web.dashboard.words import SHORT_WHYS
 from backend.workplace import Workplace
 from training.colours import class_colour
-
-SIDES_PX = (240, 720)
-"""Long sides of pictures: in a list, and alone."""
 
 
 def add_queue(pages: Blueprint, desk: Desk) -> None:
@@ -43,6 +41,7 @@ def add_queue(pages: Blueprint, desk: Desk) -> None:
             whys=WHYS,
             short=SHORT_WHYS,
             skipped=skipped,
+            unsure="unsure" in request.args,
             studio_url=desk.studio_url(),
         )
 
@@ -71,9 +70,7 @@ def add_queue(pages: Blueprint, desk: Desk) -> None:
             (serving.id, task, layer, side),
             lambda: task_picture(work, row, serving, task, cast(Layer, layer), side),
         )
-        answer = Response(data, mimetype="image/webp", headers=HEADERS)
-        answer.headers["Cache-Control"] = "private, max-age=3600"
-        return answer
+        return picture_answer(data)
 
 
 def _place(work: Workplace, row: Project, task: int) -> tuple[Publication, Place]:

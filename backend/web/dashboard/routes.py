@@ -15,6 +15,7 @@ from backend.web.dashboard.background import DoctorReport, DoctorWatch, StudioWa
 from backend.web.dashboard.curve_routes import add_curves
 from backend.web.dashboard.desk import PROJECT, Desk
 from backend.web.dashboard.frame import StaticFiles, page
+from backend.web.dashboard.label_routes import add_labels
 from backend.web.dashboard.queue_routes import add_queue
 from backend.web.dashboard.version_routes import add_actions, add_versions
 from backend.web.dashboard.words import FILTERS
@@ -39,6 +40,7 @@ def dashboard(work: Workplace, access: Access) -> Blueprint:
     _add_overview(pages, desk)
     add_curves(pages, desk)
     add_queue(pages, desk)
+    add_labels(pages, desk)
     add_versions(pages, desk)
     add_actions(pages, desk)
     return pages

@@ -68,5 +68,8 @@ SHORT_WHYS: Mapping[str, str] = {
     "chance": "by chance",
     "audit": "audit",
     "diverse": "unlike the others",
+    "group": "new group",
+    "blurred": "blurred",
+    "blank": "blank",
 }
 """By ``Place.why``: two words for each."""

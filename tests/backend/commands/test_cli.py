@@ -29,6 +29,7 @@ def test_the_commands_are_the_promised_ones() -> None:
     assert set(cli.commands) == {
         *(
             "backup",
+            "check-labels",
             "connect",
             "counts",
             "disconnect",

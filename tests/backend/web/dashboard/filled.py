@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.ledger import Ledger, Project
 from backend.ledger.entities import Evidence, Part, Round, Version
-from backend.ledger.shapes import Metrics
+from backend.ledger.shapes import AnnotatorPair, Metrics
 from backend.options import AGGREGATES, MEASURES
 from backend.rounds.schedule import STAGES
 from backend.workplace import Workplace
@@ -80,6 +80,20 @@ def _add_round(
             )
         )
         db.add_all(_evidence(project_id, ended.id, number, at, chance))
+        db.add(_collected(ended.id, 10 * number))
+
+
+def _collected(round_id: int, labels: int) -> Part:
+    """The first thirty labels from nothing in some 90 s each, the others with help in some 40."""
+    times = [(1e9 + 60 * n, 40.0 + n % 7 + 50 * (n < 30), n >= 30) for n in range(labels)]
+    pair: AnnotatorPair = {"one": 1, "two": 4, "tasks": 3, "dice": 0.7, "least": [(1004, 0.5)]}
+    return Part(
+        round_id=round_id,
+        stage="collect",
+        number=0,
+        state="done",
+        result={"labelled": labels, "pairs": [pair], "times": times},
+    )
 
 
 def metrics(number: int, chance: random.Random) -> Metrics:
@@ -93,7 +107,24 @@ def metrics(number: int, chance: random.Random) -> Metrics:
         "dice": {**dice, CLASSES[3]: None if number < 3 else dice[CLASSES[3]]},
         "iou": {name: round(value / (2 - value), 3) for name, value in dice.items()},
         "foreground_dice": round(level - 0.1, 3),
-        "scores": {f"{n:016x}": level + chance.uniform(-0.1, 0.1) for n in range(examples)},
+        "scores": {str(1000 + n): level + chance.uniform(-0.1, 0.1) for n in range(examples)},
+        "label_check": [
+            {
+                "key": str(1000 + n),
+                "share": 0.4 / (n + 1),
+                "pixels": 0.03 / (n + 1),
+                "labelled": CLASSES[1],
+                "predicted": CLASSES[2],
+            }
+            for n in range(examples)
+        ],
+        "confusion": [
+            {"labelled": CLASSES[1], "predicted": "background", "pixels": 4321, "share": 0.0432},
+        ],
+        "class_examples": {
+            CLASSES[1]: {"worst": [("1001", 0.1)], "best": [("1002", 0.9)]},
+            CLASSES[2]: {"worst": [], "best": []},
+        },
         "problems": [],
         "temperature": 1.3,
         "ece": 0.02,
@@ -144,7 +175,7 @@ def _publish(
         place(
             n + 1,
             n,
-            whys[n % 4],
+            "blurred" if n == tasks - 1 > 0 else whys[n % 4],
             uncertainty=1 - n / tasks,
             arms={arm: chance.random() for arm in ARMS},
         )

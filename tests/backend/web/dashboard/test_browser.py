@@ -22,6 +22,7 @@ from backend.web.dashboard import background, queue_routes, routes
 from backend.workplace import Workplace
 from tests.backend.web.dashboard.conftest import FINDINGS, OWNER, VIEWER
 from tests.backend.web.dashboard.filled import NUMBER, begin_round, fill
+from tests.backend.web.dashboard.kept import keep_predictions
 from tests.backend.web.dashboard.test_actions import keep_files
 from tests.backend.web.dashboard.test_queue import FakeStudio, grey_png
 from tests.backend.workplaces import make_settings
@@ -41,7 +42,8 @@ PICTURE = grey_png()
 PATHS = (
     *(f"{HOME}/", f"{HOME}/learning", f"{HOME}/measures", f"{HOME}/versions"),
     *(f"{HOME}/queue", f"{HOME}/queue?skipped", f"{HOME}/queue/3", f"{HOME}/classes"),
-    *(f"{HOME}/versions/compare?left=7&right=8", f"{HOME}/do/pause", f"{HOME}/none"),
+    *(f"{HOME}/labels", f"{HOME}/queue?unsure", f"{HOME}/versions/compare?left=7&right=8"),
+    *(f"{HOME}/do/pause", f"{HOME}/none"),
 )
 
 STUMBLES = (Path(__file__).parent / "stumbles.js").read_text()
@@ -56,6 +58,7 @@ class Served:
         self.work: Workplace = app.extensions["committee"]
         self.row = fill(self.work, tasks=12)
         keep_files(self.work, self.row.slug, 7, 8)
+        keep_predictions(self.work, self.row, 7, 8)
         self._server = make_server("127.0.0.1", 0, app, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever)

@@ -167,5 +167,6 @@ PATHS = (
     f"{HOME}queue",
     f"{HOME}classes",
     f"{HOME}queue/3",
+    f"{HOME}labels",
 )
 """Every page of a project."""
