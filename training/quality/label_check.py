@@ -18,7 +18,7 @@ from training.examples import Example
 from training.images import encode_png
 from training.quality.metrics import Overlap, confusion
 
-SURE = 0.8
+SURE = 0.5
 """How much more likely than the label's class another must be. docs/LABEL_CHECK.md has what it
 finds, beside other measures."""
 

@@ -11,7 +11,7 @@ from backend.insight.status import ProjectStatus, alive_workers, process_status,
 from backend.ledger import Project
 from backend.web.dashboard.access import Access
 from backend.web.dashboard.background import DoctorWatch, StudioWatch
-from backend.web.dashboard.pictures import Pictures
+from backend.web.dashboard.pictures import WAITING_QUICK, Pictures
 from backend.workplace import Workplace
 
 NUMBER = f"int(max={2**63 - 1})"
@@ -29,6 +29,7 @@ class Desk:
     studio: StudioWatch
     doctor: DoctorWatch
     pictures: Pictures = field(default_factory=Pictures)
+    labelled: Pictures = field(default_factory=lambda: Pictures(WAITING_QUICK))
 
     def row(self, number: int) -> Project:
         """The ledger's row of a project of Label Studio's number.

@@ -37,7 +37,7 @@ def add_labels(pages: Blueprint, desk: Desk) -> None:
         row = desk.row(number)
         if layer not in get_args(LabelledLayer) or side not in SIDES_PX:
             raise NotFound
-        data = desk.pictures.get(
+        data = desk.labelled.get(
             (row.id, version, task, layer, side),
             lambda: labelled_picture(work, row, version, task, cast(LabelledLayer, layer), side),
         )

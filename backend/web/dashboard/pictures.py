@@ -14,6 +14,10 @@ AT_ONCE = 2
 WAITING = 2
 WAIT_S = 20.0
 
+WAITING_QUICK = 4
+"""Of pictures that take some hundredths of a second: with two at work as many as one browser asks
+for at a time."""
+
 SIDES_PX = (240, 720)
 """Long sides: in a list, and alone."""
 
@@ -22,13 +26,17 @@ KEPT = 200
 
 
 class Pictures:
-    """Draws pictures and keeps the newest ones. Safe between threads."""
+    """Draws pictures and keeps the newest ones. Safe between threads.
 
-    def __init__(self) -> None:
+    Args:
+        waiting: how many may wait for their turn.
+    """
+
+    def __init__(self, waiting: int = WAITING) -> None:
         self._kept: OrderedDict[object, bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._turns = threading.BoundedSemaphore(AT_ONCE)
-        self._places = threading.BoundedSemaphore(AT_ONCE + WAITING)
+        self._places = threading.BoundedSemaphore(AT_ONCE + waiting)
 
     def get(self, key: object, draw: Callable[[], bytes]) -> bytes:
         """The picture of this key, drawn by ``draw`` if it is not kept.

@@ -139,13 +139,6 @@ def test_learning_says_what_pre_annotations_save(pages: Page) -> None:
     assert "Seconds of a label over the labels made so far" in text
 
 
-def test_the_queue_shows_uncertainty_beside_the_masks_when_asked(pages: Page) -> None:
-    fill(pages.work)
-    assert "uncertainty-240" not in pages.text(f"{HOME}/queue")
-    text = pages.text(f"{HOME}/queue?unsure")
-    assert text.count("uncertainty-240.webp") == text.count("mask-240.webp") == 50
-
-
 def test_the_command_prints_what_the_page_shows(
     pages: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,12 @@ def test_what_everybody_skips_is_listed_when_asked(pages: Page, fake: FakeStudio
     assert "/data?task=2" in text
 
 
+def test_uncertainty_stands_beside_the_masks_when_asked(pages: Page, fake: FakeStudio) -> None:
+    assert "uncertainty-240" not in pages.text(QUEUE)
+    text = pages.text(f"{QUEUE}?unsure")
+    assert text.count("uncertainty-240.webp") == text.count("mask-240.webp") == 50
+
+
 def test_without_a_queue_the_page_says_so(pages: Page) -> None:
     fill(pages.work, rounds=0)
     assert "No queue serves yet" in pages.text(QUEUE)

@@ -1,0 +1,1 @@
+"""How well wrong labels are found: errors are planted in labelled folders and searched for."""
