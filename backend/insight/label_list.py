@@ -48,6 +48,7 @@ class LabelList:
     Attributes:
         version: whose members were asked; None before the first, ``judged`` False where it keeps
             no such judgement: an earlier release made it, or it has a single member.
+        classes: of that version, without the background.
         images: labelled ones that were judged.
         rows: the contradicted labels, the worst first.
         pairs: annotators who labelled the same tasks, the least alike first.
@@ -56,6 +57,7 @@ class LabelList:
 
     version: int | None
     judged: bool
+    classes: Sequence[str]
     images: int
     rows: Sequence[CheckRow]
     pairs: Sequence[AnnotatorPair]
@@ -75,6 +77,7 @@ def label_list(ledger: Ledger, project: Project) -> LabelList:
     return LabelList(
         version=None if version is None else version.number,
         judged="label_check" in metrics,
+        classes=[] if version is None else version.classes[1:],
         images=len(metrics.get("scores", {})),
         rows=[
             CheckRow(

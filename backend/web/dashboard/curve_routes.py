@@ -19,6 +19,7 @@ from backend.web.dashboard.curves import (
 )
 from backend.web.dashboard.desk import PROJECT, Desk
 from backend.web.dashboard.frame import page
+from backend.web.dashboard.pictures import class_colours
 
 EVEN = 0.005
 """Shares of the measures that differ by less are called the same."""
@@ -53,6 +54,8 @@ def add_curves(pages: Blueprint, desk: Desk) -> None:
             here="classes",
             found=found,
             chart=None if found is None else reliability_chart(found),
+            colours=class_colours([] if version is None else version.classes[1:], unknown=True),
+            studio_url=desk.studio_url(),
         )
 
     @pages.get(f"{PROJECT}/measures")

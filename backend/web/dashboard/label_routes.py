@@ -12,7 +12,7 @@ from backend.insight.label_text import describe_judged
 from backend.insight.labelled_picture import LabelledLayer, labelled_picture
 from backend.web.dashboard.desk import NUMBER, PROJECT, Desk
 from backend.web.dashboard.frame import page, picture_answer
-from backend.web.dashboard.pictures import SIDES_PX
+from backend.web.dashboard.pictures import SIDES_PX, class_colours
 
 
 def add_labels(pages: Blueprint, desk: Desk) -> None:
@@ -29,6 +29,7 @@ def add_labels(pages: Blueprint, desk: Desk) -> None:
             found=found,
             judged=describe_judged(found),
             most=SHOWN,
+            classes=class_colours(found.classes, unknown=True),
             studio_url=desk.studio_url(),
         )
 

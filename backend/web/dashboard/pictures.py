@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from acquisition.masks import UNKNOWN
 from backend.errors import Busy
+from training.colours import class_colour
 
 AT_ONCE = 2
 """A process has eight threads, and Label Studio's requests must find one."""
@@ -23,6 +25,17 @@ SIDES_PX = (240, 720)
 
 KEPT = 200
 """Of some 15 kB each."""
+
+
+def class_colours(names: Sequence[str], *, unknown: bool = False) -> list[tuple[str, str]]:
+    """Name and colour of each class.
+
+    Args:
+        names: without the background.
+        unknown: pixels of which a label says nothing are shown as well.
+    """
+    found = [(name, class_colour(index)) for index, name in enumerate(names, start=1)]
+    return [*found, ("not known", class_colour(UNKNOWN))] if unknown else found
 
 
 class Pictures:

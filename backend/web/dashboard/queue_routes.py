@@ -14,10 +14,9 @@ from backend.insight.task_picture import Layer, task_picture
 from backend.ledger import Place, Project, Publication
 from backend.web.dashboard.desk import NUMBER, PROJECT, Desk
 from backend.web.dashboard.frame import page, picture_answer
-from backend.web.dashboard.pictures import SIDES_PX
+from backend.web.dashboard.pictures import SIDES_PX, class_colours
 from backend.web.dashboard.words import SHORT_WHYS
 from backend.workplace import Workplace
-from training.colours import class_colour
 
 
 def add_queue(pages: Blueprint, desk: Desk) -> None:
@@ -49,6 +48,7 @@ def add_queue(pages: Blueprint, desk: Desk) -> None:
     def queue_task(number: int, task: int) -> Response:
         row, shown = desk.project(number)
         serving, place = _place(work, row, task)
+        version = work.ledger.versions.get(row.id, serving.version)
         return page(
             "task.html",
             project=shown,
@@ -56,7 +56,7 @@ def add_queue(pages: Blueprint, desk: Desk) -> None:
             publication=serving,
             place=place,
             why=WHYS[place.why],
-            classes=_class_colours(work, row, serving),
+            classes=class_colours([] if version is None else version.classes[1:]),
             studio_url=desk.studio_url(),
         )
 
@@ -80,10 +80,3 @@ def _place(work: Workplace, row: Project, task: int) -> tuple[Publication, Place
     if serving is None or place is None:
         raise BadRequest(f"Task {task} is not in the queue (any more).")
     return serving, place
-
-
-def _class_colours(work: Workplace, row: Project, serving: Publication) -> list[tuple[str, str]]:
-    """Name and colour of the classes that the version of a queue knows."""
-    version = work.ledger.versions.get(row.id, serving.version)
-    names = [] if version is None else version.classes[1:]
-    return [(name, class_colour(index)) for index, name in enumerate(names, start=1)]

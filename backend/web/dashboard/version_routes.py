@@ -16,6 +16,7 @@ from backend.shorten import shorten
 from backend.web.dashboard.access import Visitor
 from backend.web.dashboard.desk import NUMBER, PROJECT, Desk
 from backend.web.dashboard.frame import HEADERS, page, refuse_page
+from backend.web.dashboard.pictures import class_colours
 
 FORM_BYTES = 8 * 1024
 """Of a form: a version, and its token."""
@@ -54,7 +55,14 @@ def add_versions(pages: Blueprint, desk: Desk) -> None:
     def compare(number: int) -> Response:
         row, found = desk.project(number)
         pair = compare_versions(work, row, _number("left"), _number("right"))
-        return page("compare.html", project=found, here="versions", pair=pair)
+        return page(
+            "compare.html",
+            project=found,
+            here="versions",
+            pair=pair,
+            colours=class_colours([each.name for each in pair.classes], unknown=True),
+            studio_url=desk.studio_url(),
+        )
 
 
 def add_actions(pages: Blueprint, desk: Desk) -> None:

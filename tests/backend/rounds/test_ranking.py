@@ -16,10 +16,12 @@ from backend.outside_score import outside_score
 from backend.rounds.ranking import (
     QUANTILES,
     Candidate,
+    Ranked,
     arm_quantiles,
     first_rank,
     queue_quantiles,
     rank,
+    unusable_last,
     weights_of,
 )
 from tests.backend import rows
@@ -248,6 +250,21 @@ class TestFirstRank:
         places = first_rank(bare, {3}, 20, seed=0)
         assert {place.why for place in places} == {"chance", "audit"}
         assert sorted(place.task_id for place in places) == list(range(20))
+
+
+def test_what_is_of_no_use_goes_last_unless_chance_drew_it() -> None:
+    queue = [
+        Ranked(task_id, 0.5, why)
+        for task_id, why in ((1, "uncertainty"), (2, "class"), (3, "audit"), (4, "chance"))
+    ]
+    found = unusable_last(queue, {1: "blurred", 3: "blank", 4: "blurred", 9: "blank"})
+    assert [(each.task_id, each.why) for each in found] == [
+        (2, "class"),
+        (3, "audit"),
+        (4, "chance"),
+        (1, "blurred"),
+    ]
+    assert found[-1].uncertainty == 0.5
 
 
 class TestOutside:

@@ -9,6 +9,8 @@ from tests.training.discs import CLASSES, disc_example
 from tests.training.trained import CPU, TINY
 from training.committee.committee import Committee
 from training.committee.ensemble import Ensemble
+from training.committee.folders import PREDICTED_FILE
+from training.committee.out_of_fold import pack, read_predicted
 from training.examples import Example
 from training.fitting.fit import fit_member
 from training.networks.build import build_network
@@ -41,6 +43,20 @@ def test_an_assessment_is_out_of_fold_and_near_the_truth(trained):
         _, predicted = assessment.committee.out_of_fold(example)
         expected = overlap(example.mask, predicted, 3).foreground_dice()
         assert assessment.scores[example.key] == pytest.approx(expected)
+
+
+def test_a_wrong_label_is_contradicted_most_and_what_was_predicted_is_kept(trained, tmp_path):
+    weights, examples, _ = trained
+    right = examples[3]
+    wrong = replace(right, mask=np.where(right.mask == 1, 2, right.mask).astype(np.uint8))
+    found = assess(weights, TINY, [wrong, *(e for e in examples if e.key != right.key)], device=CPU)
+    first = found.metrics["label_check"][0]
+    assert first["key"] == right.key
+    assert (first["labelled"], first["predicted"]) == ("bright", "dark")
+    assert found.metrics["class_examples"]["bright"]["worst"][0][0] == right.key
+    (tmp_path / PREDICTED_FILE).write_bytes(pack(found.predicted))
+    _, predicted = found.committee.out_of_fold(right)
+    assert np.array_equal(read_predicted(tmp_path, right.key), predicted)
 
 
 def test_an_assessment_does_not_depend_on_the_order_of_the_examples(trained, assessed):
@@ -150,9 +166,12 @@ def test_a_version_worse_than_seeing_only_background_is_never_promoted(trained):
 def test_a_lone_member_says_that_it_was_measured_on_what_it_knows(trained):
     weights, examples, _ = trained
     lone = replace(TINY, members=1)
-    metrics = assess(weights[:1], lone, examples, device=CPU).metrics
-    assert not metrics["out_of_fold"]
-    assert metrics["temperature"] == 1.0
+    found = assess(weights[:1], lone, examples, device=CPU)
+    assert not found.metrics["out_of_fold"]
+    assert found.metrics["temperature"] == 1.0
+    # It has learnt the labels by heart, and contradicts none.
+    assert "label_check" not in found.metrics
+    assert found.predicted == {}
 
 
 def test_a_class_that_nobody_shows_has_no_dice():

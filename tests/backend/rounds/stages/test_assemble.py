@@ -16,6 +16,7 @@ from backend.rounds.stages.fit import fit
 from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.training.discs import CLASSES, disc_examples
+from training.committee.out_of_fold import read_predicted
 from training.config import TrainConfig
 from training.examples import Example
 from training.networks.build import ForeignNetwork
@@ -107,6 +108,9 @@ def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -
     assert sheet is not None
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert list(work.registry.version_path(SLUG, 2).glob("compiled-*.blob"))
+    # So does it what was predicted of the labelled images.
+    predicted = read_predicted(work.registry.version_path(SLUG, 2), examples[0].key)
+    assert predicted.shape == examples[0].mask.shape
     # With the former one whole again, the two are compared.
     ledger.former = SimpleNamespace(number=2)
     ledger.results["collect"] = [{"labelled": 8}]  # by an earlier release

@@ -13,6 +13,7 @@ import pytest
 from backend.rounds.stages.shards import Scored, halved, read_shards, write_shard
 from backend.workplace import Workplace
 from training.committee.registry import Registry
+from training.quality.usable import Focus
 
 SLUG = "server-1-2"
 
@@ -60,12 +61,14 @@ def test_a_shard_carries_what_the_queue_needs(work: SimpleNamespace) -> None:
         arms={},
         features=halved(np.arange(5, dtype=np.float32) / 3),
         class_scores=np.array([0.25, 0.0, 0.5], np.float32),
+        focus=Focus(0.5, 120.0),
     )
     found = read_shards(stored(work, [{1: scored, 2: entry(2)}]), SLUG, 7)
     assert found[1].features == pytest.approx(np.arange(5) / 3, abs=1e-3)
     assert found[1].class_scores is not None
     assert found[1].class_scores.tolist() == [0.25, 0.0, 0.5]
-    assert (found[2].features, found[2].class_scores) == (None, None)
+    assert found[1].focus == Focus(0.5, 120.0)
+    assert (found[2].features, found[2].class_scores, found[2].focus) == (None, None, None)
 
 
 def test_features_beyond_half_precision_stay_finite() -> None:
