@@ -70,7 +70,7 @@ def test_the_curves_of_a_project_come_from_its_versions_and_corrections(work: Wo
     assert [each.round for each in found.effort] == [1, 2, 3, 4, 5]
     assert all(each.low <= each.middle <= each.high for each in found.effort)
     assert found.effort[0].images == 9  # one was an audit
-    assert set(found.to_json()) == {"points", "classes", "more", "effort"}
+    assert set(found.to_json()) == {"points", "classes", "more", "effort", "times", "saved"}
 
 
 def test_a_long_curve_is_thinned_out_and_keeps_its_newest_version(work: Workplace) -> None:
