@@ -13,8 +13,10 @@ import pytest
 
 from backend.errors import NotEnoughLabels
 from backend.label_studio.label_config import build_label_config, parse_label_config
+from backend.label_studio.regions import to_regions
 from backend.ledger import Project
 from backend.options import parse_options
+from backend.rounds.example_notes import ExampleNote
 from backend.rounds.stages import collect
 from backend.settings import Settings
 from backend.workplace import Workplace
@@ -186,3 +188,45 @@ def test_an_example_is_made_anew_where_it_is_read_otherwise() -> None:
     assert digest(channels="1,2") == digest(channels=" 1, 2")
     of_options = [digest(), digest(channels="1"), digest(channels="2"), digest(aliases={"b": "a"})]
     assert len(set(of_options)) == 4
+
+
+def test_an_example_keeps_a_note_of_who_made_its_label_and_how_long_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"label_studio_url": "http://127.0.0.1:9", "label_studio_api_key": "a" * 40}
+    work = Workplace(settings_of(tmp_path, **known))
+    image = np.zeros((40, 40, 3), np.uint8)
+    decoded = SimpleNamespace(image=image, part="")
+    monkeypatch.setattr(collect, "read_decoded", lambda *_: decoded)
+    config = parse_label_config(build_label_config([("dark", "#ff0000")]))
+    recipe = collect.Recipe(config, ("background", "dark"), parse_options(None))
+    people = [
+        {
+            "id": number,
+            "was_cancelled": False,
+            "updated_at": "2026-11-28T03:00:00Z",
+            "created_at": "2026-11-28T03:00:00Z",
+            "completed_by": who,
+            "lead_time": 12.0,
+            "parent_prediction": number if number == 2 else None,
+            "result": to_regions(
+                mask,
+                mask.astype(np.float32),
+                config,
+                recipe.classes,
+                per="class",
+                min_particle_px=1,
+            ),
+        }
+        for number, who, mask in (
+            (1, 5, np.tri(40, dtype=np.uint8)),
+            (2, 3, np.ones((40, 40), np.uint8)),
+        )
+    ]
+    entry: Any = {"task": 8, "url": "/data/upload/1/a.png", "digest": None}
+    problems, note, _part = collect._make_example(work, SLUG, entry, people, recipe)
+    assert problems == []
+    assert (note.seconds, note.assisted) == (12.0, True)
+    assert note.pairs == [(3, 5, pytest.approx(2 * 820 / (820 + 1600)))]
+    kept = work.registry.example_note(SLUG, entry["digest"])
+    assert ExampleNote.from_text(kept) == note
