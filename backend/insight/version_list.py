@@ -79,6 +79,8 @@ class Comparison:
         better, worse: on how many the right one is.
         shown: of these images those of the greatest change, where both versions keep what they
             predicted.
+        same_classes: of both, without the background; none where they differ, and so do the
+            colours of their pictures.
     """
 
     left: VersionRow
@@ -88,6 +90,7 @@ class Comparison:
     better: int
     worse: int
     shown: Sequence[ImagePair]
+    same_classes: Sequence[str]
     classes: Sequence[ClassPair]
 
 
@@ -156,6 +159,7 @@ def compare_versions(work: Workplace, project: Project, left: int, right: int) -
         better=sum(change > 0 for change in changes),
         worse=sum(change < 0 for change in changes),
         shown=[ImagePair(int(key), before[key], after[key]) for key in most[:SHOWN_IMAGES]],
+        same_classes=first.classes[1:] if first.classes == second.classes else [],
         classes=[ClassPair(name, dice[0].get(name), dice[1].get(name)) for name in names],
     )
 

@@ -60,7 +60,7 @@ def add_versions(pages: Blueprint, desk: Desk) -> None:
             project=found,
             here="versions",
             pair=pair,
-            colours=class_colours([each.name for each in pair.classes], unknown=True),
+            colours=class_colours(pair.same_classes, unknown=True),
             studio_url=desk.studio_url(),
         )
 
