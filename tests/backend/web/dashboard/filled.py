@@ -85,7 +85,7 @@ def _add_round(
 
 def _collected(round_id: int, labels: int) -> Part:
     """The first thirty labels from nothing in some 90 s each, the others with help in some 40."""
-    times = [(1e9 + 60 * n, 40.0 + n % 7 + 50 * (n < 30), n >= 30) for n in range(labels)]
+    times = [(1e9 + 60 * n, 40.0 + n % 7 + 50 * (n < 30), n >= 30) for n in range(min(labels, 100))]
     pair: AnnotatorPair = {"one": 1, "two": 4, "tasks": 3, "dice": 0.7, "least": [(1004, 0.5)]}
     return Part(
         round_id=round_id,
@@ -116,7 +116,7 @@ def metrics(number: int, chance: random.Random) -> Metrics:
                 "labelled": CLASSES[1],
                 "predicted": CLASSES[2],
             }
-            for n in range(examples)
+            for n in range(min(examples, 100))
         ],
         "confusion": [
             {"labelled": CLASSES[1], "predicted": "background", "pixels": 4321, "share": 0.0432},
