@@ -16,6 +16,7 @@ from backend.commands.replay.curves import ReplayResult
 from backend.insight.counts.project import ProjectCounts
 from backend.insight.explain import Explanation
 from backend.insight.findings.finding import Finding
+from backend.insight.label_list import LabelList
 from backend.insight.read_model import to_json
 from backend.insight.status import Status
 from backend.insight.versions import VersionEntry
@@ -28,7 +29,7 @@ PROGRAMS = {"backend": cli, "training": training_cli}
 
 ACTING = {
     "backend": {
-        *("disconnect", "migrate", "pause", "restore", "resume", "retrain", "rollback"),
+        *("disconnect", "ledger", "migrate", "pause", "restore", "resume", "retrain", "rollback"),
         *("run", "serve", "worker"),
     },
     "training": {"draw", "export", "loop"},
@@ -69,6 +70,7 @@ def test_every_command_that_reads_takes_json_and_the_page_lists_it() -> None:
         ("counts", ProjectCounts, ("files",)),
         ("export-masks", Export, ()),
         ("replay", ReplayResult, ()),
+        ("check-labels", LabelList, ()),
     ],
 )
 def test_the_keys_on_the_page_are_those_of_the_model(

@@ -37,7 +37,9 @@ def test_an_assessment_is_out_of_fold_and_near_the_truth(trained):
     assert assessment.metrics["ece"] <= assessment.metrics["ece_uncalibrated"] + 0.01
     assert told[-1] == 1.0
     sizes = typical_diameters(example.mask for example in examples)
-    assert assessment.metrics["particle_px"] == {TINY.classes[i]: px for i, px in sizes.items()}
+    named = {TINY.classes[i]: px for i, px in sizes.items()}
+    # The distance transform differs by rounding from call to call.
+    assert assessment.metrics["particle_px"] == pytest.approx(named)
     assert assessment.committee.particle_px == assessment.metrics["particle_px"]
     for example in examples:
         _, predicted = assessment.committee.out_of_fold(example)
