@@ -18,6 +18,7 @@ from training.compute import bounded_threads, default_device
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.examples import Example
+from training.fitting.adamw import AdamW
 from training.fitting.folds import training_keys
 from training.fitting.loss import class_weights, segmentation_loss
 from training.fitting.schedule import (
@@ -103,7 +104,7 @@ def fit_member(
         network.train()
         encoder = encoder_to_freeze(network, config)
         frozen = [] if encoder is None else freeze(encoder)
-        optimizer = torch.optim.AdamW(parameter_groups(network, config), fused=True)
+        optimizer = AdamW(parameter_groups(network, config), fused=True)
         weights_C = class_weights(mine, config).to(device)
         source = CropSource(mine, config)
 
