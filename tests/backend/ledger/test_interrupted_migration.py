@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.backend.ledger.old_ledger import make_old_ledger
 from tests.backend.ledger.test_schema import assert_schema
 from tests.live.harness.servers import ROOT
 
-# The process kills itself before its Nth statement that changes the schema.
+# Python starts once. Each fork kills itself before its Nth statement that changes the schema.
 KILLED = """
 import os, signal, sys
 from sqlalchemy import event
@@ -29,33 +30,47 @@ def watched(*arguments):
     def count(connection, cursor, statement, *_):
         global seen
         seen += statement.lstrip().upper().startswith(("CREATE", "ALTER", "DROP"))
-        if seen > int(sys.argv[2]):
+        if seen > after:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return engine
 
 ledger.make_engine = watched
-ledger.upgrade(sys.argv[1])
+for line in sys.stdin:
+    url, after = line.split()[0], int(line.split()[1])
+    child = os.fork()
+    if child == 0:
+        ledger.upgrade(url)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
+Migrate = Callable[[str, int], bool]
 
-def migrate_and_die(url: str, after: int) -> bool:
-    """Whether it died before so many changes were made; else it was done with all."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, url, str(after)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+
+@pytest.fixture(scope="module")
+def migrate_and_die() -> Iterator[Migrate]:
+    """Of a ledger, whether it died before so many changes were made; else it was done with all."""
+    command = [sys.executable, "-c", KILLED]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+
+        def migrate(url: str, after: int) -> bool:
+            print(url, after, file=process.stdin, flush=True)
+            status = int(process.stdout.readline())
+            assert status in (0, -signal.SIGKILL)
+            return status != 0
+
+        yield migrate
+        process.stdin.close()
 
 
 @pytest.mark.parametrize(
     ("kind", "after"), [*(("sqlite", after) for after in (0, 1, 7, 15, 22)), ("postgresql", 15)]
 )
-def test_a_ledger_that_was_being_made_is_made_whole(url: str, after: int) -> None:
+def test_a_ledger_that_was_being_made_is_made_whole(
+    url: str, migrate_and_die: Migrate, after: int
+) -> None:
     assert migrate_and_die(url, after)
     upgrade(url)
     assert_schema(url)
@@ -64,7 +79,9 @@ def test_a_ledger_that_was_being_made_is_made_whole(url: str, after: int) -> Non
 @pytest.mark.parametrize(
     ("kind", "after"), [*(("sqlite", after) for after in (0, 1, 2, 4)), ("postgresql", 4)]
 )
-def test_a_ledger_of_the_first_release_loses_nothing(url: str, after: int) -> None:
+def test_a_ledger_of_the_first_release_loses_nothing(
+    url: str, migrate_and_die: Migrate, after: int
+) -> None:
     make_old_ledger(
         url,
         "0001",
