@@ -30,6 +30,7 @@ from training.compute import bounded_threads
 from training.errors import TrainingError
 from training.examples import Example
 from training.files import write_atomically
+from training.fitting.adamw import AdamW
 from training.fitting.folds import fold
 from training.networks.encoder import coarse_means, pretrained_encoder
 from training.networks.forward import pad_to_stride
@@ -317,7 +318,7 @@ def fit_probe(
         torch.manual_seed(seed)
         heads = Heads(members, classes)
         sources = [_Pixels(truth, owner, member, members) for member in range(members)]
-        optimizer = torch.optim.AdamW(heads.parameters(), RATE, weight_decay=1e-2)
+        optimizer = AdamW(heads.parameters(), RATE, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         generator = torch.Generator().manual_seed(seed)
         excess = torch.stack([source.log_excess(classes) for source in sources])  # [M, C]

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner
 
 from tests.training.discs import write_discs
-from tests.training.experiments.small_loop import write_config
+from tests.training.experiments.small_loop import use_this_process, write_config
 from training.__main__ import cli
 
 
@@ -40,10 +39,3 @@ def copied(done, tmp_path):
 def in_this_process(monkeypatch):
     """Paths and cells run one by one in a thread: a process of its own takes seconds to begin."""
     use_this_process(monkeypatch)
-
-
-def use_this_process(patch):
-    for module in ("loop", "probe", "ablation"):
-        patch.setattr(
-            f"training.experiments.{module}.process_pool", lambda workers: ThreadPoolExecutor(1)
-        )

@@ -1,6 +1,8 @@
 """What the tests of the simulated loop share."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.reduction import ForkingPickler
 
 import yaml
 from click.testing import CliRunner
@@ -47,3 +49,21 @@ def loop(config, output, *options):
 
 def without_time(lines):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+class OneThread(ThreadPoolExecutor):
+    """In place of a pool of processes: what goes there and back must bear to be pickled, too."""
+
+    def submit(self, function, /, *arguments, **named):
+        sent = ForkingPickler.dumps((function, arguments, named))
+
+        def call():
+            function, arguments, named = ForkingPickler.loads(sent)
+            return ForkingPickler.loads(ForkingPickler.dumps(function(*arguments, **named)))
+
+        return super().submit(call)
+
+
+def use_this_process(patch):
+    for module in ("loop", "probe", "ablation"):
+        patch.setattr(f"training.experiments.{module}.process_pool", lambda workers: OneThread(1))

@@ -205,7 +205,8 @@ def test_more_images_than_the_pool_holds_are_refused(tmp_path):
         next(ablation.run(trial, [Cell(BASE, {}, 3, 0)], tmp_path / "runs.jsonl", 1))
 
 
-def test_the_command_measures_each_cell_once_and_goes_on_after_a_kill(tmp_path, request):
+@pytest.mark.usefixtures("in_this_process")
+def test_the_command_measures_each_cell_once_and_goes_on_after_a_kill(tmp_path):
     folder = write_discs(tmp_path / "a", 7)
     write_sessions(folder, 7)
     other = write_discs(tmp_path / "b", 3, first_seed=50)
@@ -229,7 +230,6 @@ def test_the_command_measures_each_cell_once_and_goes_on_after_a_kill(tmp_path, 
     # Killed in the middle of the last line: that cell alone is measured again, and the same.
     whole = output.read_text().splitlines(keepends=True)
     output.write_text("".join(whole[:-1]) + whole[-1][:40] + "\n")
-    request.getfixturevalue("in_this_process")
     run = CliRunner().invoke(cli, arguments)
     assert run.exit_code == 0, run.output
     again = read_results(output)

@@ -1,17 +1,19 @@
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from tests.training.discs import write_discs
-from tests.training.experiments.small_loop import SMALL, lines_in, loop, write_config
-from training.__main__ import cli
+from tests.training.experiments.small_loop import (
+    SMALL,
+    lines_in,
+    loop,
+    use_this_process,
+    write_config,
+)
 from training.experiments.loop_config import BadLoop, read_config
 from training.experiments.loop_data import find_data
 from training.experiments.simulation import Simulation, measure_quality
 from training.experiments.strategy import FULL
 from training.fitting.folds import fold
-
-pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def test_every_strategy_begins_with_the_same_images_and_the_same_committee(done):
@@ -51,23 +53,29 @@ def test_the_adaptive_strategy_tells_its_weights_and_its_evidence(done):
     assert {each["batch"] for each in lines[2]["evidence"]} == {2}
 
 
-def test_a_shift_starts_from_another_folder(tmp_path):
-    write_discs(tmp_path / "discs", 9)
-    write_discs(tmp_path / "elsewhere", 4, first_seed=50)
-    config = write_config(tmp_path, start="elsewhere", rounds=1, full=False)
-    assert CliRunner().invoke(cli, ["loop", "--config", str(config)]).exit_code == 0
-    first, second, *_ = lines_in(tmp_path / "loop")
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory):
+    """A finished run that starts from another folder, and its configuration."""
+    folder = tmp_path_factory.mktemp("shifted")
+    write_discs(folder / "discs", 9)
+    write_discs(folder / "elsewhere", 4, first_seed=50)
+    config = write_config(folder, start="elsewhere", rounds=1)
+    with pytest.MonkeyPatch.context() as patch:
+        use_this_process(patch)
+        assert loop(config, folder / "loop").exit_code == 0
+    return folder / "loop", config
+
+
+def test_a_shift_starts_from_another_folder(shifted):
+    first, second, *_ = lines_in(shifted[0])
     assert all(key.startswith("start:") for key in first["keys"])
     assert not any(key.startswith("start:") for key in second["keys"])
     assert second["labelled"] == 4
 
 
-def test_the_whole_pool_after_a_shift_comes_with_the_seeds_first_images(tmp_path):
-    write_discs(tmp_path / "discs", 9)
-    write_discs(tmp_path / "elsewhere", 4, first_seed=50)
-    config = write_config(tmp_path, start="elsewhere", rounds=1, strategies=["random"])
-    assert loop(config, tmp_path / "loop").exit_code == 0
-    first, _, whole = lines_in(tmp_path / "loop")
+def test_the_whole_pool_after_a_shift_comes_with_the_seeds_first_images(shifted):
+    run, config = shifted
+    first, *_, whole = lines_in(run)
     begun = [key for key in whole["keys"] if key.startswith("start:")]
     assert begun == first["keys"]
     assert whole["labelled"] == 2 + len(find_data(read_config(config)).pool)
