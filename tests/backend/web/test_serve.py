@@ -22,7 +22,7 @@ from tests.live.harness.servers import ROOT, Process, free_port
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """One for all tests that leave it serving."""
+    """One for all tests; the last one kills it."""
     started = Web(tmp_path_factory.mktemp("web"))
     yield started
     started.process.stop()
@@ -63,14 +63,6 @@ def test_all_processes_killed_at_once_are_replaced(web: Web) -> None:
         victim.kill()
     assert web.healthy()  # it waits in the parent's socket
     assert web.post("/webhook", EVENT).status_code == 201
-
-
-def test_nothing_outlives_a_killed_parent_and_its_port_is_free(tmp_path: Path) -> None:
-    web = Web(tmp_path)
-    children = serving(web)
-    web.process.kill()
-    wait_until(lambda: ended(children), PATIENCE_S, "the end of the processes")
-    wait_until(lambda: can_be_bound(web.port), PATIENCE_S, "the port")
 
 
 STAND_IN = """
@@ -216,3 +208,11 @@ def test_an_app_that_cannot_be_built_ends_the_web_instead_of_a_loop(tmp_path: Pa
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
     assert "The web cannot start; the lines above say why." in done.stderr
+
+
+def test_nothing_outlives_a_killed_parent_and_its_port_is_free(web: Web) -> None:
+    """The last test: the others need the web that this one kills."""
+    children = serving(web)
+    web.process.kill()
+    wait_until(lambda: ended(children), PATIENCE_S, "the end of the processes")
+    wait_until(lambda: can_be_bound(web.port), PATIENCE_S, "the port")
