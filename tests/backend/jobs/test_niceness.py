@@ -12,26 +12,44 @@ ROOT = Path(__file__).resolve().parents[3]
 AUTOGROUP = Path("/proc/self/autogroup")
 
 
-def output_of(code: str) -> str:
-    lines = f"import os\nfrom backend.jobs.niceness import yield_to_web\n{code}"
+LEVELS = (0, 10, 19)
+
+# A session of its own; a fork of it for each level says its niceness before and after.
+CODE = f"""
+import os
+from backend.jobs.niceness import yield_to_web
+for level in {LEVELS}:
+    if os.fork() == 0:
+        before = os.nice(0)
+        yield_to_web(level)
+        group = open("{AUTOGROUP}").read().strip() if {AUTOGROUP.exists()} else ""
+        print(before, os.nice(0), group, sep=",", flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[int, list[str]]:
+    """Of each level: niceness before, niceness after, and what the kernel says of the session."""
     done = subprocess.run(
-        [sys.executable, "-c", lines],
+        [sys.executable, "-c", CODE],
         cwd=ROOT,
         start_new_session=True,
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout.strip()
+    lines = (line.split(",") for line in done.stdout.splitlines())
+    return dict(zip(LEVELS, lines, strict=True))
 
 
-@pytest.mark.parametrize("nice", [0, 10, 19])
-def test_a_job_takes_the_nice_level_that_is_set(nice: int) -> None:
-    before = int(output_of("print(os.nice(0))"))
-    after = int(output_of(f"yield_to_web({nice}); print(os.nice(0))"))
-    assert after == min(before + nice, 19)
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_job_takes_the_nice_level_that_is_set(told: dict[int, list[str]], level: int) -> None:
+    before, after, _ = told[level]
+    assert int(after) == min(int(before) + level, 19)
 
 
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel shares among processes alone")
-def test_the_session_keeps_its_share_beside_other_sessions() -> None:
-    assert output_of(f"yield_to_web(10); print(open('{AUTOGROUP}').read())").endswith("nice 0")
+def test_the_session_keeps_its_share_beside_other_sessions(told: dict[int, list[str]]) -> None:
+    assert told[10][2].endswith("nice 0")
