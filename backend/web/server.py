@@ -46,6 +46,9 @@ SILENT_S = 10
 SEND_WITHIN_S = 2.0
 """What was answered before a stop, and waits for the client to read it, has so long."""
 
+SEND_BUFFER_BYTES = 256 * 1024
+"""The system would keep megabytes for each client that asks on and reads no answer."""
+
 BODY_IN_MEMORY_BYTES, ANSWER_IN_MEMORY_BYTES = 4 * 2**20, 32 * 2**20
 """Larger ones wait in a temporary file. The largest webhook is kept in memory."""
 
@@ -76,8 +79,7 @@ class Limits(Adjustments):
         )
         self.socket_options = [
             *Adjustments.socket_options,
-            # The system would keep megabytes for each client that asks on and reads no answer.
-            (socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024),
+            (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
         ]
         self.body_limit = body_limit
 
