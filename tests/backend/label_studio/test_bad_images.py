@@ -231,6 +231,7 @@ class OddStudio(SmallStudio):
         region = {"id": "a", "type": "rectanglelabels", "to_name": "image", "value": box}
         annotation = {
             "id": task_id,
+            "created_at": CREATED,
             "updated_at": CREATED,
             "was_cancelled": False,
             "result": [region],

@@ -86,10 +86,16 @@ def test_an_unfit_version_is_not_audited():
 def test_the_audit_is_told_with_its_interval_overall_and_by_class():
     metrics = audit_metrics(assessed(share=0.5), audit_examples(4), set(), TRUTHS, [])
     dice = pytest.approx(2 / 3)
-    assert metrics["audit"]["foreground_dice"] == {"value": dice, "low": dice, "high": dice}
+    # All four audits agree, so nothing is known of the spread.
+    assert metrics["audit"]["foreground_dice"] == {"value": dice, "low": None, "high": None}
     assert describe_audit(metrics) == (
-        "foreground Dice 0.667 (95 % between 0.667 and 0.667) on 4 images drawn by chance; "
-        "by class: cell 0.667 (95 % between 0.667 and 0.667)"
+        "foreground Dice 0.667 on 4 images drawn by chance; by class: cell 0.667"
+    )
+    spread = {"value": 0.7, "low": 0.6, "high": 0.75}
+    metrics["audit"] |= {"foreground_dice": spread, "dice": {"background": None, "cell": spread}}
+    assert describe_audit(metrics) == (
+        "foreground Dice 0.700 (95 % between 0.600 and 0.750) on 4 images drawn by chance; "
+        "by class: cell 0.700 (95 % between 0.600 and 0.750)"
     )
     one = audit_metrics(assessed(), audit_examples(1), set(), TRUTHS, [])
     assert describe_audit(one).startswith("foreground Dice 1.000 on 1 image drawn by chance")
