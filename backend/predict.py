@@ -25,7 +25,7 @@ from backend.errors import (
 from backend.fallback import load_whole
 from backend.label_studio.images import ImageFetcher, resolved, short_url
 from backend.label_studio.label_config import LabelConfig, parse_label_config, value_at
-from backend.label_studio.regions import to_regions
+from backend.label_studio.regions import Per, to_regions
 from backend.ledger import NO_VERSION, Project, Publication
 from backend.ledger.events import PREDICT_REST
 from backend.ledger.projects import AT_PREDICT
@@ -117,6 +117,11 @@ def decoded_image(data: bytes, url: str, channels: Sequence[int] | None) -> Deco
         raise ImageRefused(f"{short_url(url)}: {error}") from error
 
 
+def regions_per(config: LabelConfig, options: ProjectOptions) -> Per:
+    """What becomes one region of a pre-annotation."""
+    return options.regions or ("particle" if config.output.shape == "polygon" else "class")
+
+
 def pre_annotate(
     committee: Committee, prediction: Prediction, config: LabelConfig, options: ProjectOptions
 ) -> list[dict[str, Any]]:
@@ -126,7 +131,7 @@ def pre_annotate(
         prediction.confidence(),
         config,
         committee.config.classes,
-        per=options.regions or ("particle" if config.output.shape == "polygon" else "class"),
+        per=regions_per(config, options),
         min_particle_px=options.min_particle_px,
         split=committee.diameters(options.split_touching or (), prediction),
     )

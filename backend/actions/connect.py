@@ -18,8 +18,14 @@ from backend.errors import (
     StudioUnreachable,
 )
 from backend.label_studio.connection import Connection, connect, disconnect
-from backend.label_studio.label_config import LabelConfig, parse_label_config, unread_controls
+from backend.label_studio.label_config import (
+    LabelConfig,
+    add_smart_controls,
+    parse_label_config,
+    unread_controls,
+)
 from backend.label_studio.regions import MOST_BRUSHES
+from backend.label_studio.smart_controls import without_smart_controls
 from backend.label_studio.webhook_secret import webhook_key
 from backend.ledger import Project
 from backend.options import ProjectOptions, check_labels, parse_options
@@ -61,12 +67,15 @@ def connect_project(
     studio_id: int,
     options: Mapping[str, Any] | None = None,
     start_from: str | None = None,
+    click: bool | None = None,
 ) -> Connected:
     """Connect a project, or mend its connection; safe to repeat.
 
     Args:
         options: the extra parameters to set; None keeps those there are.
         start_from: the version that a new project starts from, as ``find_start`` takes it.
+        click: answer smart clicks, with controls of ours in the label config (docs/CLICK.md), or
+            take these back; None leaves it as it is.
 
     Raises:
         BadLabelConfig, BadOptions: nothing was changed.
@@ -83,7 +92,17 @@ def connect_project(
     config = parse_label_config(project.label_config, image=parsed.image)
     check_labels(parsed, config.labels)
     start = None if start_from is None else find_start(work, known, start_from, config, parsed)
-    previous = None if known is None else known.connection
+    previous = (
+        None
+        if known is None or known.connection is None
+        else Connection.from_json(known.connection)
+    )
+    click = (previous is not None and previous.click) if click is None else click
+    label_config = (
+        add_smart_controls(project.label_config, config)
+        if click
+        else without_smart_controls(project.label_config)
+    )
     serving = None if known is None else ledger.publications.serving(known.id)
     try:
         connection = connect(
@@ -95,14 +114,16 @@ def connect_project(
             webhook_key=webhook_key(settings.data_dir),
             options=wanted,
             model_version=None if serving is None else serving.name,
-            previous=None if previous is None else Connection.from_json(previous),
+            previous=previous,
+            click=click,
+            label_config=label_config,
         )
         row = ledger.projects.ensure(
             work.server,
             studio_id,
             project.created,
             title=project.title,
-            label_config=project.label_config,
+            label_config=label_config,
             extra_params=wanted,
         )
         ledger.projects.update(

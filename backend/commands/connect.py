@@ -27,16 +27,26 @@ from backend.commands.shared import (
     metavar="PROJECT[:VERSION]",
     help="A version of another project, or its folder, that a new project starts from.",
 )
+@click.option(
+    "--click/--no-click",
+    "smart_click",
+    default=None,
+    help="Answer smart clicks, or no longer (docs/CLICK.md); as it is by default.",
+)
 @AS_JSON
 def connect(
-    studio_id: int, options_json: str | None, start_from: str | None, as_json: bool
+    studio_id: int,
+    options_json: str | None,
+    start_from: str | None,
+    smart_click: bool | None,
+    as_json: bool,
 ) -> None:
     """Connect a Label Studio project, or repair its connection; safe to repeat."""
     from backend.actions.connect import connect_project
 
     with open_workplace() as work:
         options = parse_options_object(options_json)
-        done = connect_project(work, studio_id, options, start_from)
+        done = connect_project(work, studio_id, options, start_from, smart_click)
     if as_json:
         print_json(
             {

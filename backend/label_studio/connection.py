@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -26,11 +27,14 @@ from backend.label_studio.queue_order import (
     WITHOUT_MODEL,
     set_order,
 )
+from backend.label_studio.smart_controls import RESERVED, without_smart_controls
 from backend.label_studio.webhook_secret import new_name, webhook_header
 
 if TYPE_CHECKING:
     from label_studio_sdk.types.ml_backend import MlBackend
     from label_studio_sdk.types.webhook import Webhook
+
+log = logging.getLogger(__name__)
 
 # Label Studio's own default: what a project had before us if nobody remembers.
 DEFAULT_SAMPLING = "Sequential sampling"
@@ -68,6 +72,7 @@ class Connection:
         webhook_secret: the name of the secret that the webhook carries; "" where an earlier
             release gave it the web's password.
         view_id: the shared view in the queue's order.
+        click: whether smart clicks are answered.
     """
 
     project_id: int
@@ -78,6 +83,7 @@ class Connection:
     view_id: int
     former: FormerSettings
     webhook_secret: str = ""
+    click: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -122,6 +128,8 @@ def connect(
     options: Mapping[str, Any] | None = None,
     model_version: str | None = None,
     previous: Connection | None = None,
+    click: bool = False,
+    label_config: str | None = None,
 ) -> Connection:
     """Create or update the project's connection to the backend at ``backend_url``.
 
@@ -138,6 +146,8 @@ def connect(
         model_version: the serving publication's; None: the one that the project holds, if it
             is a publication of ours with predictions, otherwise no model.
         previous: the connection made earlier, if it is remembered: its ``former`` stays.
+        click: let Label Studio ask us with smart clicks.
+        label_config: the project's from now on; None leaves it alone.
 
     Raises:
         CannotConnect: Label Studio does not reach us, or is set not to.
@@ -155,7 +165,7 @@ def connect(
     hooks = _our_webhooks(control, project_id, urls)
     secret = new_name()
     try:
-        fields = _backend_fields(url, user, password, options, former)
+        fields = _backend_fields(url, user, password, options, former, click=click)
         backend_id = _one_backend(control, project_id, backends, fields)
         # Afterwards: a refusal leaves the webhook with the secret that our ledger knows, and where
         # there was none, Label Studio has made one without headers beside the new backend.
@@ -174,10 +184,13 @@ def connect(
     made = Connection(
         *(project_id, project.key, url, backend_id, webhook_id, NO_VIEW, former),
         webhook_secret=secret,
+        click=click,
     )
+    changed = label_config is not None and label_config != project.label_config
     try:
         studio.update_project(
             project_id,
+            **({"label_config": label_config} if changed else {}),
             show_collab_predictions=True,
             # Otherwise each listing of tasks, ours too, would wait for predictions of a page.
             evaluate_predictions_automatically=False,
@@ -210,6 +223,7 @@ def disconnect(studio: Studio, connection: Connection) -> None:
     restored = _restored(control, studio, project, connection.former)
     if restored:
         studio.update_project(project.id, **restored)
+    _take_controls_back(studio, project)
     for view in control.views.list(project=project.id):
         if view.id == connection.view_id and (view.data or {}).get("title") == VIEW_TITLE:
             control.views.delete(str(view.id))
@@ -220,6 +234,26 @@ def disconnect(studio: Studio, connection: Connection) -> None:
     # Last: as long as it is there, its description can undo what a crash left.
     for backend in backends:
         control.ml.delete(id_of(backend))
+
+
+def _take_controls_back(studio: Studio, project: Project) -> None:
+    """Remove our controls from the label config, unless annotations hold prompts of theirs."""
+    bare = without_smart_controls(project.label_config)
+    if bare == project.label_config:
+        return
+    try:
+        studio.update_project(project.id, label_config=bare)
+    except StudioRefused as error:
+        if error.studio_status != 400:
+            raise
+        log.warning(
+            "The controls %s stay in the labeling configuration of project %d, since annotations "
+            "hold clicks or boxes made with them: delete these regions, then the controls. Label "
+            "Studio said: %s",
+            " and ".join(RESERVED),
+            project.id,
+            error,
+        )
 
 
 def basic_auth(user: str, password: str) -> str:
@@ -284,12 +318,14 @@ def _backend_fields(
     password: str,
     options: Mapping[str, Any] | None,
     former: FormerSettings,
+    *,
+    click: bool,
 ) -> _BackendFields:
     fields: _BackendFields = {
         "url": url,
         "title": TITLE,
         "description": _REMARK + json.dumps(asdict(former)),
-        "is_interactive": False,
+        "is_interactive": click,
         "auth_method": "BASIC_AUTH",
         "basic_auth_user": user,
         "basic_auth_pass": password,

@@ -14,6 +14,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from backend.errors import BadLabelConfig
+from backend.label_studio.smart_controls import RESERVED, with_smart_controls
 from backend.shorten import short, shorten
 
 Kind = Literal[
@@ -100,7 +101,8 @@ class LabelConfig:
         labels: all labels in document order, each once, without one called "background": that
             one paints class 0.
         names: the names of all tags that show something, in document order.
-        prompts: names of the controls whose boxes ask a smart tool: they are no regions.
+        prompts: names of the controls whose boxes ask a smart tool: they are no regions. Those
+            that we reserve (``smart_controls``) are not among them: nothing of theirs is read.
         read_only: labels that Label Studio's server does not know (``<Label>Cell</Label>``, which
             its editor shows): it would refuse a prediction with one.
     """
@@ -181,7 +183,11 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     elements = list(_read(xml).iter())
     image_tag = _choose_image([e for e in elements if _tag(e) == "image"], image)
     image_name, data_key = _attribute(image_tag, "name"), _data_key(image_tag)
-    controls = [e for e in elements if image_name in _names(e.get("toName", ""))]
+    controls = [
+        e
+        for e in elements
+        if image_name in _names(e.get("toName", "")) and e.get("name") not in RESERVED
+    ]
     if len(controls) > MAX_CONTROLS:
         raise BadLabelConfig(
             f"The label config may have at most {MAX_CONTROLS} controls for one image, "
@@ -234,6 +240,19 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     )
 
 
+def add_smart_controls(xml: str, config: LabelConfig) -> str:
+    """The label config with the controls that ask the committee, for all labels that it may
+    answer with, in the colours that they have."""
+    answered = [label for label in config.labels if config.tag_for(label) is not None]
+    colours = {
+        label: element.get("background", "")
+        for element in _read(xml).iter()
+        if _tag(element) == "label" and element.get("background")
+        if (label := element.get("alias") or element.get("value", "")) in answered
+    }
+    return with_smart_controls(xml, config.image_name, answered, colours)
+
+
 def unread_controls(xml: str, config: LabelConfig) -> list[str]:
     """A sentence for each control of which nothing, or not all, is learnt."""
     said: list[str] = []
@@ -242,7 +261,7 @@ def unread_controls(xml: str, config: LabelConfig) -> list[str]:
     for element in _read(xml).iter():
         name, kind = element.get("name", "").strip(), _tag(element)
         shown_by = _names(element.get("toName", ""))
-        if not shown_by:
+        if not shown_by or name in RESERVED:
             continue
         shown = f"{element.tag} '{short(name, 40)}'"
         if config.image_name not in shown_by:

@@ -287,7 +287,8 @@ class Supervisor:
             with self._progress.step("the connection") as report:
                 report("Connecting the demo project")
                 self._run_command(
-                    "connecting the demo project", "connect", "--project", str(known.project)
+                    *("connecting the demo project", "connect", "--click"),
+                    *("--project", str(known.project)),
                 )
             remember_demo(self._data_dir, source, connected=checksum)
         return known.project

@@ -117,6 +117,9 @@ class Task(BaseModel):
 
     id: int
     data: dict[str, Any]
+    annotations: Any = None
+    drafts: Any = None
+    predictions: Any = None
 
 
 class Predict(Body):

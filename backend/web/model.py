@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from backend.click import answer_click
 from backend.errors import BadRequest
 from backend.ledger import Project
 from backend.predict import TaskPrediction, predict_tasks
@@ -70,23 +71,31 @@ class CommitteeModel(LabelStudioMLBase):
     ) -> list[list[TaskPrediction]] | list[SmartAnswer]:
         """A list of predictions for each task, in order; [] where nothing can be claimed.
 
-        A smart tool's question is answered without regions, and as an object: a list shows nothing
-        and leaves the click behind.
+        A smart tool's question is answered by an object: a list shows nothing and leaves the click
+        behind.
 
         Args:
-            tasks: Label Studio's tasks, each with ``id`` and ``data``.
+            tasks: Label Studio's tasks, each with ``id`` and ``data``; a smart tool's also with
+                ``annotations``, ``drafts`` and ``predictions``.
             project: by default that of the first task.
             context: a smart tool's prompts; None for an ordinary prediction.
         """
-        if context is not None:
-            return [SmartAnswer(result=[]) for _ in tasks]
         if not tasks:
             return []
-        if project is None:
+        if project is None and "project" in tasks[0]:
             number = int(tasks[0]["project"])
             project = self.work.ledger.projects.of_studio(self.work.server, number)
-        serving = self.work.ledger.publications.serving(project.id)
-        if serving is None:
+        serving = None if project is None else self.work.ledger.publications.serving(project.id)
+        if context is not None:
+            return [
+                SmartAnswer(
+                    result=[]
+                    if project is None or serving is None
+                    else answer_click(self.work, project, serving, task, context)
+                )
+                for task in tasks
+            ]
+        if project is None or serving is None:
             nothing: list[list[TaskPrediction]] = [[] for _ in tasks]
             return nothing
         rows = [(task["id"], task["data"]) for task in tasks]
