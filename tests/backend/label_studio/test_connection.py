@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import orjson
 import pytest
+from defusedxml.ElementTree import fromstring
 
 from backend.errors import StudioRefused
 from backend.label_studio.bulk import Studio
@@ -21,7 +22,14 @@ from backend.label_studio.connection import (
     connect,
     disconnect,
 )
+from backend.label_studio.label_config import (
+    add_smart_controls,
+    build_label_config,
+    parse_label_config,
+    unread_controls,
+)
 from backend.label_studio.queue_order import BY_RANK, TITLE, WITHOUT_MODEL
+from backend.label_studio.smart_controls import without_smart_controls
 from backend.label_studio.webhook_secret import name_of, webhook_header
 
 FORMER = FormerSettings("Sequential sampling", "theirs", False, True, 7)
@@ -276,3 +284,50 @@ def test_the_connections_title_is_not_taken_for_a_former_version():
     studio = MemoryStudio(model_version=TITLE, sampling=BY_RANK)
     former = join(studio).former
     assert (former.model_version, former.sampling) == ("", DEFAULT_SAMPLING)
+
+
+def test_smart_controls_come_with_click_and_go_with_disconnect() -> None:
+    xml = build_label_config([("Cell", "#ff0000")])
+    theirs = xml.replace(
+        "</View>", '<RectangleLabels name="box" toName="image"><Label value="Cell"/>'
+        "</RectangleLabels>\n</View>"
+    )  # fmt: skip
+    config = parse_label_config(theirs)
+    ours = add_smart_controls(theirs, config)
+    assert add_smart_controls(ours, config) == ours
+    assert without_smart_controls(ours) == theirs
+    assert parse_label_config(ours) == config
+    assert unread_controls(ours, config) == unread_controls(theirs, config)
+    root = fromstring(ours)
+    assert [(e.tag, e.get("smartOnly")) for e in root[-2:]] == [
+        ("KeyPointLabels", "true"),
+        ("RectangleLabels", "true"),
+    ]
+    assert [dict(e.attrib) for e in root[-1]] == [{"value": "Cell", "background": "#ff0000"}]
+
+    studio = MemoryStudio(label_config=theirs)
+    connection = join(studio, click=True, label_config=ours)
+    assert Connection.from_json(connection.to_json()).click
+    assert [row["is_interactive"] for row in studio.rows["ml"].values()] == [True]
+    assert studio.settings["label_config"] == ours
+    disconnect(studio, connection)
+    assert studio.settings["label_config"] == theirs
+
+
+def test_controls_that_annotations_use_stay_and_a_sentence_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xml = build_label_config([("Cell", "#ff0000")])
+    ours = add_smart_controls(xml, parse_label_config(xml))
+    studio = MemoryStudio()
+    connection = join(studio, click=True, label_config=ours)
+
+    def refuse(*_: Any, **fields: Any) -> None:
+        assert set(fields) == {"label_config"}
+        raise StudioRefused("refused by the test", 400)
+
+    monkeypatch.setattr(studio, "update_project", refuse)
+    studio.settings |= {"model_version": "", "sampling": DEFAULT_SAMPLING}
+    disconnect(studio, connection)
+    assert "stay in the labeling configuration of project 3" in caplog.text
+    assert studio.rows["ml"] == {}

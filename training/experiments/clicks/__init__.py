@@ -1,0 +1,1 @@
+"""How well clicks find particles, beside what else could answer them."""
