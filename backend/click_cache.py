@@ -38,7 +38,7 @@ class ClickCache:
     def read(self, *key: object) -> Predicted | None:
         path = self._path(key)
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
                 predicted = Predicted(
                     found["image"],
                     found["foreground"],

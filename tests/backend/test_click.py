@@ -82,7 +82,7 @@ def ask(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def pixels(region: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     read = read_annotation(
-        [region], CONFIG, CLASSES, SIZE, unlabelled="background", unknown_label=None
+        [region], CONFIG, CLASSES, SIZE, unlabelled=0, unknown_label=None
     )
     mask: np.ndarray[Any, np.dtype[np.bool_]] = read.mask == 1
     return mask
@@ -182,7 +182,7 @@ def test_prompts_that_are_left_behind_are_not_read() -> None:
     value = {"x": 0, "y": 0, "width": 50, "height": 50, "rectanglelabels": ["Cell"]}
     box = {"type": "rectanglelabels", "from_name": BOX, "to_name": "image", "value": value}
     read = read_annotation(
-        [box, prompt(8, 8)], config, CLASSES, SIZE, unlabelled="background", unknown_label=None
+        [box, prompt(8, 8)], config, CLASSES, SIZE, unlabelled=0, unknown_label=None
     )
     assert not read.mask.any()
     assert (read.problems, sum(read.counts.values())) == ([], 0)
