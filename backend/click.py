@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.click_cache import ClickCache
+from backend.click_cache import ClickCache, clicks_folder
 from backend.errors import BackendError, BadRegion
 from backend.fallback import load_whole
 from backend.label_studio import bitmask
@@ -152,7 +152,7 @@ def _predicted(
     work: Workplace, project: Project, publication: Publication, url: str, options: ProjectOptions
 ) -> Predicted:
     """What the serving version, or its fallback, predicts in an image; cached."""
-    cache = ClickCache(work.settings.data_dir / "cache" / "clicks")
+    cache = ClickCache(clicks_folder(work.settings.data_dir))
     key = (project.slug, publication.version, url, options.channels, options.min_particle_px)
     found = cache.read(*key)
     if found is None:

@@ -25,6 +25,11 @@ MOST_IMAGES, MOST_BYTES = 32, 256 * 2**20
 """An image of 1024 px takes 6 MB, one of 4096 px some 90."""
 
 
+def clicks_folder(data_dir: Path) -> Path:
+    """Where the files are, in a folder for each project."""
+    return data_dir / "cache" / "clicks"
+
+
 class ClickCache:
     """Predictions by what they were made of; the least recently used ones go first.
 
@@ -35,8 +40,8 @@ class ClickCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, *key: object) -> Predicted | None:
-        path = self._path(key)
+    def read(self, project: str, *key: object) -> Predicted | None:
+        path = self._path(project, key)
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
                 predicted = Predicted(
@@ -54,7 +59,7 @@ class ClickCache:
             os.utime(path)
         return predicted
 
-    def write(self, predicted: Predicted, *key: object) -> None:
+    def write(self, predicted: Predicted, project: str, *key: object) -> None:
         data = io.BytesIO()
         np.savez(
             data,
@@ -65,15 +70,16 @@ class ClickCache:
             px=np.array(list(predicted.diameters_px.values()), np.float64),
         )
         if data.tell() <= MOST_BYTES:
-            write_atomically(self._path(key), data.getvalue(), private=True)
+            write_atomically(self._path(project, key), data.getvalue(), private=True)
             self._make_room()
 
-    def _path(self, key: tuple[object, ...]) -> Path:
-        return self._folder / f"{blake2s(repr(key).encode(), digest_size=16).hexdigest()}.npz"
+    def _path(self, project: str, key: tuple[object, ...]) -> Path:
+        name = blake2s(repr(key).encode(), digest_size=16).hexdigest()
+        return self._folder / project / f"{name}.npz"
 
     def _make_room(self) -> None:
         found = []
-        for path in self._folder.glob("*.npz"):
+        for path in self._folder.glob("*/*.npz"):
             with suppress(FileNotFoundError):
                 status = path.stat()
                 found.append((status.st_mtime_ns, status.st_size, path))

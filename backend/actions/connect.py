@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from backend.actions.start_from import adopt, find_start
+from backend.click_cache import clicks_folder
 from backend.errors import (
     BackendError,
     BadRequest,
@@ -97,12 +98,13 @@ def connect_project(
         if known is None or known.connection is None
         else Connection.from_json(known.connection)
     )
+    label_config = project.label_config
+    if click is False:
+        label_config = without_smart_controls(label_config)
+    # Where nothing is said, controls that a disconnect could not take out stay as well.
     click = (previous is not None and previous.click) if click is None else click
-    label_config = (
-        add_smart_controls(project.label_config, config)
-        if click
-        else without_smart_controls(project.label_config)
-    )
+    if click:
+        label_config = add_smart_controls(label_config, config)
     serving = None if known is None else ledger.publications.serving(known.id)
     try:
         connection = connect(
@@ -221,7 +223,7 @@ def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) 
         row.id, connected=False, connection=None, last_error=None, failures=0
     )
     if purge:
-        folder = work.settings.registry_path / row.slug
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in (work.settings.registry_path, clicks_folder(work.settings.data_dir)):
+            shutil.rmtree(folder / row.slug, ignore_errors=True)
         work.ledger.projects.forget(row.id)
     return row

@@ -81,9 +81,7 @@ def ask(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def pixels(region: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    read = read_annotation(
-        [region], CONFIG, CLASSES, SIZE, unlabelled=0, unknown_label=None
-    )
+    read = read_annotation([region], CONFIG, CLASSES, SIZE, unlabelled=0, unknown_label=None)
     mask: np.ndarray[Any, np.dtype[np.bool_]] = read.mask == 1
     return mask
 
@@ -192,15 +190,15 @@ def test_the_cache_is_bounded_and_gives_back_what_it_got(tmp_path: Path) -> None
     cache = ClickCache(tmp_path)
     for number in range(MOST_IMAGES + 2):
         cache.write(PREDICTED, "project", number)
-        for path in tmp_path.glob("*.npz"):  # as if each had come a while after the one before
+        for path in tmp_path.glob("*/*.npz"):  # as if each had come a while after the one before
             os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
-    assert len(list(tmp_path.glob("*.npz"))) == MOST_IMAGES
+    assert len(list(tmp_path.glob("*/*.npz"))) == MOST_IMAGES
     assert cache.read("project", 0) is None
     found = cache.read("project", MOST_IMAGES + 1)
     assert found is not None
     assert np.array_equal(found.numbers, PREDICTED.numbers)
     assert found.diameters_px == PREDICTED.diameters_px
-    damaged = next(tmp_path.glob("*.npz"))
-    for path in tmp_path.glob("*.npz"):
+    damaged = next(tmp_path.glob("*/*.npz"))
+    for path in tmp_path.glob("*/*.npz"):
         path.write_bytes(damaged.read_bytes()[:100])
     assert cache.read("project", MOST_IMAGES + 1) is None
