@@ -195,7 +195,9 @@ def _canvas(task: Mapping[str, Any], prompts: set[str], publication: str) -> Seq
     asking = [
         row
         for row in drafts
-        if any(isinstance(part, Mapping) and part.get("id") in prompts for part in row["result"])
+        if any(
+            isinstance(part, Mapping) and str(part.get("id")) in prompts for part in row["result"]
+        )
     ]
     if asking or drafts:
         return list((asking or drafts)[-1]["result"])
@@ -212,7 +214,7 @@ def _regions_of(
     """Id and mask [H, W] of each region that carries the label and that the tag draws."""
     parts = [part for part in results if isinstance(part, Mapping)]
     named = {
-        part.get("id")
+        str(part.get("id"))
         for part in parts
         if part.get("from_name") == tag.from_name
         and isinstance(part.get("value"), Mapping)
@@ -220,7 +222,7 @@ def _regions_of(
     }
     drawn_with = tag.drawn_by or (tag.from_name, tag.kind)
     for part in parts:
-        name = part.get("id")
+        name = str(part.get("id"))
         if name in named and (part.get("from_name"), part.get("type")) == drawn_with:
             try:
                 patch = patch_of(part, size)
@@ -228,7 +230,7 @@ def _regions_of(
                 continue
             mask = np.zeros(size, np.uint8)
             patch.paint(mask, 1)
-            yield str(name), mask.view(np.bool_)
+            yield name, mask.view(np.bool_)
 
 
 # ---- what changes ------------------------------------------------------------------------------

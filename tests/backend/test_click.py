@@ -146,6 +146,16 @@ def test_the_newer_dialect_gets_its_mask_where_it_reads_it(ask: Any) -> None:
     assert region["value"]["imageDataURL"].startswith("data:image/png;base64,")
 
 
+def test_nonsense_around_a_prompt_keeps_nothing_from_being_answered(ask: Any) -> None:
+    odd = [None, 7, {"id": [1]}, {"id": {}, "from_name": "tag", "type": "brushlabels"}]
+    [there] = drawn(OTHER)
+    broken = {**there, "value": {**there["value"], "rle": "no list"}}
+    for result in (odd, [broken], [{**there, "id": None}]):
+        lists = {"drafts": [7, {"result": 3}, {"result": result}], "annotations": "text"}
+        [region] = ask(context(prompt(8, 8)), **lists)
+        assert pixels(region)[8, 8]
+
+
 STALE = {key: value for key, value in prompt(8, 8).items() if key != "is_positive"}
 
 
