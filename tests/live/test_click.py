@@ -89,7 +89,7 @@ def test_a_click_in_label_studio_gives_the_particle_and_changes_it_in_place(
     assert pixels(region)[row, column]
     # What the page shows then comes back as its draft, and is changed in place.
     draft = [region, click]
-    studio.send("POST", f"/api/tasks/{task_id}/drafts/", {"result": draft, "lead_time": 1.0})
+    studio.send("POST", f"/api/tasks/{task_id}/drafts", {"result": draft, "lead_time": 1.0})
     away = click_at(row, column, side, is_positive=False, id="away")
     answered = ask(stack, project, task_id, {"result": [away]})
     assert all(not pixels(each)[row, column] for each in answered)

@@ -90,7 +90,7 @@ def clicked_particle(predicted: Predicted, clicks: Sequence[Click], label: str) 
     """
     adds = [(click.row, click.column) for click in clicks if click.adds]
     takes = [(click.row, click.column) for click in clicks if not click.adds]
-    whole = np.zeros(predicted.size, np.bool_)
+    whole: Mask = np.zeros(predicted.size, np.bool_)
     if not adds:
         return whole
     for at in adds:
@@ -140,7 +140,7 @@ def boxed_particles(predicted: Predicted, rows: slice, columns: slice) -> Mask:
     if (marks == cv2.GC_BGD).any():
         models = np.zeros((2, 1, 65))
         cv2.setRNGSeed(0)  # the same box gets the same answer
-        cv2.grabCut(small, marks, None, models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(small, marks, (0, 0, 1, 1), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
     found = cv2.resize(marks & 1, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     whole[top : top + seen.shape[0], left : left + seen.shape[1]] = found.view(np.bool_)
     return whole
@@ -230,7 +230,7 @@ def _gradient(values: NDArray[np.float32]) -> NDArray[np.float32]:
         cv2.magnitude(cv2.Sobel(channel, cv2.CV_32F, 1, 0), cv2.Sobel(channel, cv2.CV_32F, 0, 1))
         for channel in cv2.split(values)
     ]
-    return np.stack(each, axis=2) / 8
+    return np.asarray(np.stack(each, axis=2) / 8, np.float32)
 
 
 def _filled(mask: Mask) -> Mask:

@@ -20,7 +20,7 @@ def own_mask(predicted: Predicted, clicks: Sequence[Click], _label: str) -> Mask
     """The connected set of predicted foreground under the first click; others change nothing."""
     sets = connected(predicted.numbers > 0)
     number = sets[clicks[0].row, clicks[0].column]
-    return (sets == number) & (number > 0)
+    return np.asarray((sets == number) & (number > 0))
 
 
 def superpixels(predicted: Predicted, clicks: Sequence[Click], label: str) -> Mask:
@@ -36,7 +36,7 @@ def superpixels(predicted: Predicted, clicks: Sequence[Click], label: str) -> Ma
         inside[numbers[click.row, click.column]] = click.adds
     sets = connected(inside[numbers])
     chosen = {int(sets[click.row, click.column]) for click in clicks if click.adds}
-    return np.isin(sets, list(chosen - {0}))
+    return np.asarray(np.isin(sets, list(chosen - {0})))
 
 
 @lru_cache(maxsize=1)
@@ -67,7 +67,7 @@ def grabcut(predicted: Predicted, clicks: Sequence[Click], label: str) -> Mask:
     models = np.zeros((2, 1, 65))
     cv2.setRNGSeed(0)
     seen = np.ascontiguousarray(predicted.image[window])
-    cv2.grabCut(seen, part, None, models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(seen, part, (0, 0, 1, 1), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
     sets = connected((part & 1).astype(np.bool_))
     found = np.zeros(predicted.size, np.bool_)
     chosen = {
