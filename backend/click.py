@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -130,19 +130,22 @@ def _read_prompt(result: Mapping[str, Any]) -> Prompt | None:
         return None
     newer = isinstance(value.get("positive"), bool)
     adds = value["positive"] if newer else result.get("is_positive")
-    sides = ("x", "y")
-    if kind == "rectanglelabels":
-        sides, adds = ("x", "y", "width", "height"), adds is not False
-    numbers = [value.get(side) for side in sides]
-    if not isinstance(adds, bool) or not all(
-        isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers
-    ):
+    is_box = kind == "rectanglelabels"
+    if is_box:
+        adds = adds is not False
+    numbers: list[Any] = [
+        value.get(side) for side in ("x", "y", *(("width", "height") if is_box else ()))
+    ]
+    if not isinstance(adds, bool) or not all(map(_is_number, numbers)):
         return None
-    prompt = Prompt(str(result.get("id", "")), labels[0], adds, *numbers, newer=newer)
-    inside = 0 <= prompt.x <= 100 and 0 <= prompt.y <= 100
-    if kind == "rectanglelabels":
-        return prompt if min(prompt.width, prompt.height) > 0 else None
-    return prompt if inside else None
+    x, y, width, height = [*map(float, numbers), 0.0, 0.0][:4]
+    if min(width, height) <= 0 if is_box else not (0 <= x <= 100 and 0 <= y <= 100):
+        return None
+    return Prompt(str(result.get("id", "")), labels[0], adds, x, y, width, height, newer)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # ---- what is there -----------------------------------------------------------------------------
@@ -301,7 +304,8 @@ def _changed(
 
 
 def _written(name: str, mask: Mask, config: LabelConfig, prompt: Prompt) -> list[Region]:
-    parts = drawn_regions([(prompt.label, Patch(0, 0, mask))], config, mask.shape)
+    height, width = mask.shape
+    parts = drawn_regions([(prompt.label, Patch(0, 0, mask))], config, (height, width))
     for part in parts:
         part["id"] = name
         if prompt.newer:
