@@ -185,6 +185,7 @@ class Database:
         self.url = url
         self._busy_s = busy_s
         self._engine = make_engine(url, busy_s, connections)
+        self._writer = self._engine.execution_options(immediate=True)
         self._pid = os.getpid()
         self._writing = threading.Lock()
 
@@ -237,7 +238,7 @@ class Database:
         connection breaks it is undone, and the caller is told.
         """
         self._leave_parents_connections()
-        engine = self._engine.execution_options(immediate=immediate)
+        engine = self._writer if immediate else self._engine
         deadline = time.monotonic() + self._busy_s
         while True:
             db = Session(engine, expire_on_commit=False)
