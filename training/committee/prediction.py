@@ -15,12 +15,16 @@ from torch.nn import functional as F
 
 from acquisition.adaptive import Judgement, judge
 from acquisition.uncertainty import entropy_of_mean
+from training.compute import bounded_threads
 
 STRIP_PX = 1 << 19
 """Pixels of the full-size image that are enlarged at once: with 9 classes 19 MB."""
 
 STRIP_VALUES = 16 * STRIP_PX
 """Probabilities that are enlarged at once, where more classes make them more: 34 MB."""
+
+STRIP_THREADS = 1
+"""More gain nothing on so little, and on busy cores their waiting takes three times the work."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,24 @@ class Segmentation:
     def uncertainty(self) -> NDArray[np.float32]:
         """[H, W] predictive entropy in nats, enlarged from the network's resolution."""
         small = np.empty(self.probs.shape[1:], np.float32)
+        whole = np.empty(self.size, np.float32)
         probs = torch.from_numpy(self.probs)
         step = max(1, STRIP_VALUES // (len(self.probs) * small.shape[1]))
-        for top in range(0, len(small), step):
-            small[top : top + step] = entropy_of_mean(probs[:, top : top + step]).numpy()
-        whole = np.empty(self.size, np.float32)
-        for rows, values in _enlarge(small[None], self.size):
-            whole[rows] = values[0].numpy()
+        with bounded_threads(STRIP_THREADS):
+            for top in range(0, len(small), step):
+                small[top : top + step] = entropy_of_mean(probs[:, top : top + step]).numpy()
+            for rows, values in _enlarge(small[None], self.size):
+                whole[rows] = values[0].numpy()
         return whole
 
     @cached_property
     def _enlarged(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         mask, confidence = np.empty(self.size, np.uint8), np.empty(self.size, np.uint8)
-        for rows, probs in _enlarge(self.probs, self.size):
-            highest, winner = probs.max(dim=0)
-            mask[rows] = winner.to(torch.uint8).numpy()
-            confidence[rows] = (highest * 255).round_().to(torch.uint8).numpy()
+        with bounded_threads(STRIP_THREADS):
+            for rows, probs in _enlarge(self.probs, self.size):
+                highest, winner = probs.max(dim=0)
+                mask[rows] = winner.to(torch.uint8).numpy()
+                confidence[rows] = (highest * 255).round_().to(torch.uint8).numpy()
         return mask, confidence
 
 
