@@ -46,4 +46,6 @@ def depths(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
     edge = int(inside.all())
     image = np.pad(inside, edge).astype(np.uint8)
     depth = cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(depth[edge:, edge:][: inside.shape[0], : inside.shape[1]], np.float32)
+    depth = depth[edge:, edge:][: inside.shape[0], : inside.shape[1]]
+    # OpenCV rounds differently from call to call; squares of distances between pixels are integers.
+    return np.asarray(np.sqrt(np.rint(depth.astype(np.float64) ** 2)), np.float32)

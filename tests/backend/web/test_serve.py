@@ -54,7 +54,12 @@ def test_a_killed_process_is_replaced_and_the_other_serves_meanwhile(web: Web) -
     for victim in before:
         victim.kill()
         assert web.post("/webhook", EVENT).status_code == 201
-        wait_until(lambda: len(serving(web)) == PROCESSES, PATIENCE_S, "another process")
+        # A killed child is one until its parent has seen that it ended.
+        wait_until(
+            lambda gone=victim: gone not in (now := serving(web)) and len(now) == PROCESSES,
+            PATIENCE_S,
+            "another process",
+        )
     assert not {child.pid for child in serving(web)} & {child.pid for child in before}
 
 

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from training.particles.instances import Instances, connected, instances
-from training.particles.sizes import typical_diameters
+from training.particles.sizes import depths, typical_diameters
 
 Mask = NDArray[np.uint8]
 
@@ -35,6 +36,13 @@ def split(
 ) -> Instances:
     every = dict.fromkeys(range(1, 255), diameter_px)
     return instances(mask, confidence=confidence, split=every)
+
+
+@pytest.mark.parametrize("side", [7, 90, 700])
+def test_depths_are_exact(side: int) -> None:
+    inside = noise(1, side=side)[0] == 1
+    exact = distance_transform_edt(inside).astype(np.float32)
+    assert np.array_equal(depths(inside), exact)
 
 
 @pytest.mark.parametrize("diameter_px", [2.0, 10.0, 40.0])
