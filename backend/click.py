@@ -24,8 +24,8 @@ from backend.label_studio.geometry import Patch
 from backend.label_studio.images import resolved
 from backend.label_studio.label_config import LabelConfig, Tag
 from backend.label_studio.regions import Region, drawn_regions
+from backend.label_studio.reserved_controls import SMART
 from backend.label_studio.shapes import patch_of
-from backend.label_studio.smart_controls import RESERVED
 from backend.ledger import NO_VERSION, Project, Publication
 from backend.options import ProjectOptions
 from backend.predict import image_url, label_config_of, predict_image, regions_per
@@ -121,7 +121,7 @@ def read_prompts(context: object) -> list[Prompt]:
 
 def _read_prompt(result: Mapping[str, Any]) -> Prompt | None:
     value, kind = result.get("value"), result.get("type")
-    if result.get("from_name") not in RESERVED or not isinstance(value, Mapping):
+    if result.get("from_name") not in SMART or not isinstance(value, Mapping):
         return None
     labels = value.get(kind) if isinstance(kind, str) else None
     if not isinstance(labels, list) or not labels:

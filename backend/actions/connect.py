@@ -18,15 +18,21 @@ from backend.errors import (
     StudioRefused,
     StudioUnreachable,
 )
-from backend.label_studio.connection import Connection, connect, disconnect
+from backend.label_studio.connection import (
+    Connection,
+    connect,
+    disconnect,
+    take_controls_back,
+)
 from backend.label_studio.label_config import (
     LabelConfig,
+    add_layer_control,
     add_smart_controls,
     parse_label_config,
     unread_controls,
 )
 from backend.label_studio.regions import MOST_BRUSHES
-from backend.label_studio.smart_controls import without_smart_controls
+from backend.label_studio.reserved_controls import LAYER, SMART
 from backend.label_studio.webhook_secret import webhook_key
 from backend.ledger import Project
 from backend.options import ProjectOptions, check_labels, parse_options
@@ -69,6 +75,7 @@ def connect_project(
     options: Mapping[str, Any] | None = None,
     start_from: str | None = None,
     click: bool | None = None,
+    layer: bool | None = None,
 ) -> Connected:
     """Connect a project, or mend its connection; safe to repeat.
 
@@ -77,6 +84,8 @@ def connect_project(
         start_from: the version that a new project starts from, as ``find_start`` takes it.
         click: answer smart clicks, with controls of ours in the label config (docs/CLICK.md), or
             take these back; None leaves it as it is.
+        layer: give pre-annotations an uncertainty layer from the next publication on, or no longer
+            (docs/UNCERTAINTY_LAYER.md); None leaves it as it is.
 
     Raises:
         BadLabelConfig, BadOptions: nothing was changed.
@@ -99,12 +108,14 @@ def connect_project(
         else Connection.from_json(known.connection)
     )
     label_config = project.label_config
-    if click is False:
-        label_config = without_smart_controls(label_config)
     # Where nothing is said, controls that a disconnect could not take out stay as well.
+    unwanted = [*([SMART] if click is False else []), *([[LAYER]] if layer is False else [])]
     click = (previous is not None and previous.click) if click is None else click
+    layer = (previous is not None and previous.layer) if layer is None else layer
     if click:
         label_config = add_smart_controls(label_config, config)
+    if layer:
+        label_config = add_layer_control(label_config, config)
     serving = None if known is None else ledger.publications.serving(known.id)
     try:
         connection = connect(
@@ -118,8 +129,12 @@ def connect_project(
             model_version=None if serving is None else serving.name,
             previous=previous,
             click=click,
+            layer=layer,
             label_config=label_config,
         )
+        stays = take_controls_back(studio, studio_id, *unwanted)
+        if unwanted:
+            label_config = studio.project(studio_id).label_config
         row = ledger.projects.ensure(
             work.server,
             studio_id,
@@ -146,6 +161,7 @@ def connect_project(
         ledger.events.add(row.id, CONNECTED)
     warnings = (
         *(() if start is None else start.warnings),
+        *stays,
         *unread_controls(project.label_config, config),
         *_unread_images(work, studio_id, config, parsed),
         *_many_regions(config, parsed),

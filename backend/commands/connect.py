@@ -33,12 +33,20 @@ from backend.commands.shared import (
     default=None,
     help="Answer smart clicks, or no longer (docs/CLICK.md); as it is by default.",
 )
+@click.option(
+    "--uncertainty-layer/--no-uncertainty-layer",
+    "layer",
+    default=None,
+    help="Shade where the committee is unsure, or no longer (docs/UNCERTAINTY_LAYER.md); as it is "
+    "by default.",
+)
 @AS_JSON
 def connect(
     studio_id: int,
     options_json: str | None,
     start_from: str | None,
     smart_click: bool | None,
+    layer: bool | None,
     as_json: bool,
 ) -> None:
     """Connect a Label Studio project, or repair its connection; safe to repeat."""
@@ -46,7 +54,7 @@ def connect(
 
     with open_workplace() as work:
         options = parse_options_object(options_json)
-        done = connect_project(work, studio_id, options, start_from, smart_click)
+        done = connect_project(work, studio_id, options, start_from, smart_click, layer)
     if as_json:
         print_json(
             {

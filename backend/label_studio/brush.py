@@ -96,10 +96,37 @@ def encode(
         changes = _changes(mask) + top * width
     else:
         changes = _changes_of_part(mask, top, left, width)
-    values, lengths = _runs(changes, height * width)
+    return _stream(*_runs(changes, height * width), height * width)
+
+
+def encode_alpha(alpha: npt.NDArray[np.uint8]) -> list[int]:
+    """A graded layer as Label Studio's ``rle``: RGBA, the alpha in all four channels.
+
+    The editor shows the alpha as it is, in the label's colour. ``decode`` gives it back.
+
+    Args:
+        alpha: [H, W] uint8, at least one pixel.
+
+    Raises:
+        ValueError: ``alpha`` is not 2-d uint8, is empty or too large.
+    """
+    if alpha.ndim != 2 or alpha.dtype != np.uint8 or not 0 < alpha.size <= MAX_BRUSH_PIXELS:
+        raise ValueError(
+            f"alpha must be uint8 [H, W] of 1 to {MAX_BRUSH_PIXELS} pixels, "
+            f"got {alpha.dtype} of shape {alpha.shape}"
+        )
+    flat = np.ascontiguousarray(alpha).reshape(-1)
+    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    lengths = np.diff(starts, append=flat.size) * CHANNELS
+    return _stream(*_split(flat[starts].astype(np.uint64), lengths), flat.size)
+
+
+def _stream(
+    values: npt.NDArray[np.uint64], lengths: npt.NDArray[np.int64], pixels: int
+) -> list[int]:
     sizes, kind = _length_sizes(lengths)
     codes, widths = _records(values, lengths, sizes, kind)
-    rle: list[int] = _pack(codes, widths, sizes, words=height * width * CHANNELS).tolist()
+    rle: list[int] = _pack(codes, widths, sizes, words=pixels * CHANNELS).tolist()
     return rle
 
 
@@ -132,7 +159,13 @@ def _runs(
     values = (np.arange(len(lengths), dtype=np.uint64) & np.uint64(1)) * np.uint64(255)
     # Nothing precedes a set first pixel, and nothing follows a set last one.
     some = lengths > 0
-    values, lengths = values[some], lengths[some] * CHANNELS
+    return _split(values[some], lengths[some] * CHANNELS)
+
+
+def _split(
+    values: npt.NDArray[np.uint64], lengths: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """The runs, those beyond ``LONGEST_RUN`` in pieces."""
     # A run beyond the longest becomes full pieces and a rest of at least one word.
     pieces = (lengths - 1) // LONGEST_RUN + 1
     if pieces.max() > 1:

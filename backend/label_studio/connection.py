@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
@@ -27,7 +27,7 @@ from backend.label_studio.queue_order import (
     WITHOUT_MODEL,
     set_order,
 )
-from backend.label_studio.smart_controls import RESERVED, without_smart_controls
+from backend.label_studio.reserved_controls import LAYER, SMART, without_controls
 from backend.label_studio.webhook_secret import new_name, webhook_header
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Connection:
             release gave it the web's password.
         view_id: the shared view in the queue's order.
         click: whether smart clicks are answered.
+        layer: whether pre-annotations carry an uncertainty layer.
     """
 
     project_id: int
@@ -84,6 +85,7 @@ class Connection:
     former: FormerSettings
     webhook_secret: str = ""
     click: bool = False
+    layer: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -129,6 +131,7 @@ def connect(
     model_version: str | None = None,
     previous: Connection | None = None,
     click: bool = False,
+    layer: bool = False,
     label_config: str | None = None,
 ) -> Connection:
     """Create or update the project's connection to the backend at ``backend_url``.
@@ -147,6 +150,7 @@ def connect(
             is a publication of ours with predictions, otherwise no model.
         previous: the connection made earlier, if it is remembered: its ``former`` stays.
         click: let Label Studio ask us with smart clicks.
+        layer: as ``Connection.layer``; nothing of it concerns Label Studio but the label config.
         label_config: the project's from now on; None leaves it alone.
 
     Raises:
@@ -185,6 +189,7 @@ def connect(
         *(project_id, project.key, url, backend_id, webhook_id, NO_VIEW, former),
         webhook_secret=secret,
         click=click,
+        layer=layer,
     )
     changed = label_config is not None and label_config != project.label_config
     try:
@@ -223,7 +228,8 @@ def disconnect(studio: Studio, connection: Connection) -> None:
     restored = _restored(control, studio, project, connection.former)
     if restored:
         studio.update_project(project.id, **restored)
-    _take_controls_back(studio, project)
+    for said in take_controls_back(studio, project.id, SMART, [LAYER]):
+        log.warning("%s", said)
     for view in control.views.list(project=project.id):
         if view.id == connection.view_id and (view.data or {}).get("title") == VIEW_TITLE:
             control.views.delete(str(view.id))
@@ -236,24 +242,33 @@ def disconnect(studio: Studio, connection: Connection) -> None:
         control.ml.delete(id_of(backend))
 
 
-def _take_controls_back(studio: Studio, project: Project) -> None:
-    """Remove our controls from the label config, unless annotations hold prompts of theirs."""
-    bare = without_smart_controls(project.label_config)
-    if bare == project.label_config:
-        return
-    try:
-        studio.update_project(project.id, label_config=bare)
-    except StudioRefused as error:
-        if error.studio_status != 400:
-            raise
-        log.warning(
-            "The controls %s stay in the labeling configuration of project %d, since annotations "
-            "hold clicks or boxes made with them: delete these regions, then the controls. Label "
-            "Studio said: %s",
-            " and ".join(RESERVED),
-            project.id,
-            error,
-        )
+def take_controls_back(studio: Studio, project_id: int, *groups: Sequence[str]) -> list[str]:
+    """Remove controls of ours from the label config, unless annotations hold regions of theirs.
+
+    Args:
+        groups: the names of controls that go together.
+
+    Returns:
+        A sentence for each group that stays.
+    """
+    stays: list[str] = []
+    for names in groups:
+        label_config = studio.project(project_id).label_config
+        bare = without_controls(label_config, names)
+        if bare == label_config:
+            continue
+        try:
+            studio.update_project(project_id, label_config=bare)
+        except StudioRefused as error:
+            if error.studio_status != 400:
+                raise
+            stays.append(
+                f"{' and '.join(names)} must stay in the labeling configuration of project "
+                f"{project_id}, since annotations hold regions made with it. That does no harm: "
+                "they are not read. To be rid of it, delete these regions, then the controls. "
+                f"Label Studio said: {error}"
+            )
+    return stays
 
 
 def basic_auth(user: str, password: str) -> str:

@@ -14,7 +14,13 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from backend.errors import BadLabelConfig
-from backend.label_studio.smart_controls import RESERVED, with_smart_controls
+from backend.label_studio.reserved_controls import (
+    LAYER,
+    RESERVED,
+    is_reserved,
+    with_layer_control,
+    with_smart_controls,
+)
 from backend.shorten import short, shorten
 
 Kind = Literal[
@@ -101,10 +107,10 @@ class LabelConfig:
         labels: all labels in document order, each once, without one called "background": that
             one paints class 0.
         names: the names of all tags that show something, in document order.
-        prompts: names of the controls whose boxes ask a smart tool: they are no regions. Those
-            that we reserve (``smart_controls``) are not among them: nothing of theirs is read.
+        prompts: names of the controls whose boxes ask a smart tool: they are no regions.
         read_only: labels that Label Studio's server does not know (``<Label>Cell</Label>``, which
             its editor shows): it would refuse a prediction with one.
+        reserved: names of the controls of which nothing is read (``reserved_controls``).
     """
 
     image_name: str
@@ -115,6 +121,7 @@ class LabelConfig:
     names: tuple[str, ...] = field(default=(), compare=False)
     prompts: tuple[str, ...] = field(default=(), compare=False)
     read_only: tuple[str, ...] = field(default=(), compare=False)
+    reserved: frozenset[str] = field(default=frozenset(RESERVED), compare=False)
 
     @cached_property
     def known_names(self) -> frozenset[str]:
@@ -184,9 +191,7 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
     image_tag = _choose_image([e for e in elements if _tag(e) == "image"], image)
     image_name, data_key = _attribute(image_tag, "name"), _data_key(image_tag)
     controls = [
-        e
-        for e in elements
-        if image_name in _names(e.get("toName", "")) and e.get("name") not in RESERVED
+        e for e in elements if image_name in _names(e.get("toName", "")) and not is_reserved(e)
     ]
     if len(controls) > MAX_CONTROLS:
         raise BadLabelConfig(
@@ -237,6 +242,7 @@ def parse_label_config(xml: str, image: str | None = None) -> LabelConfig:
             for child in element.iter()
             if _tag(child) == "label" and not (child.get("alias") or child.get("value"))
         ),
+        reserved=frozenset(RESERVED) - {e.get("name", "").strip() for e in controls},
     )
 
 
@@ -253,6 +259,21 @@ def add_smart_controls(xml: str, config: LabelConfig) -> str:
     return with_smart_controls(xml, config.image_name, answered, colours)
 
 
+def add_layer_control(xml: str, config: LabelConfig) -> str:
+    """The label config with the control of the uncertainty layer.
+
+    Raises:
+        BadLabelConfig: a control of the user's has its name.
+    """
+    if any(e.get("name") == LAYER and not is_reserved(e) for e in _read(xml).iter()):
+        raise BadLabelConfig(
+            f"The uncertainty layer needs a control called {LAYER!r}, and the labeling "
+            "configuration has one of that name that is not the layer's: rename yours, or connect "
+            "without --uncertainty-layer."
+        )
+    return with_layer_control(xml, config.image_name)
+
+
 def unread_controls(xml: str, config: LabelConfig) -> list[str]:
     """A sentence for each control of which nothing, or not all, is learnt."""
     said: list[str] = []
@@ -261,7 +282,7 @@ def unread_controls(xml: str, config: LabelConfig) -> list[str]:
     for element in _read(xml).iter():
         name, kind = element.get("name", "").strip(), _tag(element)
         shown_by = _names(element.get("toName", ""))
-        if not shown_by or name in RESERVED:
+        if not shown_by or is_reserved(element):
             continue
         shown = f"{element.tag} '{short(name, 40)}'"
         if config.image_name not in shown_by:

@@ -41,7 +41,6 @@ from backend.label_studio.shapes import (
     patch_of,
     shape_of,
 )
-from backend.label_studio.smart_controls import RESERVED
 from backend.shorten import shorten
 from training.particles.instances import instances
 
@@ -424,7 +423,8 @@ def _has_own_label(part: Mapping[str, Any]) -> bool:
 
 def _is_of(part: Mapping[str, Any], config: LabelConfig) -> bool:
     """Whether this has an area, and no other image or text of the project is meant."""
-    if part.get("from_name") in RESERVED:  # a prompt that was left behind
+    from_name = part.get("from_name")
+    if isinstance(from_name, str) and from_name in config.reserved:  # a prompt, or the layer
         return False
     to_name = part.get("to_name")
     if to_name != config.image_name and isinstance(to_name, str) and to_name in config.known_names:

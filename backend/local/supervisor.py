@@ -287,7 +287,7 @@ class Supervisor:
             with self._progress.step("the connection") as report:
                 report("Connecting the demo project")
                 self._run_command(
-                    *("connecting the demo project", "connect", "--click"),
+                    *("connecting the demo project", "connect", "--click", "--uncertainty-layer"),
                     *("--project", str(known.project)),
                 )
             remember_demo(self._data_dir, source, connected=checksum)

@@ -18,7 +18,7 @@ from backend.label_studio.label_config import (
     parse_label_config,
 )
 from backend.label_studio.regions import read_annotation, to_regions
-from backend.label_studio.smart_controls import BOX, CLICK
+from backend.label_studio.reserved_controls import BOX, CLICK
 from backend.workplace import Workplace
 from tests.backend.rows import publication
 from training.particles.clicked import Predicted

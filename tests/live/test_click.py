@@ -12,7 +12,14 @@ import requests
 from backend.actions.connect import connect_project, disconnect_project
 from backend.label_studio import brush
 from backend.label_studio.label_config import parse_label_config
-from backend.label_studio.smart_controls import BOX, CLICK
+from backend.label_studio.reserved_controls import (
+    BOX,
+    CLICK,
+    LAYER,
+    has_layer_control,
+    without_controls,
+)
+from backend.rounds.stages.layers import ASKED
 from tests.live.harness.rows import backends_of
 from tests.live.harness.stack import CLASSES, Mask, Stack, TinyProject, make_project
 
@@ -66,18 +73,18 @@ def pixels(region: dict[str, Any]) -> Any:
 def test_a_click_in_label_studio_gives_the_particle_and_changes_it_in_place(
     stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    project, studio = make_project(stack, "clicks", 6), stack.work.studio
+    project, studio = make_project(stack, "clicks", 10), stack.work.studio
     before = studio.project(project.id).label_config
     labelled = project.few(4)
     project.label(*labelled)
+    connect_project(stack.work, project.id, click=True, layer=True)
     stack.work.ledger.events.add(project.row_id, "RETRAIN")
     assert stack.await_round(project).state == "succeeded"
     stack.wait(project.serving, "a publication to serve")
-    connect_project(stack.work, project.id, click=True)
     [backend] = backends_of(studio, project.id)
     assert backend.is_interactive
     config = studio.project(project.id).label_config
-    assert (CLICK in config, BOX in config) == (True, True)
+    assert (CLICK in config, BOX in config, has_layer_control(config)) == (True, True, True)
     assert parse_label_config(config) == parse_label_config(before)
 
     task_id = next(each for each in project.tasks if each not in labelled)
@@ -98,7 +105,18 @@ def test_a_click_in_label_studio_gives_the_particle_and_changes_it_in_place(
     for nothing in ({}, {"event": "capabilities"}, {"result": [stale]}):
         assert ask(stack, project, task_id, nothing) == []
 
-    # A prompt that is left behind keeps Label Studio from giving the controls back.
-    studio.annotate(task_id, draft)
+    # Label Studio stored the layers of those that are asked, and takes one with an annotation.
+    asked = [each for each in project.tasks if each not in labelled]
+    stored = [part for each in asked for row in studio.predictions(each) for part in row["result"]]
+    layers = [part for part in stored if part["from_name"] == LAYER]
+    serving = project.serving()
+    assert serving is not None
+    places = stack.work.ledger.publications.ranking(serving.id)
+    assert len(layers) == sum(place.why in ASKED for place in places) > 0
+    assert all(layer["readonly"] and "hesitates" in layer["meta"]["text"][0] for layer in layers)
+    # A prompt or a layer that is left behind keeps Label Studio from giving its control back.
+    studio.annotate(task_id, [*draft, layers[0]])
     disconnect_project(stack.work, project.id)
     assert "stay in the labeling configuration" in caplog.text
+    bare = without_controls(studio.project(project.id).label_config)
+    assert bare == before

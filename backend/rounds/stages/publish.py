@@ -12,8 +12,10 @@ from backend.errors import StudioRefused
 from backend.label_studio.bulk import LARGEST_RESULT, StoredPrediction
 from backend.label_studio.queue_order import set_order
 from backend.label_studio.regions import MOST_BRUSHES
+from backend.label_studio.reserved_controls import has_layer_control
 from backend.ledger import NO_VERSION, Outcome, Place, Project, Publication, Round
 from backend.ledger.shapes import NoPayload, Result
+from backend.predict import label_config_of
 from backend.rounds.elsewhere import is_from_elsewhere
 from backend.rounds.evidence import trust_of
 from backend.rounds.ranking import (
@@ -27,6 +29,7 @@ from backend.rounds.ranking import (
 )
 from backend.rounds.schedule import is_audit, unread
 from backend.rounds.stages.choose import mode_of
+from backend.rounds.stages.layers import with_layers
 from backend.rounds.stages.shards import Scored, read_shards
 from backend.workplace import Workplace
 from training.compute import bounded_threads
@@ -63,7 +66,8 @@ def publish(
         ranking = _rank(work, row, round_, version, scored, chosen)
     useless = unusable({task_id: each.focus for task_id, each in scored.items() if each.focus})
     ranking = replace(ranking, places=unusable_last(ranking.places, useless))
-    ranking = replace(ranking, places=_within_bounds(ranking.places, scored, problems))
+    sent = _layered(work, row, ranking.places, scored)
+    ranking = replace(ranking, places=_within_bounds(ranking.places, sent, problems))
     _warn_of_many_brushes(ranking.places, scored, problems)
     head, left_out = ranking.places, len(scored) - len(ranking.places)
     left_out += chosen["unlabelled"] - sum(len(shard["tasks"]) for shard in shards)
@@ -78,7 +82,7 @@ def publish(
         publication = _stored_already(work, row, round_, held)
         if publication is None:
             publication, stored = _store_what_is_there(
-                work, row, round_, version, ranking, scored, held
+                work, row, round_, version, ranking, sent, held
             )
         else:
             stored = publication.length
@@ -98,6 +102,20 @@ def publish(
         next_payloads=(),
         problems=problems + too_large,
     )
+
+
+def _layered(
+    work: Workplace, row: Project, places: Sequence[Ranked], scored: Mapping[int, Scored]
+) -> Mapping[int, Scored]:
+    """What was scored, with the uncertainty layers of those places that get one."""
+    if all(each.hesitation is None for each in scored.values()):
+        return scored
+    # As it is now: without the control Label Studio would drop each prediction that holds a layer.
+    xml = work.studio.project(row.studio_id).label_config
+    if not has_layer_control(xml):
+        return scored
+    config = label_config_of(xml, work.options(row))
+    return with_layers(places, scored, config.image_name)
 
 
 def _that_can_be_sent(scored: Mapping[int, Scored]) -> tuple[dict[int, Scored], list[str]]:

@@ -13,6 +13,7 @@ from backend.ledger import NO_VERSION, Outcome, Project, Round
 from backend.ledger.shapes import ScorePayload
 from backend.options import ProjectOptions
 from backend.predict import label_config_of, pre_annotate, read_image
+from backend.rounds.stages.layers import layer_measure
 from backend.rounds.stages.shards import Scored, halved, write_shard
 from backend.workplace import Workplace
 from training.quality.usable import Focus, focus_of
@@ -84,8 +85,11 @@ def _score_results(
     images: Iterator[NDArray[np.uint8]],
 ) -> Iterator[Scored]:
     """What a version predicts for each image: what ranks it, and its regions."""
+    from training.committee.hesitation import find_hesitation
+
     config = label_config_of(row.label_config, options)
     committee = work.registry.load(row.slug, version)
+    measure = layer_measure(work, row, version)
     for prediction in committee.predict_all(images):
         regions = pre_annotate(committee, prediction, config, options)
         yield Scored(
@@ -93,6 +97,9 @@ def _score_results(
             features=halved(prediction.features.mean(axis=0)),
             class_scores=prediction.class_scores,
             result=orjson.dumps(regions),
+            hesitation=None
+            if measure is None
+            else find_hesitation(prediction, measure, committee.config.classes),
         )
 
 

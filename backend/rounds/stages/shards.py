@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from training.committee.hesitation import Hesitation
+
 SHARD_TASKS = 32
 """Tasks of one scoring job: long enough to repay the start of a process, short enough to repeat."""
 
@@ -31,10 +33,12 @@ class Scored(Candidate):
     Attributes:
         result: its regions as JSON text: publishing hands them on without reading them.
         focus: how sharp and how rich in contrast the image is; None where it was not read.
+        hesitation: what its uncertainty layer shows; None where it can get none.
     """
 
     result: bytes = b"[]"
     focus: Focus | None = None
+    hesitation: Hesitation | None = None
 
 
 def write_shard(
@@ -71,6 +75,7 @@ def read_shards(work: Workplace, slug: str, round_id: int) -> dict[int, Scored]:
 
 def _ranked_by(task_id: int, scored: Scored) -> bytes:
     features, shown = scored.features, scored.class_scores
+    unsure = scored.hesitation
     return orjson.dumps(
         {
             "task": task_id,
@@ -79,6 +84,14 @@ def _ranked_by(task_id: int, scored: Scored) -> bytes:
             "features": None if features is None else base64.b64encode(features.data).decode(),
             "class_scores": None if shown is None else shown.tolist(),
             "focus": scored.focus,
+            "hesitation": unsure
+            and {
+                "size": unsure.size,
+                "cells": unsure.grid.shape,
+                "grid": base64.b64encode(unsure.grid.tobytes()).decode(),
+                "at": unsure.at,
+                "between": unsure.between,
+            },
         }
     )
 
@@ -94,7 +107,21 @@ def _scored(entry: Mapping[str, Any], result: bytes) -> Scored:
         None if shown is None else np.array(shown, np.float32),
         result,
         None if focus is None else Focus(**focus),
+        _hesitation(entry.get("hesitation")),
     )
+
+
+def _hesitation(entry: Mapping[str, Any] | None) -> Hesitation | None:
+    import numpy as np
+
+    from training.committee.hesitation import Hesitation
+
+    if entry is None:
+        return None
+    grid = np.frombuffer(base64.b64decode(entry["grid"]), np.uint8).reshape(entry["cells"])
+    (height, width), (row, column) = entry["size"], entry["at"]
+    (first, most), (second, next_most) = entry["between"]
+    return Hesitation((height, width), grid, (row, column), ((first, most), (second, next_most)))
 
 
 def halved(features: NDArray[np.float32]) -> NDArray[np.float16] | None:

@@ -10,7 +10,9 @@ import pytest
 
 from backend.actions.connect import _many_regions, connect_project, too_large_for
 from backend.errors import BadRequest, StudioRefused
+from backend.label_studio.connection import Connection
 from backend.label_studio.label_config import build_label_config, parse_label_config
+from backend.label_studio.reserved_controls import has_layer_control
 from backend.options import ProjectOptions
 from backend.workplace import Workplace
 from tests.backend.label_studio.test_connection import PROJECT, MemoryStudio
@@ -101,6 +103,39 @@ def test_a_new_project_starts_from_another_version_or_is_not_connected_at_all(
     assert version.reason == "Started from the version in '5'."
     assert connect_project(work, 3).warnings == ()  # which keeps it
     assert work.ledger.versions.promoted(done.project.id) is not None
+
+
+def test_the_uncertainty_layer_comes_stays_and_goes(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def layer() -> tuple[bool, bool]:
+        xml = work.studio.project(3).label_config
+        connection = work.ledger.projects.of_studio(work.server, 3).connection
+        assert connection is not None
+        return Connection.from_json(connection).layer, has_layer_control(xml)
+
+    monkeypatch.setattr(MemoryStudio, "stamps", lambda *_: {})
+    monkeypatch.setattr(MemoryStudio, "tasks", lambda *_: iter(()))
+    connect_project(work, 3)
+    assert layer() == (False, False)
+    connect_project(work, 3, layer=True)
+    assert layer() == (True, True)
+    connect_project(work, 3, click=True)
+    assert layer() == (True, True)
+    connect_project(work, 3, layer=False)
+    assert layer() == (False, False)
+    connect_project(work, 3, layer=True)
+    update = work.studio.update_project
+
+    def refuse(number: int, **fields: Any) -> Any:
+        if "label_config" in fields:
+            raise StudioRefused("annotations hold it", 400)
+        return update(number, **fields)
+
+    monkeypatch.setattr(work.studio, "update_project", refuse)
+    [said] = connect_project(work, 3, layer=False).warnings
+    assert "stay in the labeling configuration" in said
+    assert layer() == (False, True)  # it is there, and pre-annotations get no layer
 
 
 def warnings_of(tmp_path: Path, labels: int, memory: int, **options: object) -> list[str]:

@@ -279,3 +279,18 @@ def test_what_is_no_mask_is_not_encoded(mask: npt.NDArray[np.generic]) -> None:
 def test_a_mask_of_4096_pixels_a_side_goes_both_ways() -> None:
     mask = np.kron(discs(512), np.ones((8, 8), dtype=bool))
     np.testing.assert_array_equal(brush.decode(brush.encode(mask), 4096, 4096) > 127, mask)
+
+
+@given(SIDES.flatmap(lambda shape: arrays(np.uint8, shape)))
+def test_a_graded_layer_comes_back_in_all_four_channels(alpha: npt.NDArray[np.uint8]) -> None:
+    rle = brush.encode_alpha(alpha)
+    np.testing.assert_array_equal(
+        decode_rle(rle).reshape(*alpha.shape, 4), np.repeat(alpha[..., None], 4, axis=2)
+    )
+    np.testing.assert_array_equal(brush.decode(rle, *alpha.shape), alpha)
+
+
+def test_a_layer_that_is_none_is_refused() -> None:
+    for alpha in (np.zeros((2, 2)), np.zeros((0, 2), np.uint8), np.zeros(4, np.uint8)):
+        with pytest.raises(ValueError, match="alpha must be uint8"):
+            brush.encode_alpha(alpha)  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ from backend.label_studio.label_config import (
     unread_controls,
 )
 from backend.label_studio.queue_order import BY_RANK, TITLE, WITHOUT_MODEL
-from backend.label_studio.smart_controls import without_smart_controls
+from backend.label_studio.reserved_controls import without_controls
 from backend.label_studio.webhook_secret import name_of, webhook_header
 
 FORMER = FormerSettings("Sequential sampling", "theirs", False, True, 7)
@@ -295,7 +295,7 @@ def test_smart_controls_come_with_click_and_go_with_disconnect() -> None:
     config = parse_label_config(theirs)
     ours = add_smart_controls(theirs, config)
     assert add_smart_controls(ours, config) == ours
-    assert without_smart_controls(ours) == theirs
+    assert without_controls(ours) == theirs
     assert parse_label_config(ours) == config
     assert unread_controls(ours, config) == unread_controls(theirs, config)
     root = fromstring(ours)

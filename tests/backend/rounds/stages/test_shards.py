@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -12,10 +13,12 @@ import pytest
 
 from backend.rounds.stages.shards import Scored, halved, read_shards, write_shard
 from backend.workplace import Workplace
+from training.committee.hesitation import Hesitation
 from training.committee.registry import Registry
 from training.quality.usable import Focus
 
 SLUG = "server-1-2"
+GRID = np.array([[0, 64, 255], [3, 0, 1]], np.uint8)
 
 
 @pytest.fixture
@@ -62,13 +65,20 @@ def test_a_shard_carries_what_the_queue_needs(work: SimpleNamespace) -> None:
         features=halved(np.arange(5, dtype=np.float32) / 3),
         class_scores=np.array([0.25, 0.0, 0.5], np.float32),
         focus=Focus(0.5, 120.0),
+        hesitation=Hesitation((20, 30), GRID, (0, 2), (("Cell", 0.5), ("background", 0.25))),
     )
     found = read_shards(stored(work, [{1: scored, 2: entry(2)}]), SLUG, 7)
     assert found[1].features == pytest.approx(np.arange(5) / 3, abs=1e-3)
     assert found[1].class_scores is not None
     assert found[1].class_scores.tolist() == [0.25, 0.0, 0.5]
     assert found[1].focus == Focus(0.5, 120.0)
+    unsure = found[1].hesitation
+    assert unsure is not None
+    assert scored.hesitation is not None
+    assert np.array_equal(unsure.grid, GRID)
+    assert replace(unsure, grid=scored.hesitation.grid) == scored.hesitation
     assert (found[2].features, found[2].class_scores, found[2].focus) == (None, None, None)
+    assert found[2].hesitation is None
 
 
 def test_features_beyond_half_precision_stay_finite() -> None:
