@@ -34,6 +34,7 @@ from training.fitting.fit import fit_member
 
 CLICK_LIMIT_MS = 300.0
 CREATED = 1_700_000_000
+ARM = "predictive_entropy/image_mean"
 LARGEST_LAYER = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
 
 
@@ -49,7 +50,7 @@ class Sizes:
     particles: int = 20
 
 
-SMALL = Sizes(side_px=64, members=2, steps=1, learnt=4, images=1, particles=1)
+SMALL = Sizes(side_px=64, members=2, steps=1, learnt=6, images=1, particles=1)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def served(sizes: Sizes) -> Iterator[Served]:
         assert round_ is not None
         work.registry.save_version(project.slug, 1, weights, config, {}, {"temperature": 1.0})
         publication = work.ledger.publications.prepare(
-            project.id, 1, round_.id, arm="", quantiles=[0.0, 1.0], places=[place(0)]
+            project.id, 1, round_.id, arm=ARM, quantiles=[0.5], places=[place(0)]
         )
         work.ledger.publications.serve(publication.id, 1)
         work.close()

@@ -21,9 +21,9 @@ from backend.workplace import Workplace
 if TYPE_CHECKING:
     from training.committee.hesitation import Hesitation
 
-LAYERS = 200
+LAYERS = 50
 """Places that get a layer, the first. A queue is made anew long before anybody gets further, and
-layers of all 10,000 would be the larger part of what Label Studio's database holds."""
+a layer takes up to twenty times what a mask takes."""
 
 ASKED: Mapping[str, str] = {
     "uncertainty": "the committee is unsure of it",
