@@ -3,7 +3,8 @@
 A click inside a predicted particle gives that particle. Elsewhere it grows from the click: over
 pixels in the order of their distance, where edges of the image and of the predicted foreground
 are long, up to the level whose outline lies on the clearest edge. Between clicks that add and
-clicks that take away, each pixel goes with the nearer one.
+clicks that take away, each pixel goes with the nearer one; from the second click on GrabCut
+corrects the outline.
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ LEVELS = 24
 
 UNKNOWN_SIZE = 0.05
 """Share of the image's long side that is taken for a diameter before any particle is known."""
+
+CUT_PX = 192
+"""Long side of what GrabCut sees; it takes a second for 400 x 400 pixels."""
+
+CUT_REACH, CUT_CORE, CUT_SEED, CUT_SURE = 0.5, 0.1, 0.5, 0.1
+"""In typical diameters: how far a cut may move an outline outwards, how deep in the particle
+nothing is doubted, and around a click what is likely and what is certain."""
 
 SMALLEST, LARGEST = 0.03, 3.0
 """Its least and greatest area, in squares of the typical diameter."""
@@ -104,9 +112,12 @@ def clicked_particle(predicted: Predicted, clicks: Sequence[Click], label: str) 
     if len(adds) > 1:  # parts that were told apart are one now
         closed = cv2.morphologyEx(whole.view(np.uint8), cv2.MORPH_CLOSE, _ball(2))
         whole = closed.view(np.bool_)
-    if takes:
-        whole = _without(whole, adds, takes)
-    return whole
+    kept = _without(whole, adds, takes) if takes else whole
+    if len(clicks) == 1:
+        return kept
+    cut = _cut(predicted.image, kept, adds, takes, predicted.diameter_px(label))
+    # Clicks that add take nothing away.
+    return cut if takes else whole | cut
 
 
 def boxed_particles(predicted: Predicted, rows: slice, columns: slice) -> Mask:
@@ -127,8 +138,7 @@ def boxed_particles(predicted: Predicted, rows: slice, columns: slice) -> Mask:
     pad = max(4, (rows.stop - rows.start) // 4, (columns.stop - columns.start) // 4)
     top, left = max(0, rows.start - pad), max(0, columns.start - pad)
     seen = np.ascontiguousarray(predicted.image[top : rows.stop + pad, left : columns.stop + pad])
-    # A drawn box may be large; GrabCut takes a second for 400 x 400 pixels.
-    scale = min(1.0, 192 / max(seen.shape[:2]))
+    scale = min(1.0, CUT_PX / max(seen.shape[:2]))  # a drawn box may be large
     small = cv2.resize(seen, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     marks = np.full(small.shape[:2], cv2.GC_BGD, np.uint8)
     a, b = int((rows.start - top) * scale), int((columns.start - left) * scale)
@@ -137,13 +147,87 @@ def boxed_particles(predicted: Predicted, rows: slice, columns: slice) -> Mask:
         max(1, int((columns.stop - columns.start) * scale)),
     )
     marks[a : a + c, b : b + d] = cv2.GC_PR_FGD
-    if (marks == cv2.GC_BGD).any():
-        models = np.zeros((2, 1, 65))
-        cv2.setRNGSeed(0)  # the same box gets the same answer
-        cv2.grabCut(small, marks, (0, 0, 1, 1), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
-    found = cv2.resize(marks & 1, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    found = cv2.resize(_grabcut(small, marks), seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     whole[top : top + seen.shape[0], left : left + seen.shape[1]] = found.view(np.bool_)
     return whole
+
+
+def _cut(
+    image: NDArray[np.uint8],
+    whole: Mask,
+    adds: Sequence[tuple[int, int]],
+    takes: Sequence[tuple[int, int]],
+    diameter_px: float,
+) -> Mask:
+    """A particle [H, W] with the outline that GrabCut gives it; as it was where the clicks are on
+    several particles, or it is so large that the cut would be coarse.
+
+    Args:
+        whole: the particle so far.
+    """
+    ends = np.array([*adds, *takes])
+    apart = float(np.ptp(ends, axis=0).max())
+    if not whole.any() or apart > max(LEAST_REACH_PX, REACH * diameter_px):
+        return whole
+    rows, columns = (
+        _around(np.flatnonzero(whole.any(axis=1 - axis)), ends[:, axis], diameter_px, side)
+        for axis, side in enumerate(whole.shape)
+    )
+    long_side = max(rows.stop - rows.start, columns.stop - columns.start)
+    if long_side > 2 * MOST_REACH_PX:
+        return whole
+    scale = min(1.0, CUT_PX / long_side)
+
+    def small(values: NDArray[np.uint8], how: int) -> NDArray[np.uint8]:
+        part = np.ascontiguousarray(values[rows, columns])
+        return np.asarray(cv2.resize(part, None, fx=scale, fy=scale, interpolation=how), np.uint8)
+
+    part = small(whole.view(np.uint8), cv2.INTER_NEAREST)
+    unit = diameter_px * scale
+    adding, taking = (
+        [(int((r - rows.start) * scale), int((c - columns.start) * scale)) for r, c in clicks]
+        for clicks in (adds, takes)
+    )
+    marks = np.full(part.shape, cv2.GC_BGD, np.uint8)
+    marks[cv2.dilate(part, _ball(max(2, int(CUT_REACH * unit)))) > 0] = cv2.GC_PR_BGD
+    _mark(marks, adding, CUT_SEED * unit, cv2.GC_PR_FGD)
+    marks[part > 0] = cv2.GC_PR_FGD
+    marks[cv2.erode(part, _ball(max(1, int(CUT_CORE * unit)))) > 0] = cv2.GC_FGD
+    _mark(marks, taking, CUT_SURE * unit, cv2.GC_BGD)
+    _mark(marks, adding, CUT_SURE * unit, cv2.GC_FGD)
+    sets = connected(_grabcut(small(image, cv2.INTER_AREA), marks).view(np.bool_))
+    found = np.isin(sets, [sets[at] for at in adding]).view(np.uint8)
+    cut = np.zeros_like(whole)
+    size = columns.stop - columns.start, rows.stop - rows.start
+    cut[rows, columns] = cv2.resize(found, size, interpolation=cv2.INTER_NEAREST) > 0
+    return cut
+
+
+def _around(
+    set_: NDArray[np.intp], clicks: NDArray[np.intp], diameter_px: float, side: int
+) -> slice:
+    """Of one axis, what holds the particle, the clicks, and room for the outline to move."""
+    pad = 4 + int(CUT_REACH * diameter_px)
+    low, high = min(set_[0], clicks.min()), max(set_[-1], clicks.max())
+    return slice(max(0, int(low) - pad), min(side, int(high) + pad + 1))
+
+
+def _mark(
+    marks: NDArray[np.uint8], clicks: Sequence[tuple[int, int]], radius_px: float, value: int
+) -> None:
+    for row, column in clicks:
+        cv2.circle(marks, (column, row), max(2, round(radius_px)), value, -1)
+
+
+def _grabcut(image: NDArray[np.uint8], marks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """1 where something is, 0 where not: [h, w]; ``marks``, GrabCut's own values, are used up."""
+    inside = marks & 1
+    if inside.all() or not inside.any():  # it needs some of both
+        return inside
+    models = np.zeros((2, 1, 65))
+    cv2.setRNGSeed(0)  # the same question gets the same answer
+    cv2.grabCut(image, marks, (0, 0, 1, 1), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
+    return marks & 1
 
 
 def _window(size: tuple[int, int], at: tuple[int, int], diameter_px: float) -> tuple[slice, slice]:

@@ -58,6 +58,18 @@ def test_a_second_click_adds_and_one_that_takes_away_keeps_what_is_nearer(
     assert not left[60, 76]
 
 
+def test_the_second_click_corrects_an_outline_that_was_predicted_badly(
+    predicted: Predicted,
+) -> None:
+    badly = replace(predicted, numbers=disc(60, 36, 12).astype(np.int32))
+    alone = replace(badly, image=np.dstack([255 - 150 * LEFT.astype(np.uint8)] * 3))
+    first = clicked_particle(alone, [Click(60, 36)], "cell")
+    both = clicked_particle(alone, [Click(60, 36), Click(60, 54)], "cell")
+    assert iou(first, LEFT) < 0.5
+    assert iou(both, LEFT) > 0.9
+    assert both[first].all()  # a click that adds takes nothing away
+
+
 def test_only_clicks_that_take_away_give_nothing(predicted: Predicted) -> None:
     assert not clicked_particle(predicted, [Click(60, 40, adds=False)], "cell").any()
 
