@@ -69,9 +69,11 @@ def _coarser_and_coarser(
         whole = cv2.resize(grid, size[::-1], interpolation=cv2.INTER_LINEAR)
         for steps in STEPS:
             levels = np.arange(256) * (steps + 1) // 256
-            yield cv2.LUT(whole, np.round(levels * (MOST_ALPHA / steps)).astype(np.uint8))
+            alphas = np.round(levels * (MOST_ALPHA / steps)).astype(np.uint8)
+            yield np.asarray(cv2.LUT(whole, alphas), np.uint8)
         if grid.size == 1:
             return
         h, w = grid.shape
         half = (max(1, w // 2), max(1, h // 2))
-        grid = np.asarray(cv2.resize(grid, half, interpolation=cv2.INTER_AREA)).reshape(half[::-1])
+        coarser = cv2.resize(grid, half, interpolation=cv2.INTER_AREA)
+        grid = np.asarray(coarser, np.uint8).reshape(half[::-1])

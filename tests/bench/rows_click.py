@@ -44,7 +44,7 @@ class Sizes:
 
     side_px: int = 1024
     members: int = 5
-    steps: int = 60
+    steps: int = 20
     learnt: int = 8
     images: int = 4
     particles: int = 20

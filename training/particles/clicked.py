@@ -147,7 +147,11 @@ def boxed_particles(predicted: Predicted, rows: slice, columns: slice) -> Mask:
         max(1, int((columns.stop - columns.start) * scale)),
     )
     marks[a : a + c, b : b + d] = cv2.GC_PR_FGD
-    found = cv2.resize(_grabcut(small, marks), seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    found = cv2.resize(
+        _grabcut(np.asarray(small, np.uint8), marks),
+        seen.shape[1::-1],
+        interpolation=cv2.INTER_NEAREST,
+    )
     whole[top : top + seen.shape[0], left : left + seen.shape[1]] = found.view(np.bool_)
     return whole
 
@@ -221,13 +225,13 @@ def _mark(
 
 def _grabcut(image: NDArray[np.uint8], marks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """1 where something is, 0 where not: [h, w]; ``marks``, GrabCut's own values, are used up."""
-    inside = marks & 1
+    inside = (marks & 1) > 0
     if inside.all() or not inside.any():  # it needs some of both
-        return inside
+        return inside.view(np.uint8)
     models = np.zeros((2, 1, 65))
     cv2.setRNGSeed(0)  # the same question gets the same answer
     cv2.grabCut(image, marks, (0, 0, 1, 1), models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
-    return marks & 1
+    return np.asarray(marks & 1, np.uint8)
 
 
 def _window(size: tuple[int, int], at: tuple[int, int], diameter_px: float) -> tuple[slice, slice]:

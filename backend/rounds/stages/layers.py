@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import orjson
 
 from backend.label_studio.bulk import LARGEST_RESULT
-from backend.label_studio.connection import Connection
 from backend.label_studio.uncertainty_layer import layer_region
 from backend.ledger import Project
 from backend.rounds.evidence import trust_of
@@ -42,7 +41,8 @@ _PLACES = (
 
 def layer_measure(work: Workplace, row: Project, version: int) -> str | None:
     """The measure that layers show, the one that weighs most; None where there are to be none."""
-    if row.connection is None or not Connection.from_json(row.connection).layer:
+    # Of the JSON of a ``Connection``, whose module loads label_studio_sdk; older ones lack it.
+    if row.connection is None or not orjson.loads(row.connection).get("layer", False):
         return None
     ranks = next(v for v in work.ledger.versions.all(row.id) if v.number == version)
     weights = weights_of(mode_of(work.options(row), ranks), trust_of(work.ledger, row.id))
