@@ -5,14 +5,36 @@ from __future__ import annotations
 import click
 
 from backend.commands.shared import log_to_stderr
+from backend.redis_queue import QUEUES, TRAIN_GPU
 from backend.settings import load_settings
+
+
+def _parse_queues(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    queues = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+    if unknown := [name for name in queues if name not in QUEUES]:
+        raise click.BadParameter(
+            f"{unknown[0]!r} is no queue: name some of {', '.join(QUEUES)}, with commas between."
+        )
+    return queues
 
 
 @click.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=None, help="Jobs side by side.")
+@click.option(
+    "--queues",
+    callback=_parse_queues,
+    metavar="NAME,...",
+    help=f"Whose jobs to do, in this order. Default: {','.join(QUEUES)}; "
+    f"{TRAIN_GPU} where torch finds a GPU.",
+)
 @click.option("--single", "name", default=None, hidden=True, help="One RQ worker of this name.")
-def worker(workers: int | None, name: str | None) -> None:
+def worker(workers: int | None, queues: tuple[str, ...] | None, name: str | None) -> None:
     """Run rounds: RQ workers and the clock that hands out their jobs."""
+    from backend.jobs.gpu import torch_finds_gpu
     from backend.jobs.worker import run_single
     from backend.jobs.worker_parent import WorkerParent
     from backend.ledger import upgrade
@@ -20,7 +42,12 @@ def worker(workers: int | None, name: str | None) -> None:
     log_to_stderr()
     settings = load_settings()
     if name is not None:
-        run_single(settings, name)
+        run_single(settings, name, queues or QUEUES)
         return
+    if queues and TRAIN_GPU in queues and not torch_finds_gpu():
+        raise click.UsageError(
+            f"torch finds no GPU here, and {TRAIN_GPU} is for members that are trained on one. "
+            f"Leave it out of --queues, or install torch with CUDA."
+        )
     upgrade(settings.ledger_url)
-    WorkerParent(settings, workers or settings.workers).run()
+    WorkerParent(settings, workers or settings.workers, queues).run()

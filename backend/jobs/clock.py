@@ -10,9 +10,16 @@ from redis.exceptions import RedisError
 from rq import Queue
 
 from backend.errors import LedgerUnavailable
-from backend.jobs.queue import deliver_parts, enqueue, is_queued_or_running, open_queue
+from backend.jobs.queue import (
+    deliver_parts,
+    enqueue,
+    hand_on_old_jobs,
+    is_queued_or_running,
+    open_queue,
+)
 from backend.ledger import START, Event, Project
 from backend.ledger.events import PREDICT_REST
+from backend.redis_queue import INTERACTIVE, REFINE
 from backend.rounds.schedule import ASK_AGAIN_S, FORCING, check_is_due
 from backend.workplace import Workplace
 
@@ -38,12 +45,13 @@ class Clock:
     def tick(self) -> None:
         """Read the ledger once. Where Redis or the ledger is away, the next tick tries again."""
         try:
-            queue = open_queue(self._work)
-            deliver_parts(self._work, queue)
+            hand_on_old_jobs(self._work)
+            deliver_parts(self._work)
+            queue = open_queue(self._work, INTERACTIVE)
             for project in self._our_projects():
                 self._ask_for_jobs(queue, project)
             if time.monotonic() - self._cleaned_at > CLEAN_EVERY_S:
-                self._clean(queue)
+                self._clean(open_queue(self._work, REFINE))
         except (RedisError, LedgerUnavailable) as error:
             log.warning("the clock missed a tick: %s", error)
 
@@ -75,8 +83,8 @@ class Clock:
     def _ask_for_rest(self, queue: Queue, project_id: int, events: Sequence[Event]) -> None:
         """Ask for the tasks that /predict left.
 
-        One job at a time, so that a round's part waits for one at most; asked for again until its
-        event is handled.
+        One job at a time, so that no project keeps the workers from others'; asked for again until
+        its event is handled.
         """
         now = time.time()
         old = [event.id for event in events if now - event.received_at > KEEP_REST_S]

@@ -26,7 +26,7 @@ from backend.errors import (
 )
 from backend.jobs.cleaning import clean_project
 from backend.jobs.parts import do_part
-from backend.jobs.queue import deliver_parts, open_queue
+from backend.jobs.queue import SAME_TURN, deliver_parts
 from backend.label_studio.bulk import LARGEST_RESULT, StoredPrediction
 from backend.ledger import Project
 from backend.ledger.events import PREDICT_REST
@@ -57,16 +57,16 @@ def check(project_id: int) -> None:
             return
         if started is not None:
             log.info("round %d started: %s", started.id, started.reason)
-            deliver_parts(work, open_queue(work))
+            deliver_parts(work)
 
 
 def run_part(part_id: int) -> None:
-    """Do one part of a round, under its lease."""
+    """Do this part of a round, or one beside it whose project's turn it is, under its lease."""
     with _workplace() as work:
-        part = work.ledger.parts.take(part_id, _holder(), work.server)
+        part = work.ledger.parts.take_in_turn(part_id, _holder(), work.server, SAME_TURN)
         if part is not None:
             do_part(work, part)
-            deliver_parts(work, open_queue(work))
+            deliver_parts(work)
 
 
 def predict_rest(project_id: int, event_id: int) -> None:

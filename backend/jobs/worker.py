@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -22,6 +22,7 @@ from backend.jobs.queue import open_queue
 from backend.jobs.safe_job import SafeJob
 from backend.ledger import Ledger
 from backend.process_group import die_with_parent
+from backend.redis_queue import QUEUES
 from backend.settings import Settings
 from backend.workplace import Workplace
 
@@ -62,14 +63,18 @@ class CommitteeWorker(Worker):
             log.warning("worker %s works on without Redis: %s", self.name, error)
 
 
-def run_single(settings: Settings, name: str) -> None:
-    """Run one RQ worker until its parent ends."""
+def run_single(settings: Settings, name: str, queues: Sequence[str] = QUEUES) -> None:
+    """Run one RQ worker until its parent ends.
+
+    Args:
+        queues: which it empties, in this order.
+    """
     parent = parent_of(name)
     die_with_parent(None if parent is None else parent.pid)
     work = Workplace(settings)
     random.seed()
     worker = CommitteeWorker(
-        [open_queue(work)],
+        [open_queue(work, queue) for queue in queues],
         name=name,
         connection=work.redis,
         serializer=JSONSerializer,

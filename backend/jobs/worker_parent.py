@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -18,13 +19,14 @@ from redis.exceptions import RedisError
 
 from backend.errors import LedgerUnavailable
 from backend.jobs.clock import Clock
+from backend.jobs.gpu import queues_here
 from backend.jobs.names import parent_of, worker_name
-from backend.jobs.queue import open_queue, remove_workers
+from backend.jobs.queue import remove_workers
 from backend.jobs.worker import release_parts
 from backend.ledger.heartbeat import Heartbeat, process_id
 from backend.ledger.parts import LEASE_S
 from backend.process_group import is_running, pid_space
-from backend.redis_queue import registered_workers
+from backend.redis_queue import INTERACTIVE, registered_workers
 from backend.settings import Settings
 from backend.workplace import Workplace
 
@@ -56,14 +58,21 @@ class WorkerParent:
 
     Args:
         count: RQ workers side by side.
+        queues: whose jobs they do, in this order. None: all there are, but those for a GPU where
+            there is none.
     """
 
-    def __init__(self, settings: Settings, count: int) -> None:
-        self._count = count
+    def __init__(self, settings: Settings, count: int, queues: Sequence[str] | None = None) -> None:
+        self._queues = tuple(queues or queues_here())
+        self._wanted = [self._queues] * count
+        if INTERACTIVE in self._queues and len(self._queues) > 1:
+            # What somebody waits for begins at once, while all others train.
+            self._wanted.append((INTERACTIVE,))
         self._work = Workplace(settings)
         self._host = socket.gethostname()
         self._space = pid_space()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._queues_of: dict[str, tuple[str, ...]] = {}
         self._started_at: dict[str, float] = {}
         self._started = 0
         self._short_lives = 0
@@ -80,8 +89,9 @@ class WorkerParent:
         self._work.ledger.check_schema()
         self._alive_file.parent.mkdir(parents=True, exist_ok=True)
         clock = Clock(self._work)
-        heartbeat = Heartbeat(self._work.ledger, "worker", f"{self._count} jobs side by side")
-        log.info("%d workers, clock ticking", self._count)
+        count = self._wanted.count(self._queues)
+        heartbeat = Heartbeat(self._work.ledger, "worker", f"{count} jobs side by side")
+        log.info("%d workers for %s, clock ticking", count, ", ".join(self._queues))
         try:
             while not self._stop.is_set():
                 self._release_orphans()
@@ -103,15 +113,17 @@ class WorkerParent:
         for name in ended:
             self._note_end(name, now)
         self._release_dead_workers(ended)
-        if len(self._children) == self._count or now < self._next_start_at:
+        missing = Counter(self._wanted) - Counter(self._queues_of.values())
+        if not missing or now < self._next_start_at:
             return
         if not self._redis_answers():
             return  # without its Redis a worker would end at once, and its successors too
-        while len(self._children) < self._count:
-            self._start_child(now)
+        for queues in missing.elements():
+            self._start_child(queues, now)
 
     def _note_end(self, name: str, now: float) -> None:
         status = self._children.pop(name).returncode
+        del self._queues_of[name]
         lived_s = now - self._started_at.pop(name)
         self._short_lives = self._short_lives + 1 if lived_s < SHORT_LIFE_S else 0
         pause_s = pause_after(self._short_lives)
@@ -121,13 +133,16 @@ class WorkerParent:
             *(name, status, lived_s, pause_s),
         )
 
-    def _start_child(self, now: float) -> None:
+    def _start_child(self, queues: tuple[str, ...], now: float) -> None:
         # A new name each time: the old one is still registered in Redis.
         name = worker_name(self._host, self._space, os.getpid(), self._started)
         self._started += 1
-        self._started_at[name] = now
+        self._queues_of[name], self._started_at[name] = queues, now
         self._children[name] = subprocess.Popen(
-            [sys.executable, "-m", "backend", "worker", "--single", name],
+            [
+                *(sys.executable, "-m", "backend", "worker"),
+                *("--single", name, "--queues", ",".join(queues)),
+            ],
             process_group=0,  # not a session: niceness.py
         )
 
@@ -185,7 +200,7 @@ class WorkerParent:
             return
         release_parts(self._work.ledger, names)
         try:
-            remove_workers(open_queue(self._work), names)
+            remove_workers(self._work.redis, names)
         except RedisError as error:
             log.warning("RQ will forget %s and their jobs itself: %s", ", ".join(names), error)
 

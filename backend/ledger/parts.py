@@ -106,7 +106,7 @@ class Parts:
                     .join(Round, Round.id == Part.round_id)
                     .where(
                         Part.state == "waiting",
-                        or_(Part.not_before <= now, Part.not_before > now + LONGEST_DELAY_S),
+                        _is_due(now),
                         Round.state == "active",
                         _of_server(server),
                         or_(
@@ -134,16 +134,53 @@ class Parts:
             server: the Label Studio that the holder works with; another's part is not for it.
         """
         now = time.time()
-        free = or_(Part.state == "waiting", (Part.state == "leased") & (Part.lease_until < now))
         with self._db.write() as db:
             part = db.scalars(
-                select(Part).where(Part.id == part_id, free, _of_server(server))
+                select(Part).where(Part.id == part_id, _free(now), _of_server(server))
             ).first()
-            if part is not None:
-                part.state, part.token, part.holder = "leased", secrets.token_hex(16), holder
-                part.lease_until, part.started_at = now + LEASE_S, now
-                part.attempts += 1
-            return part
+            return None if part is None else _lease(part, holder, now)
+
+    def take_in_turn(
+        self,
+        part_id: int,
+        holder: str,
+        server: str,
+        same_turn: Collection[Collection[Stage]],
+    ) -> Part | None:
+        """Lease the part whose project's turn it is, of those whose jobs wait beside this one's.
+
+        One job stands for each part, and which part it does is decided here: so a project with
+        many holds up none with few. It is the turn of the project whose last part was taken longest
+        ago. None if no part waits.
+
+        Args:
+            same_turn: groups of stages whose jobs may do one another's parts.
+        """
+        with self._db.write() as db:
+            named = db.get(Part, part_id)
+            if named is None:
+                return None
+            now = time.time()
+            stages = next(group for group in same_turn if named.stage in group)
+            waits = (
+                _free(now)
+                & Part.stage.in_(stages)
+                & _is_due(now)
+                & (Part.delivered_at.is_not(None) | (Part.id == part_id))
+                & _of_server(server)
+            )
+            # One for each project.
+            rounds = db.scalars(select(Part.round_id).where(waits).distinct()).all()
+            if not rounds:
+                return None
+            # What lies ahead was written before the clock was set back.
+            taken = select(Part.round_id, func.max(Part.started_at)).where(
+                Part.round_id.in_(rounds), Part.started_at <= now
+            )
+            last_taken = dict(db.execute(taken.group_by(Part.round_id)).tuples().all())
+            turn = min(rounds, key=lambda round_id: (last_taken.get(round_id) or 0.0, round_id))
+            first = select(Part).where(waits, Part.round_id == turn).order_by(Part.id).limit(1)
+            return _lease(db.scalars(first).one(), holder, now)
 
     def renew(self, taken: Part, progress: float) -> bool:
         """Keep the lease of a part that was taken; False when it is no longer this worker's."""
@@ -236,6 +273,21 @@ class Parts:
                     round_.stage = next_stage
                     add_parts(db, round_.id, next_stage, outcome.next_payloads)
             return stage_ended
+
+
+def _free(now: float) -> ColumnElement[bool]:
+    return or_(Part.state == "waiting", (Part.state == "leased") & (Part.lease_until < now))
+
+
+def _is_due(now: float) -> ColumnElement[bool]:
+    return or_(Part.not_before <= now, Part.not_before > now + LONGEST_DELAY_S)
+
+
+def _lease(part: Part, holder: str, now: float) -> Part:
+    part.state, part.token, part.holder = "leased", secrets.token_hex(16), holder
+    part.lease_until, part.started_at = now + LEASE_S, now
+    part.attempts += 1
+    return part
 
 
 def _of_server(server: str | None) -> ColumnElement[bool]:

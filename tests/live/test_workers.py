@@ -28,7 +28,7 @@ from backend.jobs.worker_parent import WorkerParent, pause_after
 from backend.ledger import Ledger, Project, upgrade
 from backend.ledger.heartbeat import process_id
 from backend.process_group import pid_space
-from backend.redis_queue import registered_workers
+from backend.redis_queue import INTERACTIVE, REFINE, TRAIN, registered_workers
 from backend.rounds import schedule as rounds
 from backend.settings import Settings, load_settings
 from backend.workplace import Workplace
@@ -160,7 +160,7 @@ def test_a_restarted_parent_takes_back_what_its_killed_forerunner_held(
     work: Workplace, project: Project, start_worker: StartWorker
 ) -> None:
     part_id = start_round(work.ledger, project)
-    queue, dead = open_queue(work), worker_name(HOST, pid_space(), ended_pid(), 3)
+    queue, dead = open_queue(work, TRAIN), worker_name(HOST, pid_space(), ended_pid(), 3)
     Clock(work).tick()
     begin_as(queue, dead)
     assert work.ledger.parts.take(part_id, dead) is not None
@@ -315,7 +315,7 @@ def test_no_worker_starts_without_redis_and_all_do_when_it_comes(
     late = start_valkey(tmp_path, port=port)
     try:
         wait_until(
-            lambda: len(psutil.Process(process.pid).children()) == 2, START_LIMIT_S, "two workers"
+            lambda: len(psutil.Process(process.pid).children()) == 3, START_LIMIT_S, "all workers"
         )
     finally:
         late.stop()
@@ -347,7 +347,7 @@ def test_the_pause_before_the_next_worker_grows_to_its_limit() -> None:
 def test_a_worker_does_not_end_its_job_because_redis_is_away(
     work: Workplace, valkey: ValkeyServer
 ) -> None:
-    queue = open_queue(work)
+    queue = open_queue(work, REFINE)
     job = queue.enqueue_call("backend.jobs.clean", args=(1,), timeout=60)
     worker = worker_of(queue, "host-1-0")
     worker.register_birth()
@@ -358,11 +358,11 @@ def test_a_worker_does_not_end_its_job_because_redis_is_away(
 
 
 def test_a_dead_worker_and_its_job_are_taken_out_of_redis(work: Workplace) -> None:
-    queue = open_queue(work)
+    queue = open_queue(work, REFINE)
     queue.enqueue_call("backend.jobs.clean", args=(1,), job_id="clean-1", timeout=60)
     begin_as(queue, "host-1-0")
     assert (registered_workers(queue.connection), jobs_begun(queue)) == ({"host-1-0"}, ["clean-1"])
-    remove_workers(queue, {"host-1-0", "host-1-7"})
+    remove_workers(work.redis, {"host-1-0", "host-1-7"})
     assert (registered_workers(queue.connection), jobs_begun(queue)) == (set(), [])
     assert queue.intermediate_queue.get_job_ids() == []
     assert work.redis.keys("rq:job:*") == []
@@ -373,7 +373,7 @@ class TestTheClock:
         self, work: Workplace, project: Project, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(rounds, "ASK_AGAIN_S", -1.0)
-        queue, clock = open_queue(work), Clock(work)
+        queue, clock = open_queue(work, INTERACTIVE), Clock(work)
         work.ledger.events.add(project.id, "RETRAIN")
         for _ in range(3):
             clock.tick()
@@ -396,14 +396,14 @@ class TestTheClock:
             Clock(without).tick()
             assert work.ledger.projects.get(project.id).check_asked_at is None
             Clock(work).tick()
-            assert len(open_queue(work).get_job_ids()) == 1
+            assert len(open_queue(work, INTERACTIVE).get_job_ids()) == 1
         finally:
             without.close()
 
     def test_what_predict_left_is_asked_for_piece_by_piece_until_it_is_done(
         self, work: Workplace, project: Project, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        queue, clock = open_queue(work), Clock(work)
+        queue, clock = open_queue(work, INTERACTIVE), Clock(work)
         first, second = (work.ledger.events.add(project.id, "PREDICT_REST", [n]) for n in (5, 6))
 
         def asked() -> list[list[int]]:

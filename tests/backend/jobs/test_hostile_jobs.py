@@ -22,13 +22,14 @@ from rq.serializers import JSONSerializer
 
 from backend.jobs.safe_job import ALLOWED, MAX_DATA_BYTES, SafeJob
 from backend.ledger import Ledger, upgrade
-from backend.redis_queue import QUEUE
+from backend.redis_queue import INTERACTIVE, redis_name
 from tests.backend.host import Host, body
 from tests.limits import scaled, wait_until
 from tests.live.harness.servers import ROOT, Process, ValkeyServer
 
 NOW = "2026-01-01T00:00:00.000000Z"
 WORKER = "lab-1-0"
+QUEUE = redis_name(INTERACTIVE)
 
 
 class Bait:

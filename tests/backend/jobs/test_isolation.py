@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 from backend.insight.status import status
 from backend.jobs import jobs
 from backend.jobs.clock import Clock
-from backend.jobs.queue import open_queue
+from backend.jobs.queue import open_queues
 from backend.jobs.safe_job import SafeJob
 from backend.ledger import Ledger
 from backend.ledger.projects import project_slug
@@ -200,8 +200,8 @@ def test_versions_names_publications_by_number_alone(client: FlaskClient, here: 
 
 
 def jobs_in(redis: Redis, work: Workplace) -> set[tuple[str, int]]:
-    queue = open_queue(work)
-    found = (SafeJob.fetch(i, redis, serializer=JSONSerializer) for i in queue.get_job_ids())
+    ids = [job_id for queue in open_queues(work).values() for job_id in queue.get_job_ids()]
+    found = (SafeJob.fetch(i, redis, serializer=JSONSerializer) for i in ids)
     return {(str(job.func_name).rpartition(".")[2], job.args[0]) for job in found}
 
 

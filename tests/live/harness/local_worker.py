@@ -22,7 +22,7 @@ from rq.worker import SimpleWorker
 
 from backend.jobs import clock, parts
 from backend.jobs.clock import Clock
-from backend.jobs.queue import open_queue
+from backend.jobs.queue import open_queues
 from backend.jobs.safe_job import SafeJob
 from backend.label_studio import client
 from backend.ledger.heartbeat import BEAT_S, Heartbeat
@@ -109,11 +109,10 @@ class LocalWorker:
         self._heartbeat.end()
 
     def _listen(self) -> _Worker:
-        queue = open_queue(self._work)
         worker = _Worker(
-            [queue],
+            list(open_queues(self._work).values()),
             name=f"tests-{os.getpid()}",
-            connection=queue.connection,
+            connection=self._work.redis,
             serializer=JSONSerializer,
         )
         worker.register_birth()
