@@ -49,6 +49,10 @@ _MODES = (
     f"{USUAL_AGGREGATE}"
 )
 
+KEEP_VERSIONS = 10
+"""Newest versions of a project whose files stay, whatever became of them: those of so many rounds,
+for a round makes one version, however long it trains, and one that failed has no files."""
+
 MOST_STEPS = 100_000
 """Hours of training; some 2,000 are the most that were ever seen to help."""
 
@@ -121,6 +125,11 @@ class ProjectOptions(BaseModel):
     )
     queue_length: int | None = whole_number(
         None, "Images published in a round, at most.", MOST, "QUEUE_LENGTH"
+    )
+    keep_versions: int = whole_number(
+        KEEP_VERSIONS,
+        "Newest versions whose files stay, beside those in use (docs/RELIABILITY.md).",
+        MOST,
     )
     steps: int | None = whole_number(
         None,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from backend.actions.purge import purge_project
 from backend.actions.start_from import adopt, find_start
-from backend.click_cache import clicks_folder
 from backend.errors import (
     BackendError,
     BadRequest,
@@ -228,7 +227,11 @@ def too_large_for(
 
 
 def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) -> Project:
-    """Give a project back as it was; annotations stay, versions too unless purged."""
+    """Give a project back as it was; annotations stay, versions too unless purged.
+
+    Raises:
+        BadRequest: as ``purge_project``; the project is disconnected.
+    """
     row = work.ledger.projects.of_studio(work.server, studio_id)
     if row.connection is not None:
         disconnect(work.studio, Connection.from_json(row.connection))
@@ -239,7 +242,5 @@ def disconnect_project(work: Workplace, studio_id: int, *, purge: bool = False) 
         row.id, connected=False, connection=None, last_error=None, failures=0
     )
     if purge:
-        for folder in (work.settings.registry_path, clicks_folder(work.settings.data_dir)):
-            shutil.rmtree(folder / row.slug, ignore_errors=True)
-        work.ledger.projects.forget(row.id)
+        purge_project(work, row)
     return row

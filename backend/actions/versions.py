@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from backend.actions.projects import connected_project
 from backend.errors import BadRequest
 from backend.ledger import Project
-from backend.rounds.retention import KEEP_EARLIER, KEEP_VERSIONS
+from backend.rounds.retention import KEEP_EARLIER, in_use
 from backend.workplace import Workplace
 from training.committee.folders import version_numbers
 
@@ -82,9 +82,10 @@ def _check_usable(work: Workplace, project: Project, number: int, known: Sequenc
         raise BadRequest(f"Project {studio_id} has no version {number} (it has: {shown}).")
     kept = version_numbers(work.settings.registry_path, project.slug)
     if number not in kept:
+        *_, keep = in_use(work.ledger, project)
         raise BadRequest(
             f"The files of version {number} of project {studio_id} are not there any more: the "
-            f"newest {KEEP_VERSIONS} versions are kept, and the {KEEP_EARLIER} promoted before the "
+            f"newest {keep} versions are kept, and the {KEEP_EARLIER} promoted before the "
             f"one that serves. Go back to one of {', '.join(map(str, kept)) or 'none'}."
         )
     active = work.ledger.rounds.active(project.id)

@@ -98,7 +98,8 @@ def version_rows(work: Workplace, project: Project, limit: int | None = None) ->
     """The newest versions, newest first."""
     present = set(version_numbers(work.settings.registry_path, project.slug))
     found = work.ledger.versions.summaries(project.id, limit)
-    promoted, serving = in_use(work.ledger, project.id)
+    used = in_use(work.ledger, project)
+    promoted, *_ = used
     folder = _folder(work, project)
     return [
         VersionRow(
@@ -113,7 +114,7 @@ def version_rows(work: Workplace, project: Project, limit: int | None = None) ->
             images=each.examples,
             members=each.members,
             files=each.number in present,
-            removed=removed_on_purpose(each.number, present, promoted, serving),
+            removed=removed_on_purpose(each.number, present, *used),
             sheet=(folder / str(each.number) / SHEET_FILE).is_file(),
             config=json.loads(each.config) if each.config else {},
         )

@@ -51,7 +51,7 @@ def versions_of(work: Workplace, studio_id: int | None = None) -> list[VersionEn
         if studio_id not in (None, project.studio_id):
             continue
         present = set(work.registry.versions(project.slug))
-        used = in_use(work.ledger, project.id)
+        used = in_use(work.ledger, project)
         for version in work.ledger.versions.all(project.id):
             removed = removed_on_purpose(version.number, present, *used)
             found.append(_entry(work, project, version, removed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from backend.actions.purge import remove_files_if_purged
 from backend.errors import (
     BackendError,
     LeaseLost,
@@ -40,6 +41,7 @@ FIRST_DELAY_S = 5.0
 def do_part(work: Workplace, part: Part) -> None:
     """Run the stage of a part that this worker has taken."""
     round_ = work.ledger.rounds.get(part.round_id)
+    row = work.ledger.projects.get(round_.project_id)
     if part.attempts > DEADLY_ATTEMPTS:
         work.ledger.rounds.fail(
             round_.id,
@@ -51,6 +53,7 @@ def do_part(work: Workplace, part: Part) -> None:
         from backend.rounds.stages import clear_up
 
         clear_up(work, round_)
+    remove_files_if_purged(work, row)
 
 
 def _run_stage(work: Workplace, round_: Round, part: Part) -> bool:

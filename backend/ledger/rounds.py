@@ -224,8 +224,8 @@ class Rounds:
         """
         now = time.time()
         with self._db.write() as db:
-            failed = db.get_one(Round, round_id)
-            if failed.state != "active":
+            failed = db.get(Round, round_id)
+            if failed is None or failed.state != "active":  # None: purged with its project
                 return
             failed.state, failed.error, failed.ended_at = "failed", error, now
             _drop_parts(db, round_id)

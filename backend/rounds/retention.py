@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from backend.errors import BadOptions
 from backend.ledger import NO_VERSION, Ledger, Project
+from backend.options import KEEP_VERSIONS, parse_options
 from backend.rounds.elsewhere import start_version
 
 if TYPE_CHECKING:
     from backend.workplace import Workplace
-
-KEEP_VERSIONS = 10
-"""Newest versions of a project whose files stay, whatever became of them: those of so many rounds,
-for a round makes one version, however long it trains, and one that failed has no files."""
 
 KEEP_EARLIER = 3
 """Promoted versions before the one that ranks or serves, which `rollback` may want."""
@@ -37,7 +35,10 @@ KEEP_ROUNDS = 20
 
 
 def kept_versions(
-    there: Collection[int], promoted: Collection[int], serving: int | None
+    there: Collection[int],
+    promoted: Collection[int],
+    serving: int | None,
+    keep: int = KEEP_VERSIONS,
 ) -> set[int]:
     """Of the versions there are, those whose files stay.
 
@@ -45,8 +46,9 @@ def kept_versions(
         there: numbers of the versions that have files.
         promoted: numbers of the promoted ones, the newest of which ranks.
         serving: the version of the publication that serves, if one does.
+        keep: how many of the newest stay.
     """
-    kept = set(sorted(there)[-KEEP_VERSIONS:])
+    kept = set(sorted(there)[-keep:])
     for used in (max(promoted, default=NO_VERSION), serving or NO_VERSION):
         before = sorted(number for number in promoted if number in there and number < used)
         kept.update([used, *before[-KEEP_EARLIER:]])
@@ -54,17 +56,22 @@ def kept_versions(
 
 
 def removed_on_purpose(
-    number: int, there: Collection[int], promoted: Collection[int], serving: int | None
+    number: int,
+    there: Collection[int],
+    promoted: Collection[int],
+    serving: int | None,
+    keep: int = KEEP_VERSIONS,
 ) -> bool:
     """Whether a version without files is one that was pruned, and no loss."""
-    return number not in there and number not in kept_versions({*there, number}, promoted, serving)
+    kept = kept_versions({*there, number}, promoted, serving, keep)
+    return number not in there and number not in kept
 
 
 def prune(work: Workplace, row: Project) -> None:
     """Remove what none of a project's rounds to come, and nobody, will ask for."""
     ledger, registry, slug = work.ledger, work.registry, row.slug
-    promoted, serving = in_use(ledger, row.id)
-    kept = kept_versions(registry.versions(slug), promoted, serving)
+    promoted, serving, keep = in_use(ledger, row)
+    kept = kept_versions(registry.versions(slug), promoted, serving, keep)
     if (start := start_version(ledger, row.id)) is not None:
         kept.add(start.number)  # rounds to come may begin with it
     registry.prune_versions(slug, kept)
@@ -78,8 +85,16 @@ def prune(work: Workplace, row: Project) -> None:
     ledger.publications.drop_rankings(row.id, KEEP_RANKINGS, KEEP_UNJUDGED)
 
 
-def in_use(ledger: Ledger, project_id: int) -> tuple[list[int], int | None]:
-    """The numbers of the promoted versions, and of the one that serves."""
-    serving = ledger.publications.serving(project_id)
-    promoted = ledger.versions.promoted_numbers(project_id)
-    return promoted, None if serving is None else serving.version
+def in_use(ledger: Ledger, row: Project) -> tuple[list[int], int | None, int]:
+    """The numbers of the promoted versions, that of the one that serves, and how many of the newest
+    stay beside them."""
+    serving = ledger.publications.serving(row.id)
+    promoted = ledger.versions.promoted_numbers(row.id)
+    return promoted, None if serving is None else serving.version, _keep_versions(row)
+
+
+def _keep_versions(row: Project) -> int:
+    try:
+        return parse_options(row.extra_params).keep_versions
+    except BadOptions:  # of another release; a round says what is wrong with them
+        return KEEP_VERSIONS

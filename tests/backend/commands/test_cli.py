@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from backend import __version__
 from backend.cli import cli
+from backend.jobs import gpu
 
 
 def test_the_version_is_printed() -> None:
@@ -55,3 +58,20 @@ def test_the_commands_are_the_promised_ones() -> None:
             "worker",
         ),
     }
+
+
+def test_a_queue_that_there_is_not_is_refused() -> None:
+    refused = CliRunner().invoke(cli, ["worker", "--queues", "score, training"])
+    assert refused.exit_code == 2
+    shown = " ".join(refused.output.split())
+    assert "'training' is no queue: name some of interactive, train, train-gpu, score" in shown
+
+
+def test_training_on_a_gpu_is_refused_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(gpu, "torch_finds_gpu", lambda: False)
+    refused = CliRunner().invoke(cli, ["worker", "--queues", "train-gpu,train"])
+    assert refused.exit_code == 2
+    assert "torch finds no GPU here" in refused.output

@@ -252,6 +252,58 @@ def test_a_retried_part_waits_its_time(ledger: Ledger, project: Project) -> None
     assert ledger.parts.waiting() == []
 
 
+def opened_parts(ledger: Ledger, project: Project, count: int) -> Round:
+    """A ranking round with so many delivered parts to score."""
+    round_ = start(ledger, project, "rank")
+    part = ledger.parts.take(ledger.parts.of_round(round_.id)[0].id, "host-1-0")
+    assert part is not None
+    finish(ledger, part, "score", [{}] * count)
+    for each in ledger.parts.of_round(round_.id, "score"):
+        ledger.parts.mark_delivered(each.id)
+    return round_
+
+
+def test_a_project_with_few_parts_waits_for_no_more_than_one_of_another_with_many(
+    ledger: Ledger, project: Project
+) -> None:
+    many = opened_parts(ledger, project, 500)
+    other = ledger.projects.ensure("http://studio", 8, 1795468845, title="Blood")
+    jobs = [part.id for part in ledger.parts.of_round(many.id, "score")]
+    groups = [["fit"], ["choose", "score"]]
+
+    def worked(job: int) -> int:
+        part = ledger.parts.take_in_turn(job, "host-1-0", "http://studio", groups)
+        assert part is not None
+        finish(ledger, part, "publish")
+        return part.round_id
+
+    assert {worked(job) for job in jobs[:3]} == {many.id}
+    few = opened_parts(ledger, other, 5)
+    # In Redis the jobs of the other wait behind these.
+    turns = [worked(job) for job in jobs[3:15]]
+    assert turns == [many.id, few.id] * 5 + [many.id] * 2
+
+
+def test_a_job_does_no_part_of_another_stage_server_or_time(
+    ledger: Ledger, project: Project
+) -> None:
+    round_ = opened_parts(ledger, project, 2)
+    job, other = (part.id for part in ledger.parts.of_round(round_.id, "score"))
+    groups = [["choose"], ["score"]]
+    done = ledger.parts.of_round(round_.id, "choose")[0].id
+    assert ledger.parts.take_in_turn(done, "host-1-0", "http://studio", groups) is None
+    assert ledger.parts.take_in_turn(job, "host-1-0", "http://elsewhere", groups) is None
+    assert ledger.parts.take_in_turn(999, "host-1-0", "http://studio", groups) is None
+    part = ledger.parts.take_in_turn(other, "host-1-0", "http://studio", groups)
+    assert part is not None
+    assert part.id == job
+    ledger.parts.retry(part, delay_s=LONGEST_DELAY_S)
+    part = ledger.parts.take_in_turn(job, "host-1-0", "http://studio", groups)
+    assert part is not None
+    assert part.id == other
+    assert ledger.parts.take_in_turn(job, "host-1-0", "http://studio", groups) is None
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The ledger's clock, ``ahead_s`` of the machine's."""

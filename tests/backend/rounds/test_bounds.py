@@ -30,12 +30,12 @@ from backend.ledger import rounds as rounds_module
 from backend.ledger.events import PREDICT_REST
 from backend.local import child as child_module
 from backend.local.child import Child
+from backend.options import KEEP_VERSIONS
 from backend.rounds.retention import (
     KEEP_EARLIER,
     KEEP_MANIFESTS,
     KEEP_RANKINGS,
     KEEP_ROUNDS,
-    KEEP_VERSIONS,
     kept_versions,
     prune,
     removed_on_purpose,
@@ -157,6 +157,7 @@ def test_the_newest_versions_stay_and_those_that_rollback_may_want() -> None:
     assert kept_versions(there, [1, 2, 3, 4, 5], 2) == {1, 2, 3, 4, 5, *range(21, 31)}
     assert kept_versions(there, [1, 2, 3, 4, 5], 5) == {2, 3, 4, 5, *range(21, 31)}
     assert kept_versions([], [1, 2], 2) == set()
+    assert kept_versions(there, [1, 2, 3, 4, 5], 5, keep=1) == {2, 3, 4, 5, 30}
 
 
 def test_what_stays_is_counted_in_rounds_that_made_a_version_and_not_by_number() -> None:
@@ -201,6 +202,13 @@ def test_what_a_dead_process_was_writing_goes_and_what_a_live_one_writes_stays(
     registry.prune_versions("p1", [])
     registry.prune_rounds("p1", lambda _round: True)
     assert not any(folder.exists() for folder in unfinished)
+
+
+def test_a_project_keeps_as_many_versions_as_its_options_say(work: Workplace) -> None:
+    work.ledger.projects.update(project(work).id, extra_params={"keep_versions": 1})
+    for number in range(3):
+        play_round(work, promote=number == 0)
+    assert work.registry.versions(project(work).slug) == [1, 3]
 
 
 def test_a_removed_version_is_named_and_cannot_be_rolled_back_to(work: Workplace) -> None:
