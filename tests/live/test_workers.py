@@ -233,6 +233,26 @@ def test_what_a_killed_horse_or_worker_held_is_taken_again_at_once(
     wait_until(lambda: not psutil.pid_exists(found.pid), START_LIMIT_S, "the horse to be gone")
 
 
+def test_a_check_begins_while_rounds_keep_all_other_workers_busy(
+    work: Workplace, project: Project, start_worker: StartWorker
+) -> None:
+    other = work.ledger.projects.ensure(work.server, 8, 1795468846)
+    for row in (project, other):
+        start_round(work.ledger, row)
+    start_worker("--workers", "2")
+    wait_until(lambda: len(work.ledger.parts.holders()) == 2, START_LIMIT_S, "two busy workers")
+    third = work.ledger.projects.ensure(work.server, 9, 1795468847)
+    work.ledger.events.add(third.id, "RETRAIN")
+
+    def begun() -> bool:
+        jobs = jobs_begun(open_queue(work, INTERACTIVE))
+        return any(job_id.startswith(f"check-{third.id}-") for job_id in jobs)
+
+    held = work.ledger.parts.holders()
+    wait_until(held_until(work.ledger, held, begun), START_LIMIT_S, "the check to begin")
+    assert work.ledger.parts.holders() == held
+
+
 SLOW_IMPORT = """
 import sys
 from backend.jobs import jobs, lease

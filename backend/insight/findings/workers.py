@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from backend.errors import BadSettings
 from backend.insight.findings.finding import Finding, Installation, error, ok, warning
 from backend.insight.status import SILENT_AFTER_S
-from backend.redis_queue import registered_workers
+from backend.redis_queue import QUEUES, TRAIN_GPU, registered_workers
 from backend.workplace import Workplace
 
 
@@ -44,9 +44,12 @@ def check_workers(installation: Installation) -> Iterator[Finding]:
 
 
 def _elsewhere(work: Workplace) -> Iterator[Finding]:
-    """Workers that share our ledger but not our Redis never get what the web queues."""
+    """Workers that share our ledger but not our Redis never get what the web queues, nor do those
+    that were told to take other queues."""
     try:
         listening = registered_workers(work.redis)
+        # Without a GPU members are trained by those who take `train`.
+        idle = [q for q in QUEUES if q != TRAIN_GPU and not registered_workers(work.redis, q)]
     except (RedisError, BadSettings):
         return  # check_redis reports it
     if not listening:
@@ -54,4 +57,10 @@ def _elsewhere(work: Workplace) -> Iterator[Finding]:
             "workers-elsewhere",
             "Workers are alive by the ledger, but none is registered in our Redis.",
             "Give workers the same REDIS_URL as this command; just after a start, ask again.",
+        )
+    elif idle:
+        yield error(
+            "queue-without-worker",
+            f"No worker takes jobs of {', '.join(idle)}: they wait for ever.",
+            "Name them in --queues of a `python -m backend worker`, or leave that option out.",
         )
