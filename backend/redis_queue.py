@@ -15,7 +15,7 @@ QUEUES = (INTERACTIVE, TRAIN, TRAIN_GPU, SCORE, REFINE)
 """The order in which a worker empties them."""
 
 OLD_QUEUE = "committee"
-"""Where releases before 0.3 put all jobs; the clock hands on what it finds there."""
+"""Where releases up to 0.2 put all jobs; the clock hands on what it finds there."""
 
 
 def redis_name(queue: str) -> str:

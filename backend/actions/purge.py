@@ -25,7 +25,8 @@ def purge_project(work: Workplace, row: Project) -> None:
 
 def remove_files_if_purged(work: Workplace, row: Project) -> None:
     """What a job that was under way wrote after its project was purged goes too."""
-    if all(project.id != row.id for project in work.ledger.projects.all()):
+    # By its slug: SQLite gives a number anew.
+    if all(project.slug != row.slug for project in work.ledger.projects.all()):
         remove_files(work, row.slug)
 
 

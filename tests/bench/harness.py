@@ -20,7 +20,7 @@ import numpy as np
 
 import tests.bench
 
-ISSUES = ("live-loop", "committee", "acquisition", "nothing-lost", "results", "dashboard")
+ISSUES = ("live-loop", "committee", "acquisition", "nothing-lost", "results", "dashboard", "scale")
 LIVE = ("tests.bench.rows_live", "tests.bench.rows_load")
 # Long enough that the clock's grain and one context switch vanish in it.
 SAMPLE_S = 0.05
