@@ -134,7 +134,10 @@ def hand_on_old_jobs(work: Workplace) -> None:
     """
     old = _queue(work.redis, OLD_QUEUE)
     while (job_id := work.redis.lpop(old.key)) is not None:
-        job = old.fetch_job(job_id.decode(errors="replace"))
+        try:
+            job = old.fetch_job(job_id.decode())
+        except ValueError:  # an id that no job can have: a stranger's
+            continue
         if job is None:
             continue
         name = QUEUE_OF_JOB.get(str(job.func_name).rpartition(".")[2])

@@ -87,6 +87,7 @@ WRONG: dict[str, list[Any]] = {
     "members": [*NO_COUNT, 21, 10**30],
     "candidates": [*NO_COUNT, 10**6 + 1],
     "queue_length": [*NO_COUNT, 10**6 + 1],
+    "keep_versions": [*NULL, *NO_COUNT, 10**6 + 1],
     "steps": [*NO_COUNT, 10**5 + 1, 10**15],
     "max_side_px": [*NULL, *NO_COUNT, 255, 4097],
     "group_by": NO_NAME,

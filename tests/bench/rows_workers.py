@@ -178,7 +178,8 @@ def _promoted(at: Site, sizes: Scoring) -> int:
     for member in range(sizes.members):
         torch.manual_seed(member)
         weights.append(skeleton(config).state_dict())
-    at.work.registry.save_version(at.project.slug, adopted.version, weights, config, {}, {})
+    metrics = {"temperature": 1.0}
+    at.work.registry.save_version(at.project.slug, adopted.version, weights, config, {}, metrics)
     at.work.ledger.versions.record(
         *(at.project.id, adopted.version, adopted.id),
         state="promoted",

@@ -29,7 +29,8 @@ def filled(work: Workplace, number: int) -> Project:
     """A project of which the registry holds all that it can hold."""
     row = work.ledger.projects.ensure(work.server, number, 1, title=f"Ward {number}")
     pixels = np.zeros((4, 4, 3), np.uint8)
-    work.registry.save_version(row.slug, 1, [skeleton(CONFIG).state_dict()], CONFIG, {}, {})
+    weights = [skeleton(CONFIG).state_dict()]
+    work.registry.save_version(row.slug, 1, weights, CONFIG, {}, {"temperature": 1.0})
     work.registry.put_example(row.slug, "d1", Example(f"{number}", pixels, pixels[..., 0]))
     work.registry.put_round(row.slug, 1, "member-00.safetensors", b"weights")
     clicks = clicks_folder(work.settings.data_dir) / row.slug
