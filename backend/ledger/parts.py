@@ -177,7 +177,7 @@ class Parts:
             taken = select(Part.round_id, func.max(Part.started_at)).where(
                 Part.round_id.in_(rounds), Part.started_at <= now
             )
-            last_taken = dict(db.execute(taken.group_by(Part.round_id)).tuples().all())
+            last_taken = dict(db.execute(taken.group_by(Part.round_id)).all())
             turn = min(rounds, key=lambda round_id: (last_taken.get(round_id) or 0.0, round_id))
             first = select(Part).where(waits, Part.round_id == turn).order_by(Part.id).limit(1)
             return _lease(db.scalars(first).one(), holder, now)

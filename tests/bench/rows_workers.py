@@ -54,6 +54,7 @@ class Fitting:
     images: int = 10
     side_px: int = 512
     steps: int = 100
+    crop_px: int = 128
     network: str = "shared"
 
 
@@ -201,11 +202,17 @@ def _promoted(at: Site, sizes: Scoring) -> int:
     unit="share",
     goal=0.9,
     sizes=Fitting(),
-    small=Fitting(members=1, images=2, side_px=64, steps=1, network="unet"),
+    small=Fitting(members=1, images=2, side_px=64, steps=1, crop_px=32, network="unet"),
 )
 def two_workers_fit(sizes: Fitting) -> Measured:
     """Of five members the last has no other beside it: two workers take three turns."""
-    config = TrainConfig(CLASSES, members=sizes.members, network=sizes.network, steps=sizes.steps)
+    config = TrainConfig(
+        CLASSES,
+        members=sizes.members,
+        network=sizes.network,
+        steps=sizes.steps,
+        crop_px=sizes.crop_px,
+    )
     with site(b"", 0) as at:
         manifest = []
         for number in range(sizes.images):

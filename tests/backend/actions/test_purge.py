@@ -69,7 +69,7 @@ def test_what_could_not_be_removed_is_said_and_can_be_asked_for_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", refuse)
-        with pytest.raises(BadRequest, match=r"Not all of .* Permission denied.* again"):
+        with pytest.raises(BadRequest, match=r"Not all of .*Permission denied.* again"):
             disconnect_project(work, 4, purge=True)
     with removals_held(work.registry.root), pytest.raises(BadRequest, match="backup"):
         disconnect_project(work, 4, purge=True)

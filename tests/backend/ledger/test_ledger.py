@@ -266,7 +266,7 @@ def opened_parts(ledger: Ledger, project: Project, count: int) -> Round:
 def test_a_project_with_few_parts_waits_for_no_more_than_one_of_another_with_many(
     ledger: Ledger, project: Project
 ) -> None:
-    many = opened_parts(ledger, project, 500)
+    many = opened_parts(ledger, project, 40)
     other = ledger.projects.ensure("http://studio", 8, 1795468845, title="Blood")
     jobs = [part.id for part in ledger.parts.of_round(many.id, "score")]
     groups = [["fit"], ["choose", "score"]]
