@@ -133,9 +133,10 @@ def hand_on_old_jobs(work: Workplace) -> None:
     Parts of rounds are delivered again from the ledger.
     """
     old = _queue(work.redis, OLD_QUEUE)
-    while (job_id := work.redis.lpop(old.key)) is not None:
+    while old.count:
         try:
-            job = old.fetch_job(job_id.decode())
+            job_id = old.pop_job_id()
+            job = None if job_id is None else old.fetch_job(job_id)
         except ValueError:  # an id that no job can have: a stranger's
             continue
         if job is None:
