@@ -1,6 +1,7 @@
 # Every target sets itself up; what is there already is not made again (backend/installation.py).
 
-.PHONY: help run test soak check docs screenshots audit lock bench runtime development label-studio
+.PHONY: help run test soak check docs screenshots audit lock bench runtime mlflow development \
+	label-studio
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
@@ -29,15 +30,20 @@ help:
 	@echo 'make screenshots          start the demo, take the pictures of docs/pictures anew, stop it;'
 	@echo '                          some fifteen minutes'
 	@echo 'make audit                known weaknesses of all that is locked (needs the network)'
+	@echo 'make mlflow               add mlflow-skinny, for MLFLOW_TRACKING_URI'
 	@echo 'make lock                 choose the version of every package anew (needs the network)'
 	@echo 'make bench                measure, print the table, write bench.json'
 
 runtime:
 	$(ENSURE) $(RUNTIME)
 
+# What MLFLOW_TRACKING_URI needs; the tests have it too.
+mlflow: runtime
+	$(ENSURE) .venv requirements.txt requirements-mlflow.txt $(LOCKED)
+
 # Our own pins come first: what development adds is resolved together with them.
 development: runtime
-	$(ENSURE) .venv requirements.txt requirements-dev.txt --no-deps requirements-dev-nodeps.txt $(LOCKED)
+	$(ENSURE) .venv requirements.txt requirements-mlflow.txt requirements-dev.txt --no-deps requirements-dev-nodeps.txt $(LOCKED)
 
 label-studio:
 	$(ENSURE) .venv-label-studio --source requirements-label-studio-source.txt \
@@ -88,8 +94,8 @@ COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.1
 
 lock:
 	$(ENSURE) .venv-lock requirements-lock.txt --lock constraints-tools.txt
-	$(COMPILE) requirements.txt requirements-nodeps.txt requirements-dev.txt \
-		requirements-dev-nodeps.txt --output-file constraints.txt
+	$(COMPILE) requirements.txt requirements-nodeps.txt requirements-mlflow.txt \
+		requirements-dev.txt requirements-dev-nodeps.txt --output-file constraints.txt
 	$(COMPILE) --no-config requirements-label-studio.txt --output-file constraints-label-studio.txt
 	$(COMPILE) --no-config requirements-audit.txt requirements-lock.txt requirements-docs.txt \
 		--output-file constraints-tools.txt

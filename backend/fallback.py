@@ -60,6 +60,7 @@ def load_whole(work: Workplace, project: Project, number: int) -> Committee:
             except DAMAGE:
                 continue
             log.warning("version %d predicts instead of %d: %s", earlier, number, error)
+            work.counters.add("fallbacks", project.slug)
             return committee
         raise
 

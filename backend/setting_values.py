@@ -86,6 +86,16 @@ def web_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def tracking_uri(uri: str) -> str:
+    """A web address, or a folder as ``file:///path``."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        return web_url(uri)
+    if parts.netloc not in ("", "localhost") or len(parts.path) < 2 or parts.query:
+        raise ValueError("no folder")
+    return uri
+
+
 def redis_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":

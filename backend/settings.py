@@ -255,6 +255,25 @@ class Settings(BaseSettings):
         "What runs the members: `openvino`, `torch`, or `auto`: torch on a GPU, OpenVINO on a CPU.",
         "auto, openvino or torch",
     )
+    metrics_token: SecretStr | None = documented(
+        None,
+        "What opens `/metrics` and nothing else, as a Bearer token (docs/METRICS.md). The web's "
+        "user and password open it too.",
+        "printable ASCII without blanks in it",
+        "none",
+    )
+    log_format: Literal["text", "json"] = documented(
+        "text",
+        "What web and workers log: `text`, or `json`: an object a line, with the ids of request, "
+        "project, round, part and job (docs/METRICS.md).",
+        "text or json",
+    )
+    mlflow_tracking_uri: Annotated[str, AfterValidator(values.tracking_uri)] | None = documented(
+        None,
+        "The MLflow server, or the folder, that gets a run for each version (docs/METRICS.md).",
+        "an http:// or https:// address without user, query or fragment, or file:///path",
+        "none",
+    )
     workers: int = whole_number(
         _default_workers(), "Worker processes that `make run` starts.", 64, "the CPUs, at most 4"
     )
@@ -292,7 +311,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("basic_auth_user", "basic_auth_pass", "label_studio_api_key", "dashboard_user"),
-        *("dashboard_pass", "dashboard_viewer_user", "dashboard_viewer_pass"),
+        *("dashboard_pass", "dashboard_viewer_user", "dashboard_viewer_pass", "metrics_token"),
     )
     @classmethod
     def _check_header(
@@ -302,7 +321,8 @@ class Settings(BaseSettings):
             return None
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         name = info.field_name or ""
-        forbidden = ":" if name.endswith("_user") else " " if name == "label_studio_api_key" else ""
+        one_word = name in ("label_studio_api_key", "metrics_token")
+        forbidden = ":" if name.endswith("_user") else " " if one_word else ""
         values.header_text(text, forbidden)
         return value
 
@@ -412,7 +432,7 @@ def check_reach(host: str, settings: Settings) -> None:
     """
     if values.is_loopback(host):
         return
-    for name in ("basic_auth_pass", "dashboard_pass", "dashboard_viewer_pass"):
+    for name in ("basic_auth_pass", "dashboard_pass", "dashboard_viewer_pass", "metrics_token"):
         secret: SecretStr | None = getattr(settings, name)
         if secret is None or len(secret.get_secret_value()) >= MIN_PASSWORD:
             continue
@@ -452,7 +472,7 @@ def _describe_refusal(error: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    if name == "label_studio_api_key" or name.endswith("_pass"):
+    if name in ("label_studio_api_key", "metrics_token") or name.endswith("_pass"):
         return "something else (not shown, because it is a secret)"
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     if name.endswith("_user"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from backend.counters import Counters
 from backend.data_dir import announced_names, derived_key
 from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
@@ -39,6 +40,7 @@ class Workplace:
         self.settings = settings
         # One is left for the thread that beats, or renews a lease, on a ledger of its own.
         self.ledger = Ledger(settings.ledger_url, busy_s, settings.ledger_connections - 1)
+        self.counters = Counters(settings.redis)
 
     @cached_property
     def server(self) -> str:
@@ -47,7 +49,10 @@ class Workplace:
 
     @cached_property
     def studio(self) -> Studio:
-        return Studio(*self.settings.label_studio())
+        def count(error: str) -> None:
+            self.counters.add("label_studio_errors", error)
+
+        return Studio(*self.settings.label_studio(), on_error=count)
 
     @cached_property
     def images(self) -> ImageFetcher:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from backend.commands.shared import log_to_stderr
+from backend.logs import log_to_stderr
 from backend.settings import load_settings
 
 
@@ -14,7 +14,7 @@ def serve() -> None:
     from backend.ledger import upgrade
     from backend.web.serve import serve as serve_web
 
-    log_to_stderr()
     settings = load_settings()
+    log_to_stderr(settings.log_format)
     upgrade(settings.ledger_url)
     serve_web(settings)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -64,11 +62,3 @@ def parse_options_object(text: str | None) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise BadRequest(f"--options must be a JSON object, got a {type(value).__name__}.")
     return value
-
-
-def log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
-    )

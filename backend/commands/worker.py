@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from backend.commands.shared import log_to_stderr
+from backend.logs import log_to_stderr
 from backend.redis_queue import QUEUES, TRAIN_GPU
 from backend.settings import load_settings
 
@@ -39,8 +39,8 @@ def worker(workers: int | None, queues: tuple[str, ...] | None, name: str | None
     from backend.jobs.worker_parent import WorkerParent
     from backend.ledger import upgrade
 
-    log_to_stderr()
     settings = load_settings()
+    log_to_stderr(settings.log_format)
     if name is not None:
         run_single(settings, name, queues or QUEUES)
         return

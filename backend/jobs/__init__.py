@@ -3,6 +3,6 @@
 Jobs in Redis name these functions: the names here outlive a move of the code.
 """
 
-from backend.jobs.jobs import check, clean, predict_rest, run_part
+from backend.jobs.jobs import check, clean, predict_rest, run_part, track
 
-__all__ = ["check", "clean", "predict_rest", "run_part"]
+__all__ = ["check", "clean", "predict_rest", "run_part", "track"]

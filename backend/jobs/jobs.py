@@ -26,11 +26,13 @@ from backend.errors import (
 )
 from backend.jobs.cleaning import clean_project
 from backend.jobs.parts import do_part
-from backend.jobs.queue import SAME_TURN, deliver_parts
+from backend.jobs.queue import QUEUE_OF_JOB, SAME_TURN, deliver_parts, enqueue, open_queue
 from backend.label_studio.bulk import LARGEST_RESULT, StoredPrediction
 from backend.ledger import Project
 from backend.ledger.events import PREDICT_REST
+from backend.logs import bind, bound
 from backend.rounds.schedule import check_project
+from backend.rounds.tracking import track_versions
 from backend.settings import load_settings
 from backend.workplace import Workplace
 from training.errors import TrainingError
@@ -56,6 +58,7 @@ def check(project_id: int) -> None:
             work.ledger.projects.update(project_id, last_error=problem, checked_at=time.time())
             return
         if started is not None:
+            bind(round=started.id)
             log.info("round %d started: %s", started.id, started.reason)
             deliver_parts(work)
 
@@ -65,8 +68,21 @@ def run_part(part_id: int) -> None:
     with _workplace() as work:
         part = work.ledger.parts.take_in_turn(part_id, _holder(), work.server, SAME_TURN)
         if part is not None:
-            do_part(work, part)
+            ended_well = do_part(work, part)
             deliver_parts(work)
+            if ended_well and work.settings.mlflow_tracking_uri is not None:
+                ended = work.ledger.rounds.get(part.round_id)
+                if ended.kind == "train":
+                    queue = open_queue(work, QUEUE_OF_JOB["track"])
+                    enqueue(queue, "track", (ended.project_id,), f"track-{ended.id}")
+
+
+def track(project_id: int) -> None:
+    """Tell MLflow of the versions that it does not know yet."""
+    with _workplace() as work:
+        project = _our_project(work, project_id)
+        if project is not None:
+            track_versions(work, project)
 
 
 def predict_rest(project_id: int, event_id: int) -> None:
@@ -100,6 +116,7 @@ def clean(project_id: int) -> None:
             clean_project(work, project)
         except BackendError as error:
             log.warning("project %d is cleaned up an hour later: %s", project_id, error)
+        track_versions(work, project)  # those that it could not be told of when they were made
 
 
 def _store_rest(work: Workplace, project: Project, task_ids: Sequence[int]) -> None:
@@ -137,6 +154,7 @@ def _is_small_enough(task_id: int, result: list[dict[str, Any]]) -> bool:
 
 def _our_project(work: Workplace, project_id: int) -> Project | None:
     """The project, if it is of our Label Studio; another server's numbers mean other projects."""
+    bind(project=project_id)
     try:
         project = work.ledger.projects.get(project_id)
     except UnknownProject as error:
@@ -151,8 +169,10 @@ def _our_project(work: Workplace, project_id: int) -> Project | None:
 @contextmanager
 def _workplace() -> Iterator[Workplace]:
     work = Workplace(load_settings())
+    job = get_current_job()
     try:
-        yield work
+        with bound(job="" if job is None else job.id):
+            yield work
     finally:
         work.close()
 

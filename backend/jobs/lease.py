@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextvars import copy_context
 
 from backend.errors import LeaseLost, LedgerUnavailable
 from backend.ledger import Ledger, Part
@@ -23,7 +24,9 @@ class Lease:
         self._held_until = part.lease_until or 0.0
         self._lost = threading.Event()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._keep_renewing,), name="lease", daemon=True
+        )
 
     def __enter__(self) -> Lease:
         self._thread.start()

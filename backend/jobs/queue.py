@@ -29,7 +29,7 @@ from backend.workplace import Workplace
 JOB_TIMEOUT_S = 6 * 3600
 """RQ ends a job after this; a stalled one loses its lease long before."""
 
-QUEUE_OF_JOB = {"check": INTERACTIVE, "predict_rest": INTERACTIVE, "clean": REFINE}
+QUEUE_OF_JOB = {"check": INTERACTIVE, "predict_rest": INTERACTIVE, "clean": REFINE, "track": REFINE}
 
 QUEUE_OF_STAGE: Mapping[Stage, str] = {
     "collect": TRAIN,

@@ -18,7 +18,8 @@ from rq.utils import decode_redis_hash
 log = logging.getLogger(__name__)
 
 ALLOWED = frozenset(
-    f"backend.jobs.{function}" for function in ("check", "run_part", "predict_rest", "clean")
+    f"backend.jobs.{function}"
+    for function in ("check", "run_part", "predict_rest", "clean", "track")
 )
 """All that a worker runs, whatever stands in Redis."""
 

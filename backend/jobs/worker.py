@@ -21,6 +21,7 @@ from backend.jobs.niceness import yield_to_web
 from backend.jobs.queue import open_queue
 from backend.jobs.safe_job import SafeJob
 from backend.ledger import Ledger
+from backend.logs import bound
 from backend.process_group import die_with_parent
 from backend.redis_queue import QUEUES
 from backend.settings import Settings
@@ -88,7 +89,12 @@ def run_single(settings: Settings, name: str, queues: Sequence[str] = QUEUES) ->
 def release_parts(ledger: Ledger, names: Collection[str]) -> None:
     """Let the parts that dead workers held wait again at once, not when their leases run out."""
     try:
-        ledger.parts.release(names, died=True)
+        for part in ledger.parts.release(names, died=True):
+            with bound(round=part.round_id, part=part.id):
+                log.warning(
+                    "%s of round %d waits again: its worker ended, attempt %d",
+                    *(part.stage, part.round_id, part.attempts),
+                )
     except LedgerUnavailable as error:
         log.warning("what %s held waits for its lease: %s", ", ".join(names), error)
     finally:

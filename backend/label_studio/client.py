@@ -19,7 +19,8 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
@@ -67,6 +68,7 @@ class StudioHttp:
         api_key: a legacy token or a personal access token.
         timeout_s: how long an ordinary call may wait for the next byte.
         answer_s: how long a call may take in all, unless it may wait longer for one byte.
+        on_error: told of each call that failed: "unreachable", or the HTTP status that came.
 
     Every method raises:
         StudioUnreachable: no answer in time.
@@ -74,11 +76,17 @@ class StudioHttp:
     """
 
     def __init__(
-        self, url: str, api_key: str, timeout_s: float = 30.0, answer_s: float = ANSWER_S
+        self,
+        url: str,
+        api_key: str,
+        timeout_s: float = 30.0,
+        answer_s: float = ANSWER_S,
+        on_error: Callable[[str], None] = lambda _error: None,
     ) -> None:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         self._answer_s = answer_s
+        self._on_error = on_error
         self._token = _Token(self, api_key.strip())
         self._local = threading.local()
         # Weak: a thread that ends takes its session along.
@@ -138,10 +146,16 @@ class StudioHttp:
         Returns:
             The decoded JSON; None where there is no body.
         """
-        answer = self._request(
-            method, path, parameters=parameters, content=content, files=files, timeout_s=timeout_s
-        )
-        return self._decoded(method, path, answer)
+        with self._telling_errors():
+            answer = self._request(
+                method,
+                path,
+                parameters=parameters,
+                content=content,
+                files=files,
+                timeout_s=timeout_s,
+            )
+            return self._decoded(method, path, answer)
 
     def open_stream(self, path: str) -> requests.Response:
         """GET ``path`` of Label Studio with our token, its body unread, redirects not followed.
@@ -159,14 +173,26 @@ class StudioHttp:
         prefix = urlsplit(self.url).path
         if prefix and path.startswith(f"{prefix}/"):
             path = path[len(prefix) :]
-        answer = self._request("GET", path, stream=True)
-        if answer.status_code < 400:
-            return answer
+        with self._telling_errors():
+            answer = self._request("GET", path, stream=True)
+            if answer.status_code < 400:
+                return answer
+            try:
+                with answer, limited(self._answer_s):
+                    raise self._refusal("GET", path, answer)
+            except NO_ANSWER as error:
+                raise self._unreachable(f"GET {path}", self._answer_s, error) from error
+
+    @contextmanager
+    def _telling_errors(self) -> Iterator[None]:
         try:
-            with answer, limited(self._answer_s):
-                raise self._refusal("GET", path, answer)
-        except NO_ANSWER as error:
-            raise self._unreachable(f"GET {path}", self._answer_s, error) from error
+            yield
+        except StudioUnreachable:
+            self._on_error("unreachable")
+            raise
+        except StudioRefused as error:
+            self._on_error(str(error.studio_status))
+            raise
 
     def _decoded(self, method: str, path: str, answer: requests.Response) -> Any:
         with answer:

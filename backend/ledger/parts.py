@@ -204,19 +204,23 @@ class Parts:
                 .values(lease_until=now + LEASE_S)
             )
 
-    def release(self, holders: Collection[str], *, died: bool) -> None:
+    def release(self, holders: Collection[str], *, died: bool) -> list[Part]:
         """Give back at once what these workers held, whose leases nobody renews any more.
 
         Args:
             died: they were killed, maybe by what they did; else they were stopped, which is not
                 the part's fault and counts as no attempt.
+
+        Returns:
+            What they held.
         """
         with self._db.write() as db:
-            for part in db.scalars(
-                select(Part).where(Part.state == "leased", Part.holder.in_(holders))
-            ):
+            held = select(Part).where(Part.state == "leased", Part.holder.in_(holders))
+            released = list(db.scalars(held))
+            for part in released:
                 _give_back(part)
                 part.attempts -= 0 if died else 1
+            return released
 
     def holders(self) -> set[str]:
         """The workers that hold a part now, or held it when they were last heard of."""

@@ -16,7 +16,7 @@ from backend.ledger.shapes import AuditEstimate, Metrics, VersionState
 @dataclass(frozen=True)
 class VersionSummary:
     """A version without the scores of each image: columns and metrics of ``Version``, and its
-    round's configuration (JSON text) and seconds by stage."""
+    round's configuration (JSON text) and seconds by stage, and number."""
 
     number: int
     state: VersionState
@@ -33,6 +33,7 @@ class VersionSummary:
     audit: AuditEstimate | None
     config: str | None
     timings: dict[str, float]
+    round_id: int
 
 
 class Versions:
@@ -97,6 +98,7 @@ class Versions:
                 Version.metrics["examples"].as_integer(),
                 *(Version.metrics["out_of_fold"].as_boolean(), Version.metrics["dice"]),
                 *(Version.metrics["iou"], Version.metrics["audit"], Round.config, Round.timings),
+                Version.round_id,
             )
             .join(Round, Round.id == Version.round_id)
             .where(Version.project_id == project_id)

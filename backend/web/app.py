@@ -7,6 +7,7 @@
 | POST /predict | pre-annotations, one entry a task |
 | POST /webhook | 201 once the event is in the ledger |
 | GET /versions | the publications there are |
+| GET /metrics | what Prometheus scrapes (``metrics.py``), by METRICS_TOKEN too |
 | GET /openapi.json | all of this as OpenAPI 3.1 (``openapi.py``) |
 | /, /projects/, /static/ | the dashboard (``dashboard``), if it has a password |
 
@@ -21,9 +22,10 @@ from __future__ import annotations
 import codecs
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import orjson
 from flask import Flask, Response, g, request
@@ -34,26 +36,33 @@ from backend.errors import BadRequest
 from backend.label_studio.images import own_name
 from backend.label_studio.label_config import parse_label_config
 from backend.label_studio.webhook_secret import name_in, webhook_key
+from backend.logs import bind, bound
 from backend.options import check_labels, parse_options
 from backend.settings import Settings
 from backend.shorten import shorten
-from backend.web.auth import Login, WrongLogins
+from backend.web.auth import BearerToken, Login, WrongLogins
 from backend.web.dashboard.access import PROXY_HEADER, Access
 from backend.web.dashboard.frame import refuse_page
 from backend.web.dashboard.routes import dashboard, is_dashboard
 from backend.web.dashboard.version_routes import FORM_BYTES
 from backend.web.events import record_event
+from backend.web.latency import Latencies
 from backend.web.messages import Event, Predict, Setup, read_message
+from backend.web.metrics import exposition
 from backend.web.model import CommitteeModel
 from backend.web.openapi import openapi
 from backend.web.refusals import handle_errors, json_response, refuse
 from backend.workplace import WEB_BUSY_S, Workplace
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
 MB = 2**20
 
 WEBHOOK = "/webhook"
+METRICS = "/metrics"
 
 BODY_LIMITS = {"/setup": MB, "/predict": 256 * MB, WEBHOOK: 4 * MB}
 """Bytes: a label config, which the ledger keeps; 500 tasks with the predictions that they already
@@ -77,8 +86,13 @@ def body_limit(settings: Settings) -> Callable[[str, str], int]:
     return limit
 
 
-def build_app(settings: Settings) -> Flask:
-    """The WSGI application of one web process."""
+def build_app(settings: Settings, latencies: Latencies | None = None) -> Flask:
+    """The WSGI application of one web process.
+
+    Args:
+        latencies: where it counts its requests; None: in its own memory alone.
+    """
+    latencies = latencies or Latencies()
     app = Flask("committee", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # nothing here is for a page of another site
     app.url_map.merge_slashes = False
@@ -87,15 +101,38 @@ def build_app(settings: Settings) -> Flask:
     access = Access.of(settings)
     _require_password(app, settings, access)
     _refuse_other_sites(app, settings.backend_url)
-    _add_routes(app, work)
+    _add_routes(app, work, latencies)
     if access is not None:
         app.register_blueprint(dashboard(work, access))
     handle_errors(app)
+    app.wsgi_app = _measured(app.wsgi_app, latencies)  # type: ignore[assignment,method-assign]
     return app
+
+
+def _measured(app: WSGIApplication, latencies: Latencies) -> WSGIApplication:
+    """The app, each request timed, and its log lines with an id of its own."""
+
+    def measured(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        statuses = ["500"]
+
+        def begin(status: str, *rest: Any) -> Any:
+            statuses[0] = status
+            return start(status, *rest)
+
+        began = time.perf_counter()
+        with bound(request=uuid4().hex[:16]):
+            try:
+                return app(environ, begin)
+            finally:
+                seconds = time.perf_counter() - began
+                latencies.observe(environ["PATH_INFO"], int(statuses[0][:3]), seconds)
+
+    return measured
 
 
 def _require_password(app: Flask, settings: Settings, access: Access | None) -> None:
     login, key = Login.of(settings), webhook_key(settings.data_dir)
+    metrics_token = BearerToken.of(settings)
     wrong_logins = WrongLogins()
 
     @app.before_request
@@ -113,6 +150,8 @@ def _require_password(app: Flask, settings: Settings, access: Access | None) -> 
                 "make run prints."
             )
         if request.path == "/health" or login.accepts(sent):
+            return None
+        if request.path == METRICS and metrics_token.accepts(sent):
             return None
         if request.path == WEBHOOK:
             g.secret = name_in(key, sent)
@@ -148,7 +187,7 @@ def _refuse_other_sites(app: Flask, backend_url: str) -> None:
         return refuse(message, 403)
 
 
-def _add_routes(app: Flask, work: Workplace) -> None:
+def _add_routes(app: Flask, work: Workplace, latencies: Latencies) -> None:
     model = CommitteeModel.bind(work)
     projects = work.ledger.projects
 
@@ -185,6 +224,8 @@ def _add_routes(app: Flask, work: Workplace) -> None:
             # Label Studio asks /setup first, and only that or `connect` begins a project.
             return json_response({"results": [[] for _ in sent.tasks]})
         tasks = [dict(task) for task in sent.tasks]
+        if project is not None:
+            bind(project=project.id)
         results = model().predict(tasks, project=project, context=sent.context)
         return json_response({"results": results})
 
@@ -202,6 +243,11 @@ def _add_routes(app: Flask, work: Workplace) -> None:
             if publication.state in ("serving", "superseded")
         ]
         return json_response({"versions": list(dict.fromkeys(names))})
+
+    @app.get(METRICS)
+    def metrics() -> Response:
+        found, content_type = exposition(work, latencies)
+        return Response(found, content_type=content_type)
 
     @app.get("/openapi.json")
     def document() -> Response:

@@ -66,6 +66,22 @@ class Login:
         return hmac.digest(self._key, text.encode(), sha256)
 
 
+class BearerToken:
+    """Compares a Bearer token with METRICS_TOKEN; without one set nothing passes."""
+
+    def __init__(self, token: str | None) -> None:
+        self._header = None if token is None else f"Bearer {token}".encode()
+
+    @classmethod
+    def of(cls, settings: Settings) -> BearerToken:
+        secret = settings.metrics_token
+        return cls(None if secret is None else secret.get_secret_value())
+
+    def accepts(self, header: str) -> bool:
+        """Whether an Authorization header holds it."""
+        return self._header is not None and hmac.compare_digest(header.encode(), self._header)
+
+
 class WrongLogins:
     """A token bucket of wrong logins for each address. Safe between threads."""
 

@@ -17,6 +17,7 @@ from backend.label_studio.webhook_events import (
 )
 from backend.label_studio.webhook_secret import name_of
 from backend.ledger import Project
+from backend.logs import bind
 from backend.web.messages import Event, Ignored, Kept
 from backend.workplace import Workplace
 
@@ -43,6 +44,8 @@ def record_event(work: Workplace, event: Event, secret: str | None = None) -> Ke
     project = work.ledger.projects.find(work.server, sent.studio_id, sent.created)
     if secret is not None:
         _check_secret(secret, project, action)
+    if project is not None:
+        bind(project=project.id)
     if project is None or not project.connected:
         return {"ignored": "the project is not connected"}
     ids: list[int] = []

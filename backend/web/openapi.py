@@ -21,9 +21,10 @@ The protocol of Label Studio's ML backends, and what each answer means here.
 
 Every path but /health asks for HTTP Basic; without it every path and method answers 401, and 429
 after ten wrong logins. A webhook that `connect` made brings its project's secret to /webhook
-instead. A POST from a page of another site answers 403. Beyond that an unknown path answers 404
-and a known one 405 to another method. What is not HTTP is refused before any path with 400, 408,
-413, 431 or 501. Every refusal is `{"error": "a sentence"}`.
+instead, and METRICS_TOKEN opens /metrics as a Bearer token. A POST from a page of another site
+answers 403. Beyond that an unknown path answers 404 and a known one 405 to another method. What is
+not HTTP is refused before any path with 400, 408, 413, 431 or 501. Every refusal is
+`{"error": "a sentence"}`.
 """
 
 _REFUSALS = {
@@ -52,6 +53,7 @@ class _Operation:
     takes: type[messages.Body] | None = None
     refusals: tuple[str, ...] = _LOGIN
     status: str = "200"
+    media: str = "application/json"
 
 
 _OPERATIONS = (
@@ -95,6 +97,13 @@ _OPERATIONS = (
         "Their names.",
         refusals=("503", *_LOGIN),
     ),
+    _Operation(
+        "/metrics",
+        "What Prometheus scrapes: the ledger's sums, counts of all processes, latencies.",
+        str,
+        "Prometheus' text format.",
+        media="text/plain",
+    ),
     _Operation("/openapi.json", "This document.", Json, "The document."),
 )
 
@@ -113,8 +122,8 @@ def openapi() -> Json:
             field.pop("shown", None)
             field.pop("expected", None)
 
-    def content(kind: Any) -> Json:
-        return {"content": {"application/json": {"schema": schemas[kind, "validation"]}}}
+    def content(kind: Any, media: str = "application/json") -> Json:
+        return {"content": {media: {"schema": schemas[kind, "validation"]}}}
 
     def describe(each: _Operation) -> Json:
         operation: Json = {"operationId": each.path.strip("/"), "summary": each.meaning}
@@ -122,7 +131,7 @@ def openapi() -> Json:
             operation["security"] = []
         if each.takes:
             operation["requestBody"] = {"required": True, **content(each.takes)}
-        answer = {"description": each.meaning_of_answer, **content(each.answer)}
+        answer = {"description": each.meaning_of_answer, **content(each.answer, each.media)}
         operation["responses"] = {each.status: answer} | {
             status: {"$ref": f"#/components/responses/{status}"} for status in each.refusals
         }

@@ -17,6 +17,7 @@ from types import FrameType
 from backend.errors import BackendError
 from backend.process_group import die_with_parent
 from backend.settings import Settings
+from backend.web.latency import Latencies
 
 log = logging.getLogger(__name__)
 
@@ -50,29 +51,33 @@ def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     children: list[_Child] = []
+    latencies = Latencies(PROCESSES)
     with _listener(settings.host, settings.port) as listener:
         try:
-            children += (_Child(settings, listener) for _ in range(PROCESSES))
+            children += (_Child(settings, listener, latencies, place) for place in range(PROCESSES))
             log.info("serving at %s:%d", settings.host, settings.port)
             log.info(settings.describe_dashboard())
             while True:
                 wait([child.process.sentinel for child in children], timeout=HANGS_S / 10)
                 for place, child in enumerate(children):
                     if child.ended():
-                        children[place] = _Child(settings, listener)
+                        children[place] = _Child(settings, listener, latencies, place)
         finally:
             _stop([child.process for child in children])
 
 
 class _Child:
-    """A process that serves, as its parent sees it."""
+    """A process that serves, as its parent sees it; ``place`` is its number among them."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, latencies: Latencies, place: int
+    ) -> None:
         context = multiprocessing.get_context("fork")
         self._began = time.monotonic()
         self._turned = context.Value("d", self._began, lock=False)  # when its loop last turned
         self.process = context.Process(
-            target=_serve_in_child, args=(settings, listener, os.getpid(), self._turned)
+            target=_serve_in_child,
+            args=(settings, listener, os.getpid(), self._turned, latencies, place),
         )
         self.process.start()
 
@@ -114,7 +119,12 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 def _serve_in_child(
-    settings: Settings, listener: socket.socket, parent_pid: int, turned: Synchronized[float]
+    settings: Settings,
+    listener: socket.socket,
+    parent_pid: int,
+    turned: Synchronized[float],
+    latencies: Latencies,
+    place: int,
 ) -> None:
     die_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent sends SIGTERM
@@ -126,7 +136,7 @@ def _serve_in_child(
 
     sys.setswitchinterval(SWITCH_S)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is ordinary
-    app = build_app(settings)
+    app = build_app(settings, latencies.of_process(place))
     Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url).in_background()
 
     def tick() -> None:

@@ -38,6 +38,7 @@ from training.networks.build import build_network
 WORDS = {
     "api key": "tattle-api-key-0123456789abcdef01234567",
     "basic password": "tattle-basic-password",
+    "metrics token": "tattle-metrics-token",
     "redis password": "tattle-redis-password",
     "signature": "tattle-signature",
     "user info": "tattle-user-info",
@@ -112,6 +113,7 @@ def environment(
         "REDIS_URL": valkey.url.replace("//", f"//:{WORDS['redis password']}@"),
         "BASIC_AUTH_USER": "lab",
         "BASIC_AUTH_PASS": WORDS["basic password"],
+        "METRICS_TOKEN": WORDS["metrics token"],
         "ALLOWED_IMAGE_HOSTS": elsewhere.name,
         "ENGINE": "torch",
     }
@@ -183,6 +185,9 @@ def round_trip(settings: Settings, elsewhere: Host) -> str:
         post("/predict", {"tasks": WORDS["task password"][:0], "project": PROJECT})
         post("/versions", b"\xff")
         post("/webhook", b"{", password="wrong")
+        for header in (f"Bearer {WORDS['metrics token']}", f"Bearer {WORDS['metrics token']}x"):
+            with app.test_client() as client:
+                said.append(client.get("/metrics", headers={"Authorization": header}).text)
         work.ledger.events.add(row.id, "PREDICT_REST", [task["id"] for task in tasks])
         jobs.check(row.id)
         Clock(work).tick()

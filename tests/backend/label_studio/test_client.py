@@ -445,3 +445,18 @@ def test_a_proxys_answers_are_told_from_label_studios(
     server.answer = answer
     with pytest.raises(StudioRefused, match=said):
         studio.get("/api/projects/1/")
+
+
+def test_each_call_that_failed_is_told_once(server: Server) -> None:
+    told: list[str] = []
+    server.answer = reply({"detail": "no"}, 403)
+    with Studio(server.url, "a-token", timeout_s=5, on_error=told.append) as studio:
+        with pytest.raises(StudioRefused):
+            studio.get("/api/projects/")
+        with pytest.raises(StudioRefused):
+            studio.open_stream("/data/upload/x.png")
+        assert told == ["403", "403"]
+    with Studio("http://127.0.0.1:1", "a-token", on_error=told.append) as away:
+        with pytest.raises(StudioUnreachable):
+            away.send("POST", "/api/projects/", {})
+        assert told[2:] == ["unreachable"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from backend.web.serve import PROCESSES
 from tests.backend.web.web_process import EVENT, PATIENCE_S, Web, answer_of
@@ -63,6 +65,24 @@ def test_a_killed_process_is_replaced_and_the_other_serves_meanwhile(web: Web) -
     assert not {child.pid for child in serving(web)} & {child.pid for child in before}
 
 
+def webhooks(web: Web) -> int:
+    """How many /metrics tells of, whichever process answers."""
+    told = requests.get(f"{web.url}/metrics", auth=web.auth, timeout=scaled(PATIENCE_S)).text
+    found = re.search(r'request_seconds_count{outcome="ok",route="/webhook"} (\d+)', told)
+    assert found is not None, told
+    return int(found[1])
+
+
+def test_each_process_tells_the_latencies_of_all_of_them_and_of_those_before(web: Web) -> None:
+    before = webhooks(web)
+    for _ in range(6):
+        web.post("/webhook", EVENT)
+    assert {webhooks(web) for _ in range(6)} == {before + 6}
+    for victim in serving(web):
+        victim.kill()
+    assert webhooks(web) == before + 6
+
+
 def test_all_processes_killed_at_once_are_replaced(web: Web) -> None:
     for victim in serving(web):
         victim.kill()
@@ -78,7 +98,8 @@ from backend.web import serve, server
 
 def serve_instead_of_ours(build_app):
     sys.modules["backend.web.app"] = SimpleNamespace(
-        build_app=build_app, body_limit=lambda settings: lambda path, sent: 0
+        build_app=lambda settings, latencies: build_app(settings),
+        body_limit=lambda settings: lambda path, sent: 0
     )
     serve.serve(load_settings())
 """
