@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from backend import __version__
 from backend.counters import BOUNDS_S as PART_BOUNDS_S
-from backend.counters import as_text
 from backend.errors import BadSettings, LedgerUnavailable
 from backend.insight.status import SILENT_AFTER_S
 from backend.ledger.totals import Totals, read_totals
 from backend.options import FALLBACK
+from backend.redis_queue import QUEUES, redis_name
 from backend.web.latency import BOUNDS_S, Latencies
 from backend.workplace import Workplace
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import HistogramMetricFamily, Metric
 
 QUEUE_PREFIX = "rq:queue:"
-QUEUES_KEY = "rq:queues"
-"""Where RQ keeps its queues, and the names of all that there are."""
+"""Where RQ keeps its queues."""
 
 _INFINITY = float("inf")
 _Counts = Mapping[tuple[str, ...], float]
@@ -77,11 +76,8 @@ class _Collector:
         counters = self._work.counters
         try:
             counts = counters.read()
-            names = sorted(map(as_text, counters.redis.smembers(QUEUES_KEY)))
             queues = {
-                name.removeprefix(QUEUE_PREFIX): counters.redis.llen(name)
-                for name in names
-                if name.startswith(f"{QUEUE_PREFIX}committee")
+                name: counters.redis.llen(f"{QUEUE_PREFIX}{redis_name(name)}") for name in QUEUES
             }
         except (RedisError, BadSettings):
             yield _gauge("committee_redis_up", "Whether Redis answers.", {}, 0)

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from backend.ledger import Ledger
 from backend.options import FALLBACK
+from backend.redis_queue import QUEUES, TRAIN
 from backend.settings import ROOT
 from backend.web.latency import Latencies
 from backend.workplace import Workplace
@@ -135,8 +136,7 @@ def test_what_all_processes_count_is_told(
     other.counters.observe("part_seconds", ("fit", "done"), 9000.0)
     other.counters.add("fallbacks", "project|1")
     other.close()
-    redis.sadd("rq:queues", "rq:queue:committee", "rq:queue:a-stranger", b"\xff")
-    redis.rpush("rq:queue:committee", "part-1-0")
+    redis.rpush("rq:queue:committee-train", "part-1-0")
     redis.hset("committee:counters", "label_studio_errors|500|x", "nonsense")
     redis.hset("committee:counters", b"\xff", "1")
     samples = scrape(client)
@@ -149,8 +149,10 @@ def test_what_all_processes_count_is_told(
     assert value(samples, "committee_part_seconds_bucket", le="10.0", **fit) == 2
     assert value(samples, "committee_part_seconds_bucket", le="3600.0", **fit) == 2
     assert value(samples, "committee_part_seconds_sum", **fit) == 9008
-    assert [labels for labels, _ in samples["committee_jobs_queued"]] == [{"queue": "committee"}]
-    assert value(samples, "committee_jobs_queued") == 1
+    assert {labels["queue"]: jobs for labels, jobs in samples["committee_jobs_queued"]} == {
+        **dict.fromkeys(QUEUES, 0),
+        TRAIN: 1,
+    }
 
 
 def test_the_latency_of_requests_by_route_and_outcome(client: FlaskClient) -> None:
@@ -225,7 +227,6 @@ def all_told(client: FlaskClient, work: Workplace) -> Samples:
     work.counters.add("label_studio_errors", "503")
     work.counters.add("fallbacks", row.slug)
     work.counters.observe("part_seconds", ("fit", "done"), 4.0)
-    work.counters.redis.sadd("rq:queues", "rq:queue:committee")
     return scrape(client)
 
 
