@@ -6,13 +6,20 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
-from sqlalchemy import Table, bindparam, delete, func, insert, or_, select, union, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, or_, select, union, update
 
 from backend.ledger.engine import Database
 from backend.ledger.entities import Event
 
-# Into the table: each webhook comes here, and an object of the session takes a third longer.
+# Into the table, and made once: each webhook comes here, and an object of the session or a
+# statement of its own takes as long as all the rest.
 _ADD = insert(cast(Table, Event.__table__))
+_WAITING = (Event.project_id == bindparam("project")) & ~Event.handled
+_ENDS = select(
+    select(func.min(Event.id)).where(_WAITING).scalar_subquery(),
+    select(func.max(Event.id)).scalar_subquery(),
+)
+_COUNT = select(func.count()).where(_WAITING)
 
 PREDICT_REST = "PREDICT_REST"
 """Our own event: tasks that a /predict had no time for. The clock hands it on to a job, and no
@@ -34,27 +41,17 @@ class Events:
 
     def add(self, project_id: int, action: str, ids: Sequence[int] = ()) -> int:
         """Write what happened, before anybody is told that it was received; the event's id."""
-        happened = {
-            "project_id": project_id,
-            "action": action,
-            "ids": list(ids),
-            "received_at": time.time(),
-            "handled": False,
-        }
         with self._db.write() as db:
-            key = db.connection().execute(_ADD, happened).inserted_primary_key
-        assert key is not None  # of a single row there is one
-        return int(key[0])
+            return _insert(db.connection(), project_id, action, ids)
 
-    def are_enough(self, project_id: int) -> bool:
-        """Whether ``MOST_WAITING`` of a project wait: whoever has a webhook's secret sends many."""
-        waiting = (Event.project_id == project_id) & ~Event.handled
-        with self._db.read() as db:
-            first = db.scalar(select(func.min(Event.id)).where(waiting))
-            last = db.scalar(select(func.max(Event.id)))
-            if first is None or last is None or last - first < MOST_WAITING - 1:
-                return False  # as nearly always, by two looks into an index
-            return (db.scalar(select(func.count()).where(waiting)) or 0) >= MOST_WAITING
+    def add_unless_enough(self, project_id: int, action: str, ids: Sequence[int]) -> int | None:
+        """The same; None and nothing is written where ``MOST_WAITING`` of the project wait: whoever
+        has a webhook's secret sends many."""
+        with self._db.write() as db:
+            connection = db.connection()
+            if _are_enough(connection, project_id):
+                return None
+            return _insert(connection, project_id, action, ids)
 
     def pending(self, project_id: int) -> list[Event]:
         """The unhandled events, oldest first."""
@@ -112,3 +109,24 @@ class Events:
             return db.scalar(
                 select(func.max(Event.received_at)).where(Event.project_id == project_id)
             )
+
+
+def _are_enough(connection: Connection, project_id: int) -> bool:
+    project = {"project": project_id}
+    first, last = connection.execute(_ENDS, project).one()
+    if first is None or last - first < MOST_WAITING - 1:
+        return False  # as nearly always, by two looks into an index
+    return bool(connection.execute(_COUNT, project).scalar_one() >= MOST_WAITING)
+
+
+def _insert(connection: Connection, project_id: int, action: str, ids: Sequence[int]) -> int:
+    happened = {
+        "project_id": project_id,
+        "action": action,
+        "ids": list(ids),
+        "received_at": time.time(),
+        "handled": False,
+    }
+    key = connection.execute(_ADD, happened).inserted_primary_key
+    assert key is not None  # of a single row there is one
+    return int(key[0])

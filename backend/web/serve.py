@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -138,6 +139,10 @@ def _serve_in_child(
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is ordinary
     app = build_app(settings, latencies.of_process(place))
     Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url).in_background()
+
+    # What was loaded stays. Looking through all of it for garbage stops every request for 0.13 s.
+    gc.collect()
+    gc.freeze()
 
     def tick() -> None:
         turned.value = time.monotonic()
