@@ -6,7 +6,18 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, or_, select, union, update
+from sqlalchemy import (
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    union,
+    update,
+)
 
 from backend.ledger.engine import Database
 from backend.ledger.entities import Event
