@@ -16,7 +16,18 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    Executable,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
@@ -77,8 +88,10 @@ def make_engine(url: str, busy_s: float, connections: int = 1) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        immediate = connection.get_execution_options().get("immediate", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get("alone", False):
+            immediate = options.get("immediate", False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
 
@@ -186,6 +199,7 @@ class Database:
         self._busy_s = busy_s
         self._engine = make_engine(url, busy_s, connections)
         self._writer = self._engine.execution_options(immediate=True)
+        self._alone = self._engine.execution_options(alone=True)
         self._pid = os.getpid()
         self._writing = threading.Lock()
 
@@ -229,6 +243,22 @@ class Database:
         with self._turn(), self._described_errors(), self._begun(immediate=True) as db:
             yield db
             db.commit()
+
+    def write_alone(self, statement: Executable, values: dict[str, Any]) -> CursorResult[Any]:
+        """One statement that is a transaction by itself.
+
+        SQLite is locked for that statement, and not while a thread waits to run the Python between
+        two of them: beside others that compute, at a low nice level, that is tens of milliseconds,
+        for which every webhook waits.
+
+        Raises:
+            LedgerUnavailable: as ``write``.
+        """
+        if is_postgresql(self.url):
+            with self.write() as db:
+                return db.connection().execute(statement, values)
+        with self._turn(), self._described_errors(), self._alone.connect() as connection:
+            return connection.execute(statement, values)
 
     def _begun(self, *, immediate: bool) -> Session:
         """A session whose transaction has begun.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import cast
 
 from sqlalchemy import (
-    Connection,
     Table,
     bindparam,
     delete,
@@ -52,17 +51,26 @@ class Events:
 
     def add(self, project_id: int, action: str, ids: Sequence[int] = ()) -> int:
         """Write what happened, before anybody is told that it was received; the event's id."""
-        with self._db.write() as db:
-            return _insert(db.connection(), project_id, action, ids)
+        happened = {
+            "project_id": project_id,
+            "action": action,
+            "ids": list(ids),
+            "received_at": time.time(),
+            "handled": False,
+        }
+        key = self._db.write_alone(_ADD, happened).inserted_primary_key
+        assert key is not None  # of a single row there is one
+        return int(key[0])
 
-    def add_unless_enough(self, project_id: int, action: str, ids: Sequence[int]) -> int | None:
-        """The same; None and nothing is written where ``MOST_WAITING`` of the project wait: whoever
-        has a webhook's secret sends many."""
-        with self._db.write() as db:
+    def are_enough(self, project_id: int) -> bool:
+        """Whether ``MOST_WAITING`` of a project wait: whoever has a webhook's secret sends many."""
+        project = {"project": project_id}
+        with self._db.read() as db:
             connection = db.connection()
-            if _are_enough(connection, project_id):
-                return None
-            return _insert(connection, project_id, action, ids)
+            first, last = connection.execute(_ENDS, project).one()
+            if first is None or last - first < MOST_WAITING - 1:
+                return False  # as nearly always, by two looks into an index
+            return bool(connection.execute(_COUNT, project).scalar_one() >= MOST_WAITING)
 
     def pending(self, project_id: int) -> list[Event]:
         """The unhandled events, oldest first."""
@@ -120,24 +128,3 @@ class Events:
             return db.scalar(
                 select(func.max(Event.received_at)).where(Event.project_id == project_id)
             )
-
-
-def _are_enough(connection: Connection, project_id: int) -> bool:
-    project = {"project": project_id}
-    first, last = connection.execute(_ENDS, project).one()
-    if first is None or last - first < MOST_WAITING - 1:
-        return False  # as nearly always, by two looks into an index
-    return bool(connection.execute(_COUNT, project).scalar_one() >= MOST_WAITING)
-
-
-def _insert(connection: Connection, project_id: int, action: str, ids: Sequence[int]) -> int:
-    happened = {
-        "project_id": project_id,
-        "action": action,
-        "ids": list(ids),
-        "received_at": time.time(),
-        "handled": False,
-    }
-    key = connection.execute(_ADD, happened).inserted_primary_key
-    assert key is not None  # of a single row there is one
-    return int(key[0])

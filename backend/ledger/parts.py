@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from sqlalchemy import ColumnElement, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Table, bindparam, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from backend.errors import LeaseLost
@@ -54,6 +54,13 @@ class Outcome:
     problems: Sequence[str] = ()
     judged: Sequence[Evidence] = ()
     withdrawn: Collection[int] = ()
+
+
+_RENEW = (
+    update(cast(Table, Part.__table__))
+    .where(Part.id == bindparam("held"), Part.token == bindparam("by"), Part.state == "leased")
+    .values(lease_until=bindparam("until"), progress=bindparam("so_far"))
+)
 
 
 class Parts:
@@ -184,11 +191,9 @@ class Parts:
 
     def renew(self, taken: Part, progress: float) -> bool:
         """Keep the lease of a part that was taken; False when it is no longer this worker's."""
-        with self._db.write() as db:
-            part = _held(db, taken)
-            if part is not None:
-                part.lease_until, part.progress = time.time() + LEASE_S, progress
-            return part is not None
+        held = {"held": taken.id, "by": taken.token}
+        now = {"until": time.time() + LEASE_S, "so_far": progress}
+        return self._db.write_alone(_RENEW, {**held, **now}).rowcount == 1
 
     def renew_young(self, holders: Collection[str], younger_than_s: float) -> None:
         """Keep the leases of parts that these workers took a short while ago."""
@@ -301,14 +306,9 @@ def _of_server(server: str | None) -> ColumnElement[bool]:
     return Part.round_id.in_(rounds)
 
 
-def _held(db: Session, taken: Part) -> Part | None:
-    return db.scalars(
-        select(Part).where(Part.id == taken.id, Part.token == taken.token, Part.state == "leased")
-    ).first()
-
-
 def _must_hold(db: Session, taken: Part) -> Part:
-    part = _held(db, taken)
+    held = (Part.id == taken.id, Part.token == taken.token, Part.state == "leased")
+    part = db.scalars(select(Part).where(*held)).first()
     if part is None:
         raise LeaseLost(f"Part {taken.id} belongs to another worker now; this result is dropped.")
     return part

@@ -61,12 +61,9 @@ def record_event(work: Workplace, event: Event, secret: str | None = None) -> Ke
     elif action != START_TRAINING:
         log.info("an action that is not known here was ignored: %s", action[:60])
         return {"ignored": f"{action[:60]} is not known here"}
-    if action == START_TRAINING:
-        return {"event": work.ledger.events.add(project.id, action)}
-    event_id = work.ledger.events.add_unless_enough(project.id, action, ids)
-    if event_id is None:
+    if action != START_TRAINING and work.ledger.events.are_enough(project.id):
         return {"ignored": "enough events of this project wait already"}
-    return {"event": event_id}
+    return {"event": work.ledger.events.add(project.id, action, ids)}
 
 
 def _check_secret(secret: str, project: Project | None, action: str) -> None:

@@ -511,6 +511,7 @@ def test_what_is_asked_of_many_rows_is_answered_alike(ledger: Ledger, project: P
         ledger.events.add(project.id, action)
     ends = ledger.events.pending_ends(project.id, all_of="B")
     assert [event.id for event in ends] == [1, 2, 4, 5]
+    assert not ledger.events.are_enough(project.id)
     ledger.events.handle([1, 2])
     ledger.events.drop_old(-60.0)  # as if a minute had gone: the last of each action stays
     assert [event.id for event in ledger.events.pending(project.id)] == [4, 5]
