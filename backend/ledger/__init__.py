@@ -18,6 +18,7 @@ from backend.ledger.entities import (
     Project,
     Publication,
     Round,
+    StampsListing,
     Version,
 )
 from backend.ledger.events import Events
@@ -27,6 +28,7 @@ from backend.ledger.processes import Processes
 from backend.ledger.projects import Projects
 from backend.ledger.publications import NO_VERSION, Publications
 from backend.ledger.rounds import START, Rounds
+from backend.ledger.stamps import StampsOfTasks
 from backend.ledger.versions import Versions
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Project",
     "Publication",
     "Round",
+    "StampsListing",
     "Version",
     "upgrade",
 ]
@@ -67,6 +70,7 @@ class Ledger:
         self.parts = Parts(self.database)
         self.versions = Versions(self.database)
         self.evidence = EvidenceOfTasks(self.database)
+        self.stamps = StampsOfTasks(self.database)
         self.publications = Publications(self.database)
         self.actions = Actions(self.database)
         self.processes = Processes(self.database)

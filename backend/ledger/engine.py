@@ -38,7 +38,7 @@ from backend.ledger import postgresql
 LOG_BYTES = 32 * 2**20
 """Size of SQLite's write-ahead log on disk between two checkpoints."""
 
-HEAD = "0004"
+HEAD = "0005"
 """The schema revision that this code reads and writes."""
 
 COPYING = f"copying {HEAD}"

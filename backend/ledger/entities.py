@@ -303,6 +303,41 @@ class Evidence(Base, kw_only=True):
     judged_at: Mapped[float] = mapped_column(init=False)
 
 
+class TaskStamps(Base, kw_only=True):
+    """The annotations of a task that has any, as they were when Label Studio was last asked.
+
+    Attributes:
+        stamps: [annotation id, updated_at, skipped] of each, by rising id.
+    """
+
+    __tablename__ = "task_stamps"
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    task_id: Mapped[int] = mapped_column(BIG, primary_key=True)
+    stamps: Mapped[list[tuple[int, str, bool]]] = mapped_column(JSON)
+
+
+class StampsListing(Base, kw_only=True):
+    """Up to where a project's ``TaskStamps`` are known.
+
+    Attributes:
+        changed_at: the latest change of an annotated task that was seen, unix seconds by Label
+            Studio's clock, 0 for none; ``seen_at`` is when that was, by ours.
+        ask_from: the earliest change to ask for, by Label Studio's clock.
+        listed_at: when all annotated tasks were last listed, by our clock.
+        unlisted: how many annotations Label Studio counted then beyond those that it listed.
+    """
+
+    __tablename__ = "stamps_listings"
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    changed_at: Mapped[float]
+    seen_at: Mapped[float]
+    ask_from: Mapped[float]
+    listed_at: Mapped[float]
+    unlisted: Mapped[int]
+
+
 class Action(Base, kw_only=True):
     """Something that a person asked for on the dashboard.
 

@@ -29,6 +29,13 @@ class EvidenceOfTasks:
                 )
             )
 
+    def task_ids(self, project_id: int) -> set[int]:
+        """The tasks that were judged."""
+        with self._db.read() as db:
+            return set(
+                db.scalars(select(Evidence.task_id).where(Evidence.project_id == project_id))
+            )
+
     def errors(self, project_id: int) -> list[tuple[int, float]]:
         """Round and share of corrected pixels of each judged task that is no audit."""
         with self._db.read() as db:

@@ -20,6 +20,8 @@ from backend.ledger.entities import (
     Project,
     Publication,
     Round,
+    StampsListing,
+    TaskStamps,
     Version,
 )
 from backend.ledger.shapes import ProjectFields
@@ -161,7 +163,10 @@ def _forget(db: Session, project_id: int) -> None:
     own_publications = select(Publication.id).where(Publication.project_id == project_id)
     db.execute(delete(Place).where(Place.publication_id.in_(own_publications)))
     db.execute(delete(Part).where(Part.round_id.in_(own_rounds)))
-    for entity in (Action, Evidence, Publication, Version, Event, Round):
+    for entity in (
+        *(Action, Evidence, Publication, Version, Event, Round),
+        *(TaskStamps, StampsListing),
+    ):
         db.execute(delete(entity).where(entity.project_id == project_id))
     db.execute(delete(Project).where(Project.id == project_id))
 

@@ -188,6 +188,18 @@ class Publications:
         serving = self.serving(project_id)
         return [] if serving is None else self.ranking(serving.id)
 
+    def task_ids(self, project_id: int) -> list[int]:
+        """The tasks of the serving publication, head of the queue first."""
+        with self._db.read() as db:
+            return list(
+                db.scalars(
+                    select(Place.task_id)
+                    .join(Publication, Publication.id == Place.publication_id)
+                    .where(Publication.project_id == project_id, Publication.state == "serving")
+                    .order_by(Place.position)
+                )
+            )
+
     def chosen_for(self, project_id: int, labelled_at: Mapping[int, float]) -> dict[int, str]:
         """Task id to ``Place.why`` in the newest queue that held it when it was labelled.
 

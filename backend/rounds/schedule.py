@@ -23,6 +23,7 @@ from backend.ledger.events import PREDICT_REST
 from backend.ledger.projects import AT_PREDICT
 from backend.ledger.rounds import LONGEST_WAIT_S
 from backend.ledger.shapes import RoundKind, Stage
+from backend.rounds.annotated import Stamps, annotated_tasks
 from backend.rounds.elsewhere import is_from_elsewhere, queues_served
 from backend.rounds.queue_check import keep_queue
 from backend.workplace import Workplace
@@ -71,8 +72,6 @@ most likely end so again."""
 
 FEWEST_TASKS = 2
 """A training round needs labels on this many images that are not the audit's."""
-
-Stamps = dict[int, tuple[Stamp, ...]]
 
 
 def next_stage(kind: RoundKind, stage: Stage) -> Stage | None:
@@ -162,7 +161,7 @@ def check_project(work: Workplace, project_id: int) -> Round | None:
     pending = [
         event for event in work.ledger.events.pending(project_id) if event.action != PREDICT_REST
     ]
-    judged = {each.task_id for each in work.ledger.evidence.all(project_id)}
+    judged = work.ledger.evidence.task_ids(project_id)
     now = time.time()
     project = _find_project(work, row)
     if project is None:
@@ -171,7 +170,7 @@ def check_project(work: Workplace, project_id: int) -> Round | None:
     # A start round may be publishing just now; a paused project keeps what somebody chose.
     keeps = active is None and not row.paused
     gone = keep_queue(work, row, project) if keeps else 0
-    stamps = work.studio.stamps(project.id)
+    stamps = annotated_tasks(work, row, project)
     states = label_states(stamps)
     options = work.options(row)
     # Here, and not only by the next training round: without enough labels there is none.
@@ -387,7 +386,7 @@ def _why_rank(ledger: Ledger, seen: _Seen, promoted: Version) -> str | None:
 
 def _ranked_left(work: Workplace, project_id: int, stamps: Stamps) -> int:
     """Ranked tasks that nobody has labelled or skipped yet."""
-    return sum(place.task_id not in stamps for place in work.ledger.publications.queue(project_id))
+    return sum(task not in stamps for task in work.ledger.publications.task_ids(project_id))
 
 
 def _sync_serving_publication(work: Workplace, row: Project, project: StudioProject) -> None:

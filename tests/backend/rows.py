@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.ledger import Event, Evidence, Place, Project, Publication
+from backend.ledger import Event, Evidence, Place, Project, Publication, StampsListing
 
 
 def place(task_id: int, position: int = 0, why: str = "uncertainty", **values: Any) -> Place:
@@ -41,3 +41,11 @@ def publication(version: int = 1, **values: Any) -> Publication:
     return Publication(
         project_id=1, version=version, n=1, round_id=1, length=1, made_at=0.0, **fields | values
     )
+
+
+def stamps_listing(project_id: int, **values: Any) -> StampsListing:
+    fields: dict[str, Any] = {
+        **{"changed_at": 0.0, "seen_at": 0.0, "ask_from": 0.0},
+        **{"listed_at": 0.0, "unlisted": 0},
+    }
+    return StampsListing(project_id=project_id, **{**fields, **values})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,7 +33,7 @@ class SmallStudio(Served):
         self.tasks, self.annotated, self.image = tasks, annotated, image
         self.model_version = ""
         self.predictions: dict[str, int] = {}
-        self.longest_line = 0
+        self.longest_line = self.rows_sent = 0
         studio = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -91,17 +92,26 @@ class SmallStudio(Served):
             "model_version": self.model_version,
             "maximum_annotations": 1,
             "task_number": self.tasks,
+            "total_annotations_number": self.annotated,
+            "skipped_annotations_number": 0,
         }
 
     def _page(self, parameters: dict[str, list[str]]) -> bytes:
         query, size = orjson.loads(parameters["query"][0]), int(parameters["page_size"][0])
-        filters = {item["filter"]: item["value"] for item in query["filters"]["items"]}
-        after = filters["filter:tasks:id"] + 1
+        items = query.get("filters", {}).get("items", ())
+        filters = {item["filter"]: item["value"] for item in items}
+        after = filters.get("filter:tasks:id", 0) + 1
         last = self.annotated if "filter:tasks:annotations_ids" in filters else self.tasks
+        since = filters.get("filter:tasks:updated_at", CREATED)
+        if datetime.fromisoformat(since) > datetime.fromisoformat(CREATED):
+            last = 0  # nothing changed since all of them were made
         ids: range | list[int] = range(after, last + 1)
         if "selectedItems" in query:
-            ids = sorted(set(query["selectedItems"]["included"]).intersection(ids))
+            ids = [each for each in sorted(query["selectedItems"]["included"]) if each in ids]
+        if query["ordering"] == ["-tasks:id"]:
+            ids = ids[::-1]
         rows = [self._task(task_id) for task_id in ids[:size]]
+        self.rows_sent += len(rows)
         return orjson.dumps({"tasks": rows, "total": len(ids)})
 
     def _task(self, task_id: int) -> dict[str, object]:
@@ -109,6 +119,7 @@ class SmallStudio(Served):
         stamp = {"id": task_id, "updated_at": CREATED, "was_cancelled": False}
         return {
             "id": task_id,
+            "updated_at": CREATED,
             "data": {"image": f"/data/upload/{task_id}/field.png"},
             "total_annotations": annotated,
             "cancelled_annotations": 0,

@@ -16,6 +16,7 @@ from backend.label_studio.reserved_controls import has_layer_control
 from backend.ledger import NO_VERSION, Outcome, Place, Project, Publication, Round
 from backend.ledger.shapes import NoPayload, Result
 from backend.predict import label_config_of
+from backend.rounds.annotated import annotated_tasks
 from backend.rounds.elsewhere import is_from_elsewhere
 from backend.rounds.evidence import trust_of
 from backend.rounds.ranking import (
@@ -48,7 +49,7 @@ def publish(
     """Rank what was scored and make the head of it the queue that Label Studio serves."""
     project_id = round_.project_id
     row = work.ledger.projects.get(project_id)
-    touched = work.studio.stamps(row.studio_id)
+    touched = annotated_tasks(work, row, work.studio.project(row.studio_id))
     # What was labelled since it was chosen is asked for no more, nor may this queue's reason
     # for it take the place of that for which it was.
     scored = {

@@ -15,7 +15,7 @@ from backend.ledger import Ledger, Outcome, upgrade
 from backend.ledger import copying as copying_module
 from backend.ledger.copying import copy_ledger
 from tests.backend.postgresql import PostgreSQL
-from tests.backend.rows import evidence, place
+from tests.backend.rows import evidence, place, stamps_listing
 from tests.backend.workplaces import make_ledger
 
 
@@ -52,6 +52,7 @@ def source(tmp_path: Path) -> Iterator[Ledger]:
     )
     ledger.publications.serve(made.id, stored=5)
     ledger.actions.begin(project.id, "train", who="me", login="owner")
+    ledger.stamps.write(stamps_listing(project.id), {2**40: [(1, "2026-11-24T00:00:00Z", False)]})
     yield ledger
     ledger.close()
 
@@ -68,6 +69,7 @@ def test_a_laboratory_moves_to_postgresql_and_back(
     assert counts == {
         **{"projects": 1, "events": 7, "rounds": 1, "parts": 2, "publications": 1},
         **{"versions": 1, "ranking": 5, "evidence": 1, "actions": 1},
+        **{"task_stamps": 1, "stamps_listings": 1},
     }
     moved = Ledger(target)
     moved.check_schema()

@@ -71,8 +71,11 @@ class MemoryStudio:
             count = len(self.stamped.get(task_id, ()))
             yield Task(task_id, {"image": f"/data/{task_id}.png"}, count, 0)
 
-    def stamps(self, _project_id: int) -> dict[int, tuple[Stamp, ...]]:
-        return self.stamped
+    def touched(
+        self, _project_id: int, _since: object = None
+    ) -> Iterator[tuple[int, str, tuple[Stamp, ...]]]:
+        for task_id, stamps in self.stamped.items():
+            yield task_id, stamps[-1].updated_at, stamps
 
     def model_versions(self, _project_id: int) -> dict[str, int]:
         return {name: len(rows) for name, rows in self.sent.items()}
