@@ -23,9 +23,9 @@ from backend.commands.export_masks import export_masks
 from backend.commands.import_masks import import_masks
 from backend.commands.ledger import ledger, migrate
 from backend.commands.map import map_task
-from backend.commands.pause import pause
+from backend.commands.pause import pause, resume
+from backend.commands.pool import pool
 from backend.commands.replay.command import replay_command
-from backend.commands.resume import resume
 from backend.commands.retrain import retrain
 from backend.commands.rollback import rollback
 from backend.commands.run import run
@@ -77,6 +77,7 @@ for command in (
     map_task,
     migrate,
     pause,
+    pool,
     replay_command,
     restore,
     resume,

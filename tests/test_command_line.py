@@ -29,7 +29,17 @@ PROGRAMS = {"backend": cli, "training": training_cli}
 
 ACTING = {
     "backend": {
-        *("disconnect", "ledger", "migrate", "pause", "restore", "resume", "retrain", "rollback"),
+        *(
+            "disconnect",
+            "ledger",
+            "migrate",
+            "pause",
+            "pool",
+            "restore",
+            "resume",
+            "retrain",
+            "rollback",
+        ),
         *("run", "serve", "worker"),
     },
     "training": {"draw", "export", "loop"},

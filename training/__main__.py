@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from training.batch.command import predict
+from training.batch.command import infer, predict
 from training.command_options import (
     AS_JSON,
     FOLDER,
@@ -395,6 +395,7 @@ def draw(folder: Path, count: int, seed: int, laboratories: tuple[str, ...]) -> 
 
 
 cli.add_command(predict)
+cli.add_command(infer)
 
 
 def main() -> None:

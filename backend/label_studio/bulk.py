@@ -150,8 +150,11 @@ class Studio(StudioHttp):
 
     # Tasks
 
-    def tasks(self, project_id: int, ids: Iterable[int] | None = None) -> Iterator[Task]:
-        """Every task of the project, or those of ``ids`` that exist, by rising id.
+    def tasks(
+        self, project_id: int, ids: Iterable[int] | None = None, *, after: int = 0
+    ) -> Iterator[Task]:
+        """Every task of the project whose id is above ``after``, or those of ``ids`` that exist, by
+        rising id.
 
         Cloud storage links in ``data`` come as links through Label Studio. Does not make Label
         Studio ask the backend for predictions (as long as evaluate_predictions_automatically is
@@ -159,7 +162,7 @@ class Studio(StudioHttp):
         """
         fields = "id,data,total_annotations,cancelled_annotations"
         for some in [None] if ids is None else _chunks(sorted(set(ids)), IDS_PER_QUERY):
-            for row in self._list_tasks(project_id, PAGE, some, include=fields):
+            for row in self._list_tasks(project_id, PAGE, some, after=after, include=fields):
                 yield _task(row)
 
     def first_and_last(self, project_id: int) -> tuple[int, int] | None:
@@ -208,6 +211,23 @@ class Studio(StudioHttp):
                 )
             task_ids += answer["task_ids"]
         return task_ids
+
+    def import_tasks(self, project_id: int, rows: Sequence[Json]) -> list[int]:
+        """Add a task for each of these data; the tasks' ids, in their order.
+
+        Raises:
+            StudioRefused: also when not as many tasks came of it.
+        """
+        answer = self.call(
+            "POST",
+            f"/api/projects/{project_id}/import?return_task_ids=true",
+            content=orjson.dumps([{"data": data} for data in rows]),
+            timeout_s=LONG_TIMEOUT_S,
+        )
+        made = [int(task_id) for task_id in answer["task_ids"]]
+        if len(made) != len(rows):
+            raise StudioRefused(f"Label Studio made {len(made)} tasks of {len(rows)}.", 201)
+        return made
 
     # Annotations
 
@@ -360,6 +380,7 @@ class Studio(StudioHttp):
         page_size: int,
         ids: Iterable[int] | None = None,
         *,
+        after: int = 0,
         filters: Sequence[Json] = (),
         **parameters: str,
     ) -> Iterator[Json]:
@@ -370,12 +391,12 @@ class Studio(StudioHttp):
         listing ends where the server counts no more rows: its own limit for pages may be lower
         than ours (TASK_API_PAGE_SIZE_MAX), so a short page proves nothing.
         """
-        last = 0
+        last = after
         while True:
-            after = {**_BY_ID, "operator": "greater", "value": last}
+            behind = {**_BY_ID, "operator": "greater", "value": last}
             query: Json = {
                 "ordering": ["tasks:id"],
-                "filters": {"conjunction": "and", "items": [after, *filters]},
+                "filters": {"conjunction": "and", "items": [behind, *filters]},
             }
             if ids is not None:
                 ids = [task_id for task_id in ids if task_id > last]

@@ -24,6 +24,7 @@ from backend.ledger.entities import (
 from backend.ledger.events import Events
 from backend.ledger.evidence import EvidenceOfTasks
 from backend.ledger.parts import Outcome, Parts
+from backend.ledger.pool import PoolPictures
 from backend.ledger.processes import Processes
 from backend.ledger.projects import Projects
 from backend.ledger.publications import NO_VERSION, Publications
@@ -71,6 +72,7 @@ class Ledger:
         self.versions = Versions(self.database)
         self.evidence = EvidenceOfTasks(self.database)
         self.stamps = StampsOfTasks(self.database)
+        self.pool = PoolPictures(self.database)
         self.publications = Publications(self.database)
         self.actions = Actions(self.database)
         self.processes = Processes(self.database)

@@ -338,6 +338,21 @@ class StampsListing(Base, kw_only=True):
     unlisted: Mapped[int]
 
 
+class PoolPicture(Base, kw_only=True):
+    """A picture of a pool outside Label Studio that became a task, or is about to.
+
+    Attributes:
+        picture: a number made of its address.
+        task_id: None while Label Studio is asked for the task.
+    """
+
+    __tablename__ = "pool_pictures"
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    picture: Mapped[int] = mapped_column(BIG, primary_key=True)
+    task_id: Mapped[int | None] = mapped_column(BIG, default=None)
+
+
 class Action(Base, kw_only=True):
     """Something that a person asked for on the dashboard.
 

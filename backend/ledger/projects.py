@@ -17,6 +17,7 @@ from backend.ledger.entities import (
     Evidence,
     Part,
     Place,
+    PoolPicture,
     Project,
     Publication,
     Round,
@@ -165,7 +166,7 @@ def _forget(db: Session, project_id: int) -> None:
     db.execute(delete(Part).where(Part.round_id.in_(own_rounds)))
     for entity in (
         *(Action, Evidence, Publication, Version, Event, Round),
-        *(TaskStamps, StampsListing),
+        *(TaskStamps, StampsListing, PoolPicture),
     ):
         db.execute(delete(entity).where(entity.project_id == project_id))
     db.execute(delete(Project).where(Project.id == project_id))

@@ -32,6 +32,7 @@ class SmallStudio(Served):
     def __init__(self, tasks: int, annotated: int = 0, image: bytes = b"") -> None:
         self.tasks, self.annotated, self.image = tasks, annotated, image
         self.model_version = ""
+        self.imported: dict[int, dict[str, object]] = {}
         self.predictions: dict[str, int] = {}
         self.longest_line = self.rows_sent = 0
         studio = self
@@ -62,6 +63,13 @@ class SmallStudio(Served):
             if method == "PATCH":
                 self.model_version = orjson.loads(body).get("model_version", self.model_version)
             return orjson.dumps(self._project())
+        if route == "/api/projects/N/import":
+            ids = []
+            for row in orjson.loads(body):
+                self.tasks += 1
+                self.imported[self.tasks] = row["data"]
+                ids.append(self.tasks)
+            return orjson.dumps({"task_ids": ids})
         if route == "/api/projects/N/import/predictions":
             rows = orjson.loads(body)
             for row in rows:
@@ -120,7 +128,7 @@ class SmallStudio(Served):
         return {
             "id": task_id,
             "updated_at": CREATED,
-            "data": {"image": f"/data/upload/{task_id}/field.png"},
+            "data": self.imported.get(task_id, {"image": f"/data/upload/{task_id}/field.png"}),
             "total_annotations": annotated,
             "cancelled_annotations": 0,
             "annotations": [stamp] * annotated,

@@ -1,4 +1,4 @@
-"""`python -m training predict`."""
+"""`python -m training predict`, and `infer`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from training.batch.manifest import Shard
 from training.command_options import (
     AS_JSON,
     FOLDER,
@@ -147,3 +148,101 @@ def _say(outcome: Outcome, output: Path) -> None:
     click.echo(f"{'; '.join(parts)}; {output / 'images.csv'} has a row for each.")
     if outcome.interrupted:
         click.echo("Stopped before the end: the same command goes on from here.")
+
+
+def _shard(_ctx: click.Context, _parameter: click.Parameter, text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _mounts(
+    _ctx: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Path]:
+    mounts = {}
+    for text in given:
+        begins, equals, folder = text.rpartition("=")
+        if not (equals and begins and Path(folder).is_dir()):
+            raise click.BadParameter(
+                "it is ADDRESS=FOLDER, such as s3://pool/=/mnt/pool, of a folder that is there; "
+                f"got {text!r}"
+            )
+        mounts[begins] = Path(folder)
+    return mounts
+
+
+@click.command("infer")
+@click.option(
+    "--manifest",
+    type=FILE,
+    required=True,
+    help="JSON lines, or a CSV file: a line for each picture, with its address under image.",
+)
+@click.option(
+    "--version",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="A version's folder; `python -m backend versions` lists them.",
+)
+@click.option(
+    "--shard", callback=_shard, default="0/1", metavar="I/N", help="One of N parts, from 0."
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The folder to write to, the same for all shards; a second run does what is missing.",
+)
+@click.option(
+    "--mount",
+    "mounts",
+    multiple=True,
+    callback=_mounts,
+    metavar="ADDRESS=FOLDER",
+    help="Pictures whose address begins so lie in this folder; may be repeated.",
+)
+@channels_option
+@click.option(
+    "--threads", type=click.IntRange(1, 256), default=None, help="Default: all processors."
+)
+@own_network
+@AS_JSON
+def infer(
+    manifest: Path,
+    version: Path,
+    shard: Shard,
+    output: Path,
+    mounts: dict[str, Path],
+    channels: tuple[int, ...] | None,
+    threads: int | None,
+    network: str | None,
+    as_json: bool,
+) -> None:
+    """Score every picture of a shard of a manifest: all measures, and features.
+
+    `python -m backend pool import` reads the scores (docs/SCALE.md). A picture that cannot be read
+    does not change the exit status, which is 130 after Ctrl-C.
+    """
+    from training.batch.infer import Inference
+    from training.batch.infer import infer as run
+    from training.progress import progress_bar
+
+    processors = threads or os.cpu_count() or 1
+    job = Inference(manifest, version, output, shard, mounts, channels, network, processors)
+    with progress_bar() as show:
+        done = run(job, show)
+    if as_json:
+        print_json(asdict(done))
+    else:
+        for name, why in done.refusals.items():
+            click.echo(f"{name}: {why}", err=True)
+        speed = f", {done.predicted / done.seconds:.1f} a second" if done.seconds else ""
+        click.echo(
+            f"{done.pictures} pictures have scores, {done.predicted} of them new{speed}; "
+            f"{done.refused} of these could not be read. They are in {done.folder}."
+        )
+        if done.interrupted:
+            click.echo("Stopped before the end: the same command goes on from here.")
+    if done.interrupted:
+        raise SystemExit(STOPPED)

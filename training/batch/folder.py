@@ -16,6 +16,7 @@ from training.batch.results import Record, Results, open_results
 from training.batch.tables import Row, reserved_names, write_tables
 from training.committee.committee import Committee
 from training.committee.version import VERSION_FILE, StoredVersion, read_version
+from training.config import TrainConfig
 from training.datasets.labelled import SUFFIXES
 from training.datasets.seen_images import (
     BadOutput,
@@ -37,6 +38,12 @@ MOST_FILE_BYTES = 2**31
 
 class OtherImages(TrainingError):
     """A version predicts no RGB images."""
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> OtherImages:
+        return cls(
+            f"The version predicts images of {config.channels} channels, and files are read as RGB."
+        )
 
 
 class OtherClasses(TrainingError):
@@ -109,9 +116,7 @@ def predict_folder(batch: Batch, show: Callable[[int, int], None]) -> Outcome:
     stored = read_version(batch.version)
     config = stored.config
     if config.channels != 3:
-        raise OtherImages(
-            f"The version predicts images of {config.channels} channels, and files are read as RGB."
-        )
+        raise OtherImages.of(config)
     foreign = [name for name in batch.wanted.split_touching if name not in config.classes[1:]]
     if foreign:
         raise OtherClasses(
@@ -169,10 +174,9 @@ def _own_columns(batch: Batch, files: Sequence[str], classes: Sequence[str]) -> 
 
 def _asked(batch: Batch, stored: StoredVersion) -> dict[str, Any]:
     """What decides the results: two runs that differ in it must not be mixed."""
-    digest = hashlib.sha256(read_plain_file(batch.version / VERSION_FILE)).hexdigest()
     return {
         "folder": as_text(batch.folder.resolve()),
-        "version": f"{stored.number}, SHA-256 {digest}",
+        "version": version_of(batch.version, stored),
         "classes": list(stored.config.classes),
         "channels": None if batch.channels is None else list(batch.channels),
         "pixel-size": batch.pixel_um,
@@ -181,6 +185,12 @@ def _asked(batch: Batch, stored: StoredVersion) -> dict[str, Any]:
             for name, value in asdict(batch.wanted).items()
         },
     }
+
+
+def version_of(folder: Path, stored: StoredVersion) -> str:
+    """A version's number and what its files are, as a folder of results names it."""
+    digest = hashlib.sha256(read_plain_file(folder / VERSION_FILE)).hexdigest()
+    return f"{stored.number}, SHA-256 {digest}"
 
 
 def _is_done(batch: Batch, results: Results, name: str, path: Path) -> bool:
@@ -211,7 +221,7 @@ def _predict(
         path = inside[name]
         stamp = _stamp(path)
         try:
-            read = read_apart(_bytes_of(path), batch.channels)
+            read = read_apart(bytes_of(path), batch.channels)
         except (UnreadableImage, OSError) as error:
             yield name, str(error)
             continue
@@ -241,7 +251,13 @@ def _predict(
         yield name, ""
 
 
-def _bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
+    """An image file's bytes.
+
+    Raises:
+        UnreadableImage: it is larger than ``MOST_FILE_BYTES``.
+        OSError: it cannot be read.
+    """
     size = path.stat().st_size
     if size > MOST_FILE_BYTES:
         raise UnreadableImage(

@@ -104,14 +104,21 @@ def open_results(folder: Path, asked: Mapping[str, Any]) -> Iterator[Results]:
         OtherResults: it was begun with something else, holds other files, is damaged, or another
             run is at work there.
     """
+    with claimed(folder, asked):
+        path = folder / RECORDS
+        path.touch()
+        with path.open("r+b") as file:
+            yield Results(folder, file)
+
+
+@contextmanager
+def claimed(folder: Path, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Keep a folder for what was asked for so; arguments and errors as ``open_results``."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder):
             _claim(folder, asked)
-            path = folder / RECORDS
-            path.touch()
-            with path.open("r+b") as file:
-                yield Results(folder, file)
+            yield
     except BlockingIOError as error:
         raise OtherResults(
             f"Another run is writing to {folder}: wait for its end, or stop it."

@@ -14,12 +14,10 @@ import orjson
 from backend.ledger.shapes import ScorePayload
 from backend.rounds.ranking import Candidate
 from backend.workplace import Workplace
+from training.batch.scores import halved as halved
 from training.quality.usable import Focus
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from training.committee.hesitation import Hesitation
 
 SHARD_TASKS = 32
@@ -122,14 +120,3 @@ def _hesitation(entry: Mapping[str, Any] | None) -> Hesitation | None:
     (height, width), (row, column) = entry["size"], entry["at"]
     (first, most), (second, next_most) = entry["between"]
     return Hesitation((height, width), grid, (row, column), ((first, most), (second, next_most)))
-
-
-def halved(features: NDArray[np.float32]) -> NDArray[np.float16] | None:
-    """Features [F] in half precision; None where one is not finite, as of a laboratory's own
-    network it may be."""
-    import numpy as np
-
-    if not np.isfinite(features).all():
-        return None
-    largest = float(np.finfo(np.float16).max)
-    return features.clip(-largest, largest).astype("<f2")

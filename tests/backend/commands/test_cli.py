@@ -44,6 +44,7 @@ def test_the_commands_are_the_promised_ones() -> None:
             "map",
             "migrate",
             "pause",
+            "pool",
         ),
         *(
             "replay",

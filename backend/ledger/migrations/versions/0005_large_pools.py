@@ -1,4 +1,5 @@
-"""The annotations of each task as Label Studio last told them: only changes are asked for."""
+"""Large pools: each task's annotations as Label Studio last told them, so that only changes are
+asked for; and which pictures of a pool outside it became tasks."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,4 +32,12 @@ def upgrade() -> None:
         sa.Column("unlisted", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"]),
         sa.PrimaryKeyConstraint("project_id"),
+    )
+    op.create_table(
+        "pool_pictures",
+        sa.Column("project_id", sa.Integer(), nullable=False),
+        sa.Column("picture", BIG, nullable=False),
+        sa.Column("task_id", BIG, nullable=True),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"]),
+        sa.PrimaryKeyConstraint("project_id", "picture"),
     )
