@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 
 import pytest
 import requests
@@ -114,6 +115,26 @@ def test_a_page_shorter_than_asked_does_not_end_the_list(unusual_label_studio: L
             studio.annotate(task_id, [])
         assert sorted(studio.stamps(made.id)) == ids
         assert [task_id for task_id, _ in studio.annotations_of(made.id, ids)] == ids
+
+
+def test_only_annotated_tasks_that_changed_since_come(project: MakeProject, studio: Studio):
+    made = project(tasks=4)
+    ids = [t.id for t in studio.tasks(made.id)]
+    assert studio.first_and_last(made.id) == (ids[0], ids[-1])
+    assert studio.project(made.id).annotations == 0
+    annotations = [studio.annotate(ids[0], []), studio.annotate(ids[1], [], was_cancelled=True)]
+    changed = {task_id: datetime.fromisoformat(at) for task_id, at, _ in studio.touched(made.id)}
+    assert sorted(changed) == ids[:2]
+    assert studio.project(made.id).annotations == 2  # the skip counts
+    just_after = max(changed.values()) + timedelta(microseconds=2)
+    assert list(studio.touched(made.id, just_after)) == []
+    studio.update_annotation(annotations[0]["id"], result=[])
+    assert [task_id for task_id, _, _ in studio.touched(made.id, just_after)] == [ids[0]]
+    last = max(changed.values())
+    assert ids[1] in [task_id for task_id, _, _ in studio.touched(made.id, last)]
+    assert studio.import_tasks(made.id, [{"image": "/a.png"}, {"image": "/b.png"}]) == [
+        t.id for t in studio.tasks(made.id, after=ids[-1])
+    ]
 
 
 def test_uploaded_files_become_tasks_in_their_order(project: MakeProject, studio: Studio):
