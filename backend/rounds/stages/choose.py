@@ -18,6 +18,7 @@ from backend.rounds.annotated import annotated_tasks
 from backend.rounds.audits import harms
 from backend.rounds.elsewhere import is_from_elsewhere, queues_served
 from backend.rounds.stages.drawn_tasks import (
+    LISTED_TASKS,
     drawn_tasks,
     is_unlabelled,
     span_to_draw_from,
@@ -59,9 +60,11 @@ def choose(
                 groups[task.id] = group
             yield task.id
 
-    annotated = annotated_tasks(work, row, project)
-    tasks, unlabelled = project.task_number, project.task_number - len(annotated)
-    span = span_to_draw_from(work.studio, project, unlabelled, most)
+    tasks, span = project.task_number, None
+    if tasks > LISTED_TASKS:
+        annotated = annotated_tasks(work, row, project)
+        unlabelled = tasks - len(annotated)
+        span = span_to_draw_from(work.studio, project, unlabelled, most)
     if span is None:
         listed = _Counted(work.studio.tasks(project.id))
         there = list(readable(task for task in listed if is_unlabelled(task)))
@@ -72,6 +75,8 @@ def choose(
         waiting = list(readable(unlabelled_tasks(work.studio, project.id, open_ids)))
         order = readable(drawn_tasks(work.studio, project.id, span, seed))
         chosen, drawn = _head_and_chance(order, waiting, most)
+        if len(chosen) < most:  # the others name no image, and a next round would find no more
+            unlabelled = len(chosen)
     shards = [chosen[i : i + SHARD_TASKS] for i in range(0, len(chosen), SHARD_TASKS)] or [[]]
     unknown = {} if promoted is None else _unknown_groups(work, row, promoted, groups, chosen)
     return Outcome(

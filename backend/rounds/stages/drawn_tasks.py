@@ -32,14 +32,14 @@ class Span:
 def span_to_draw_from(
     studio: Studio, project: Project, unlabelled: int, wanted: int
 ) -> Span | None:
-    """The ids to draw from; None where listing the pool costs no more, as where it is small, or
-    where the ids between its tasks are those of other projects.
+    """The ids to draw from; None where listing the pool costs no more: where all that is unlabelled
+    is wanted, or most ids between its tasks are those of other projects.
 
     Args:
         unlabelled: about how many tasks nobody has labelled.
         wanted: how many of these are to be drawn.
     """
-    if project.task_number <= LISTED_TASKS or unlabelled <= wanted:
+    if unlabelled <= wanted:
         return None
     ends = studio.first_and_last(project.id)
     if ends is None:

@@ -9,7 +9,7 @@ import numpy as np
 from backend.label_studio.bulk import Studio
 from backend.ledger import START
 from backend.rounds.stages.choose import choose
-from backend.rounds.stages.drawn_tasks import LISTED_TASKS, Span, drawn_tasks, span_to_draw_from
+from backend.rounds.stages.drawn_tasks import Span, drawn_tasks, span_to_draw_from
 from tests.backend.small_studio import CREATED_S, LABEL_CONFIG, small_studio
 from tests.backend.workplaces import TOKEN, open_workplace
 
@@ -44,8 +44,6 @@ def test_every_unlabelled_task_is_drawn_alike(tmp_path: Path) -> None:
 
 
 def test_a_pool_is_listed_where_drawing_would_cost_more() -> None:
-    with small_studio(LISTED_TASKS) as studio, Studio(studio.url, TOKEN) as client:
-        assert span_to_draw_from(client, client.project(1), LISTED_TASKS, 10) is None
     with small_studio(MANY) as studio, Studio(studio.url, TOKEN) as client:
         project = client.project(1)
         assert span_to_draw_from(client, project, MANY, 1000) == Span(1, MANY, 4000)
