@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from backend.rounds.stages.choose import choose
 from backend.rounds.stages.publish import publish
 from backend.rounds.stages.shards import Scored, halved, write_shard
 from backend.workplace import Workplace
-from tests.backend.workplaces import make_settings
+from tests.backend.workplaces import open_workplace
 
 ARMS = tuple(f"{measure}/{aggregate}" for measure in MEASURES for aggregate in AGGREGATES)
 FEATURES = 432
@@ -30,20 +31,24 @@ FEATURES = 432
 
 def main() -> None:
     url, folder, candidates, times = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
-    given = {"label_studio_url": url, "candidates": candidates, "retrain_every": 1_000_000}
-    work = Workplace(make_settings(folder, **given))
-    [project] = work.ledger.projects.all()
-    for _ in range(times):
-        round_s = ranking_round_s(work, project.id)
-        started = time.perf_counter()
-        assert check_project(work, project.id) is None
-        found = {
-            "round_s": round_s,
-            "check_s": time.perf_counter() - started,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        }
+    for found in measure(url, folder, candidates, times):
         print(json.dumps(found), flush=True)
-    work.close()
+
+
+def measure(url: str, folder: Path, candidates: int, times: int) -> Iterator[dict[str, float]]:
+    """Seconds of a round and of the check after it, and the process's peak memory, so many times."""
+    given = {"label_studio_url": url, "candidates": candidates, "retrain_every": 1_000_000}
+    with open_workplace(folder, **given) as work:
+        [project] = work.ledger.projects.all()
+        for _ in range(times):
+            round_s = ranking_round_s(work, project.id)
+            started = time.perf_counter()
+            assert check_project(work, project.id) is None
+            yield {
+                "round_s": round_s,
+                "check_s": time.perf_counter() - started,
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+            }
 
 
 def ranking_round_s(work: Workplace, project_id: int) -> float:

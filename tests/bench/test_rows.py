@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import harness, rows_workers
+from tests.bench import harness, large_pool, rows_pool, rows_workers
 from tests.live.harness.local_worker import LocalWorker
 
 
@@ -32,6 +32,7 @@ def test_each_row_without_servers_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(harness, "SAMPLE_S", 0.0)  # one call a sample
     monkeypatch.setattr(harness, "probe_s", lambda: 1.0)  # how quiet the machine is, is not asked
     monkeypatch.setattr(rows_workers, "workers", worker_in_this_process)
+    monkeypatch.setattr(rows_pool, "apart", lambda *given: list(large_pool.measure(*given)))
     harness.run(rows, tmp_path / "bench.json", small=True)
     entries = json.loads((tmp_path / "bench.json").read_text())
     assert [one["name"] for one in entries] == [one.name for one in rows]

@@ -64,7 +64,7 @@ def work(studio: SmallStudio, tmp_path: Path) -> Iterator[Workplace]:
             CREATED_S,
             title="t",
             label_config=LABEL_CONFIG,
-            extra_params={"mode": ARM},
+            extra_params={"mode": f"fixed:{ARM}"},
         )
         work.ledger.projects.update(row.id, connected=True)
         yield work
