@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def measure(url: str, folder: Path, candidates: int, times: int) -> Iterator[dict[str, float]]:
-    """Seconds of a round and of the check after it, and the process's peak memory, so many times."""
+    """Seconds of a round and of the check after it, and the peak memory, so many times."""
     given = {"label_studio_url": url, "candidates": candidates, "retrain_every": 1_000_000}
     with open_workplace(folder, **given) as work:
         [project] = work.ledger.projects.all()
