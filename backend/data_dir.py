@@ -116,7 +116,10 @@ def load_secrets(data_dir: Path, *, dashboard: bool = False) -> dict[str, str]:
 
 
 def derived_key(data_dir: Path, purpose: bytes) -> bytes:
-    """A key of this DATA_DIR, derived from one of its passwords, which it does not reveal."""
+    """A key of this DATA_DIR, derived from one of its passwords, which it does not reveal.
+
+    ``Settings.derived_key`` gives the one that hosts share.
+    """
     return hmac.digest(load_secrets(data_dir)["valkey_password"].encode(), purpose, "sha256")
 
 

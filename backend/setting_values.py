@@ -38,6 +38,17 @@ def existing_file(path: Path) -> Path:
     return found
 
 
+def existing_folder(path: Path) -> Path:
+    found = absolute_path(path)
+    try:
+        exists = found.is_dir()
+    except OSError as error:
+        raise ValueError("no folder") from error
+    if not exists:
+        raise ValueError("no folder")
+    return found
+
+
 def host(text: str) -> str:
     """An IP address or a host name, in lower case."""
     try:

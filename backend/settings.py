@@ -1,12 +1,13 @@
 """The settings of one process, read once at its start.
 
-A value comes from the first of: keyword arguments, the environment, ``.env`` in the checkout,
-what ``make run`` remembered in ``DATA_DIR`` (``backend.data_dir``), the default. Nothing else reads
-the environment.
+A value comes from the first of: keyword arguments, the environment, ``.env`` in the checkout, the
+files of ``SECRETS_DIR``, what ``make run`` remembered in ``DATA_DIR`` (``backend.data_dir``), the
+default. Nothing else reads the environment.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import os
 import re
@@ -33,6 +34,7 @@ from pydantic_settings import (
 from backend import setting_values as values
 from backend.data_dir import (
     bad_data_dir,
+    derived_key,
     embedded_redis_url,
     load_secrets,
     prepare_data_dir,
@@ -49,14 +51,46 @@ MIN_PASSWORD = 12
 """Characters of the web's password where others can reach it. Wrong logins are answered 429
 (backend.web.auth), which bounds the log and not the guesser; only the length protects."""
 
+MIN_SHARED_SECRET = 32
+"""Characters: 16 random bytes in hex. Keys are derived from it, and nobody types it."""
+
 _Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.comma_separated)]
 _File = Annotated[Path, AfterValidator(values.existing_file)]
+_Folder = Annotated[Path, AfterValidator(values.existing_folder)]
 _WEB = "an http:// or https:// address without user, query or fragment"
 
 
 def _default_workers() -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(4, cpus or 1))
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """What the files of SECRETS_DIR hold, each named as its setting in lower case."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False  # the base class asks for it; __call__ gives all at once
+
+    def __call__(self) -> dict[str, Any]:
+        try:
+            folder = values.existing_folder(Path(self.current_state["secrets_dir"]))
+        except (KeyError, TypeError, ValueError):
+            return {}  # it is not set, or its own validator refuses it
+        found = {name: _secret_in(folder / name) for name in self.settings_cls.model_fields}
+        return {name: value for name, value in found.items() if value}
+
+
+def _secret_in(path: Path) -> str:
+    """The file's text without the end of its line; empty where there is no such file."""
+    try:
+        return path.read_text().rstrip("\r\n")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(
+            f"{path} must be text in UTF-8 that this user can read ({type(error).__name__}): "
+            f"correct that, or set {path.name.upper()} and remove the file."
+        ) from error
 
 
 class _RememberedSource(PydanticBaseSettingsSource):
@@ -111,6 +145,21 @@ class Settings(BaseSettings):
 
     data_dir: Annotated[Path, AfterValidator(values.absolute_path)] = documented(
         Path("data"), "The folder that holds all state.", "a folder that can be written", "./data"
+    )
+    secrets_dir: _Folder | None = documented(
+        None,
+        "A folder with a file for each secret, named as its setting in lower case, as Docker and "
+        "Kubernetes mount them; the environment and `.env` go first (docs/HOSTS.md).",
+        "a folder that is there",
+        "none",
+    )
+    shared_secret: SecretStr | None = documented(
+        None,
+        "What all hosts of an installation must have alike: the secrets of webhooks, the seal of "
+        "compiled members and the dashboard's forms are derived from it (docs/HOSTS.md). Unset: "
+        "made up once and kept in `DATA_DIR/secrets.json`, which is enough for one host.",
+        f"at least {MIN_SHARED_SECRET} printable ASCII characters without blanks around them",
+        "made up once",
     )
     host: Annotated[str, AfterValidator(values.host)] = documented(
         "127.0.0.1",
@@ -304,6 +353,15 @@ class Settings(BaseSettings):
     def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(values.host_and_port(host) for host in hosts)
 
+    @field_validator("shared_secret")
+    @classmethod
+    def _check_shared_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            values.header_text(value.get_secret_value())
+            if len(value.get_secret_value()) < MIN_SHARED_SECRET:
+                raise ValueError("too short")
+        return value
+
     @field_validator("dashboard_proxies")
     @classmethod
     def _check_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
@@ -335,7 +393,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, dotenv_settings, _RememberedSource(settings_cls)
+        ours = _SecretFiles(settings_cls), _RememberedSource(settings_cls)
+        return init_settings, env_settings, dotenv_settings, *ours
+
+    def derived_key(self, purpose: bytes) -> bytes:
+        """A key that all hosts of this installation have alike, and that reveals no secret."""
+        if self.shared_secret is None:
+            return derived_key(self.data_dir, purpose)
+        return hmac.digest(self.shared_secret.get_secret_value().encode(), purpose, "sha256")
 
     @property
     def ledger_path(self) -> Path | None:
@@ -472,7 +537,7 @@ def _describe_refusal(error: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    if name in ("label_studio_api_key", "metrics_token") or name.endswith("_pass"):
+    if name in ("label_studio_api_key", "metrics_token", "shared_secret") or name.endswith("_pass"):
         return "something else (not shown, because it is a secret)"
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     if name.endswith("_user"):

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from backend.counters import Counters
-from backend.data_dir import announced_names, derived_key
+from backend.data_dir import announced_names
 from backend.label_studio.bulk import Studio
 from backend.label_studio.images import ImageFetcher
 from backend.ledger import Ledger
@@ -68,7 +68,7 @@ class Workplace:
             self.settings.registry_path,
             engine=self.settings.engine,
             own_network=network if network not in NETWORKS else None,
-            seal=derived_key(self.settings.data_dir, b"compiled members"),
+            seal=self.settings.derived_key(b"compiled members"),
         )
 
     @cached_property

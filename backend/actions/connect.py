@@ -123,7 +123,7 @@ def connect_project(
             backend_url=settings.backend_url,
             user=settings.basic_auth_user,
             password=settings.basic_auth_pass.get_secret_value(),
-            webhook_key=webhook_key(settings.data_dir),
+            webhook_key=webhook_key(settings),
             options=wanted,
             model_version=None if serving is None else serving.name,
             previous=previous,

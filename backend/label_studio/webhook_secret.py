@@ -12,9 +12,8 @@ import hmac
 import json
 import secrets
 from hashlib import sha256
-from pathlib import Path
 
-from backend.data_dir import derived_key
+from backend.settings import Settings
 
 
 def new_name() -> str:
@@ -22,9 +21,9 @@ def new_name() -> str:
     return secrets.token_hex(16)
 
 
-def webhook_key(data_dir: Path) -> bytes:
-    """The key of all secrets of this DATA_DIR."""
-    return derived_key(data_dir, b"webhooks")
+def webhook_key(settings: Settings) -> bytes:
+    """The key of all secrets of this installation."""
+    return settings.derived_key(b"webhooks")
 
 
 def webhook_header(key: bytes, name: str) -> str:

@@ -74,7 +74,7 @@ AHEAD_S = 24 * 3600.0
 
 def body_limit(settings: Settings) -> Callable[[str, str], int]:
     """``limit(path, authorization)``: how many bytes of a body the server may read for the app."""
-    login, key = Login.of(settings), webhook_key(settings.data_dir)
+    login, key = Login.of(settings), webhook_key(settings)
     access = Access.of(settings)
 
     def limit(path: str, sent: str) -> int:
@@ -131,7 +131,7 @@ def _measured(app: WSGIApplication, latencies: Latencies) -> WSGIApplication:
 
 
 def _require_password(app: Flask, settings: Settings, access: Access | None) -> None:
-    login, key = Login.of(settings), webhook_key(settings.data_dir)
+    login, key = Login.of(settings), webhook_key(settings)
     metrics_token = BearerToken.of(settings)
     wrong_logins = WrongLogins()
 

@@ -64,6 +64,8 @@ A_FILE = str(ROOT / "README.md")
 
 WRONG = {
     "data_dir": [A_FILE, f"{A_FILE}/below", "~nobody-of-that-name/x", "x" * 5000, "/proc/none"],
+    "secrets_dir": [A_FILE, "/nowhere/secrets", "x" * 5000, "~nobody-of-that-name/x"],
+    "shared_secret": ["too short", "\n" * 40, " " + "x" * 40, "é" * 40],
     "host": ["a b", "http://x", "-x"],
     "port": ["0", "65536", "x", "9090.5"],
     "backend_url": ["localhost:9090", "ftp://x", "http://u:p@x", "http://x/?q", "http://x:99999"],
@@ -123,9 +125,8 @@ def test_a_wrong_value_is_refused_with_one_sentence_that_names_it(
     assert sentence.endswith(".")
     assert sentence.count("\n") == 0
     assert len(sentence) < 500
-    if name not in ("label_studio_api_key", "metrics_token") and not name.endswith(
-        ("_pass", "_user")
-    ):
+    secrets = ("label_studio_api_key", "metrics_token", "shared_secret")
+    if name not in secrets and not name.endswith(("_pass", "_user")):
         assert value.partition("u:p@")[0].partition("?")[0].partition("#")[0][:20] in sentence
 
 
@@ -462,6 +463,40 @@ def test_a_number_is_taken_as_it_is_or_refused(
     else:
         assert right
         assert (settings.port, settings.members) == (port, members)
+
+
+def test_secrets_come_from_files_where_nothing_else_gives_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "basic_auth_pass").write_text("of-the-file-8731\n")
+    (secrets / "shared_secret").write_text("a" * 40)
+    (secrets / "ledger_url").write_text("postgresql+psycopg://u:p@h/db")
+    monkeypatch.setenv("SHARED_SECRET", "b" * 40)
+    settings = load(tmp_path / "data", secrets_dir=secrets)
+    assert settings.basic_auth_pass.get_secret_value() == "of-the-file-8731"
+    assert settings.ledger_url == "postgresql+psycopg://u:p@h/db"
+    assert settings.shared_secret is not None
+    assert settings.shared_secret.get_secret_value() == "b" * 40
+    (secrets / "metrics_token").write_bytes(b"\xff")
+    with pytest.raises(BadSettings, match="metrics_token must be text in UTF-8"):
+        load(tmp_path / "data", secrets_dir=secrets)
+
+
+def test_hosts_with_one_shared_secret_have_the_same_keys(tmp_path: Path) -> None:
+    one, other = (load(tmp_path / name, shared_secret="s" * 40) for name in ("one", "other"))
+    assert one.derived_key(b"webhooks") == other.derived_key(b"webhooks") != one.derived_key(b"x")
+    alone, stranger = (load(tmp_path / name) for name in ("one", "other"))
+    assert len({each.derived_key(b"webhooks") for each in (one, alone, stranger)}) == 3
+
+
+def test_an_installation_keeps_its_keys_when_its_own_secret_becomes_the_shared_one(
+    tmp_path: Path,
+) -> None:
+    alone = load(tmp_path)
+    taken = load(tmp_path / "host", shared_secret=load_secrets(tmp_path)["valkey_password"])
+    assert taken.derived_key(b"webhooks") == alone.derived_key(b"webhooks")
 
 
 def test_the_example_file_names_every_setting() -> None:

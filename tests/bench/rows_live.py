@@ -158,7 +158,7 @@ def webhook_request(stack: Stack, project: TinyProject) -> bytes:
     assert secret is not None  # of a connected project
     head = (
         f"POST /webhook HTTP/1.1\r\nHost: {urlsplit(stack.url).netloc}\r\n"
-        f"Authorization: {webhook_header(webhook_key(stack.settings.data_dir), secret)}\r\n"
+        f"Authorization: {webhook_header(webhook_key(stack.settings), secret)}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
     )
     return head.encode() + sent

@@ -202,7 +202,7 @@ def _webhook_problems(hook: Webhook, case: ProjectCase) -> Iterator[tuple[str, s
             "The webhook carries no Authorization header, so we refuse every event (Label Studio "
             "makes it so when a backend is connected by hand).",
         )
-    elif headers["authorization"] != webhook_header(webhook_key(settings.data_dir), secret):
+    elif headers["authorization"] != webhook_header(webhook_key(settings), secret):
         yield "webhook-password", "The webhook carries a wrong secret: we refuse every event."
     if not hook.is_active:
         yield "webhook-inactive", "The webhook is switched off."

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.data_dir import derived_key
 from backend.settings import Settings
 from backend.web.auth import Login
 
@@ -60,7 +59,7 @@ class Access:
                 logins.append((user, Login(user, secret.get_secret_value()), may_act))
         if not logins:
             return None
-        key = derived_key(settings.data_dir, b"forms of the dashboard")
+        key = settings.derived_key(b"forms of the dashboard")
         return cls(logins, frozenset(settings.dashboard_proxies), key)
 
     def accepts(self, authorization: str) -> bool:

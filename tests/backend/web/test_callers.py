@@ -63,7 +63,7 @@ def connected(work: Workplace, studio_id: int) -> tuple[Project, str]:
     row = work.ledger.projects.ensure(work.server, studio_id, CREATED, title="Urine")
     made = replace(CONNECTION, project_id=studio_id, webhook_secret=name)
     work.ledger.projects.update(row.id, connection=made.to_json())
-    return row, webhook_header(webhook_key(work.settings.data_dir), name)
+    return row, webhook_header(webhook_key(work.settings), name)
 
 
 def send(client: FlaskClient, path: str, body: Any, header: str | None = None) -> TestResponse:
@@ -140,7 +140,7 @@ def test_a_webhook_of_the_last_release_still_brings_events(
     assert send(client, "/webhook", event(1)).status_code == 201
     assert kept(work, row) == ["ANNOTATION_CREATED"]
     # A secret that nobody gave is none.
-    empty = webhook_header(webhook_key(work.settings.data_dir), "")
+    empty = webhook_header(webhook_key(work.settings), "")
     assert send(client, "/webhook", event(1), empty).status_code == 403
 
 
@@ -171,7 +171,7 @@ def test_a_forged_secret_is_a_wrong_login_and_no_body_of_it_is_read(
 def test_a_secret_of_another_installation_is_none(work: Workplace, tmp_path: Path) -> None:
     _, header = connected(work, 1)
     with open_workplace(tmp_path / "other") as other:
-        assert name_in(webhook_key(other.settings.data_dir), header) is None
+        assert name_in(webhook_key(other.settings), header) is None
     assert name_of(None) is name_of(CONNECTION.to_json()) is None
 
 
