@@ -5,9 +5,11 @@ the app, for development only. ``python -m backend serve`` builds the same app b
 """
 
 import argparse
+from functools import partial
 
 from backend.errors import BadSettings
 from backend.ledger import Ledger
+from backend.ledger.agreement import facts_of
 from backend.ledger.heartbeat import Heartbeat
 from backend.setting_values import is_loopback
 from backend.settings import check_reach, load_settings
@@ -15,7 +17,9 @@ from backend.web.app import build_app
 
 settings = load_settings()
 app = build_app(settings)
-Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url).in_background()
+Heartbeat(
+    *(Ledger(settings.ledger_url), "web", settings.backend_url), partial(facts_of, settings, "web")
+).in_background()
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Committee, served for development")

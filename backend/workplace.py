@@ -6,7 +6,7 @@ only by those who ask for it, so that the command line and a worker's parent sta
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backend.counters import Counters
@@ -56,8 +56,14 @@ class Workplace:
 
     @cached_property
     def images(self) -> ImageFetcher:
-        names = partial(announced_names, self.settings.data_dir, self.server)
-        return ImageFetcher(self.studio, self.settings.allowed_image_hosts, names=names)
+        allowed = self.settings.allowed_image_hosts
+        return ImageFetcher(self.studio, allowed, names=self.studio_names)
+
+    def studio_names(self) -> list[str]:
+        """The addresses that Label Studio said it has, newest first."""
+        # The file holds what releases up to 0.2 heard, which only their own host could read.
+        earlier = announced_names(self.settings.data_dir, self.server)
+        return list(dict.fromkeys([*self.ledger.projects.names(self.server), *earlier]))
 
     @cached_property
     def registry(self) -> Registry:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 from collections.abc import Collection, Sequence
+from types import FrameType
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -48,6 +50,19 @@ class CommitteeWorker(Worker):
         yield_to_web(self.job_nice)
         super().main_work_horse(job, queue)
 
+    def _install_signal_handlers(self) -> None:
+        """Leave SIGTERM to the parent, which ends this process and gives back what it holds.
+
+        A service manager may send it to all processes at once. RQ would end the horse then, as if
+        what it did had killed it.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Not SIG_IGN, which programs that a job starts would inherit.
+            signal.signal(number, _pass_over)
+
+    def setup_work_horse_signals(self) -> None:
+        self._install_signal_handlers()
+
     def execute_job(self, job: Any, queue: Any) -> None:
         try:
             super().execute_job(job, queue)
@@ -62,6 +77,10 @@ class CommitteeWorker(Worker):
         except RedisError as error:
             # The horse needs the ledger alone; ending with Redis would end its work too.
             log.warning("worker %s works on without Redis: %s", self.name, error)
+
+
+def _pass_over(_number: int, _frame: FrameType | None) -> None:
+    pass
 
 
 def run_single(settings: Settings, name: str, queues: Sequence[str] = QUEUES) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from backend.jobs.gpu import queues_here
 from backend.jobs.names import parent_of, worker_name
 from backend.jobs.queue import remove_workers
 from backend.jobs.worker import release_parts
+from backend.ledger.agreement import facts_of
 from backend.ledger.heartbeat import Heartbeat, process_id
 from backend.ledger.parts import LEASE_S
 from backend.process_group import is_running, pid_space
@@ -90,7 +92,10 @@ class WorkerParent:
         self._alive_file.parent.mkdir(parents=True, exist_ok=True)
         clock = Clock(self._work)
         count = self._wanted.count(self._queues)
-        heartbeat = Heartbeat(self._work.ledger, "worker", f"{count} jobs side by side")
+        heartbeat = Heartbeat(
+            *(self._work.ledger, "worker", f"{count} jobs side by side"),
+            partial(facts_of, self._work.settings, "worker"),
+        )
         log.info("%d workers for %s, clock ticking", count, ", ".join(self._queues))
         try:
             while not self._stop.is_set():
@@ -218,9 +223,16 @@ class WorkerParent:
         for child in self._children.values():
             child.wait()
         self._alive_file.unlink(missing_ok=True)
+        names = set(self._children)
         try:
-            self._work.ledger.parts.release(set(self._children), died=False)
-            heartbeat.end()
+            for part in self._work.ledger.parts.release(names, died=False):
+                log.info("%s of round %d waits for another worker", part.stage, part.round_id)
         except LedgerUnavailable as error:
-            log.warning("the ledger still lists this process as alive: %s", error)
+            log.warning("what %s held waits for its lease: %s", ", ".join(names), error)
+        heartbeat.end()
+        try:
+            # Else RQ would call their jobs begun for minutes, and no check would be asked for.
+            remove_workers(self._work.redis, names)
+        except RedisError as error:
+            log.warning("RQ will forget %s and their jobs itself: %s", ", ".join(names), error)
         self._work.close()

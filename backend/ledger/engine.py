@@ -38,7 +38,7 @@ from backend.ledger import postgresql
 LOG_BYTES = 32 * 2**20
 """Size of SQLite's write-ahead log on disk between two checkpoints."""
 
-HEAD = "0005"
+HEAD = "0006"
 """The schema revision that this code reads and writes."""
 
 COPYING = f"copying {HEAD}"
@@ -157,6 +157,11 @@ def set_sequences(connection: Connection, tables: Iterable[Table]) -> None:
     """Let the next rows get numbers above those of the rows there are, which came with theirs."""
     if connection.dialect.name == "postgresql":  # SQLite looks at the rows themselves
         postgresql.set_sequences(connection, tables)
+
+
+def clock_ahead_s(connection: Connection) -> float:
+    """Seconds that this host's clock is ahead of the ledger's; SQLite has none of its own."""
+    return postgresql.clock_ahead_s(connection) if connection.dialect.name == "postgresql" else 0.0
 
 
 def copy_database(source: Path, target: Path) -> None:

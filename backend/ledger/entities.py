@@ -375,8 +375,24 @@ class Action(Base, kw_only=True):
     outcome: Mapped[str | None] = mapped_column(Text, default=None)
 
 
+class StudioName(Base, kw_only=True):
+    """An address that the Label Studio at ``server`` said it has; uploads go on carrying it."""
+
+    __tablename__ = "studio_names"
+
+    server: Mapped[str] = mapped_column(String(500), primary_key=True)
+    name: Mapped[str] = mapped_column(String(500), primary_key=True)
+    heard_at: Mapped[float]
+
+
 class ProcessRecord(Base, kw_only=True):
-    """A web or worker process that has said it is alive; ``role`` is "web" or "worker"."""
+    """A web or worker process that has said it is alive.
+
+    Attributes:
+        role: "web" or "worker".
+        facts: what it works with, as ``backend.ledger.agreement`` gathers it.
+        ahead_s: seconds that its clock was ahead of the ledger's at its last word.
+    """
 
     __tablename__ = "processes"
 
@@ -387,3 +403,5 @@ class ProcessRecord(Base, kw_only=True):
     pid: Mapped[int]
     started_at: Mapped[float]
     seen_at: Mapped[float]
+    facts: Mapped[dict[str, str] | None] = mapped_column(NULLABLE_JSON, default=None)
+    ahead_s: Mapped[float | None] = mapped_column(default=None)

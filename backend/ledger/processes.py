@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from sqlalchemy import delete, select
 
-from backend.ledger.engine import Database
+from backend.ledger.engine import Database, clock_ahead_s
 from backend.ledger.entities import ProcessRecord
 
 
@@ -16,13 +17,22 @@ class Processes:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def beat(self, process_id: str, role: str, address: str, host: str, pid: int) -> None:
-        """Note that a process is alive."""
-        now = time.time()
+    def beat(
+        self,
+        process_id: str,
+        role: str,
+        address: str,
+        host: str,
+        pid: int,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note that a process is alive, what it works with, and how its clock goes."""
         with self._db.write() as db:
+            now, ahead_s = time.time(), clock_ahead_s(db.connection())
+            told = None if facts is None else dict(facts)
             known = db.get(ProcessRecord, process_id)
             if known is not None:
-                known.seen_at = now
+                known.seen_at, known.facts, known.ahead_s = now, told, ahead_s
                 return
             db.add(
                 ProcessRecord(
@@ -33,6 +43,8 @@ class Processes:
                     pid=pid,
                     started_at=now,
                     seen_at=now,
+                    facts=told,
+                    ahead_s=ahead_s,
                 )
             )
 

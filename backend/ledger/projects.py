@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from typing import Unpack
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import Select, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
+from backend.data_dir import MOST_NAMES
 from backend.errors import UnknownProject
 from backend.ledger.engine import Database
 from backend.ledger.entities import (
@@ -22,6 +24,7 @@ from backend.ledger.entities import (
     Publication,
     Round,
     StampsListing,
+    StudioName,
     TaskStamps,
     Version,
 )
@@ -35,6 +38,9 @@ _OF_KEY = select(Project).where(
 MOST_UNCONFIRMED = 20
 """Projects that only a /setup has named. The oldest makes room for the next: what was invented by
 somebody with the web's password fills no ledger, and Label Studio names a real one again."""
+
+LONGEST_NAME = 500
+"""Characters of an address that Label Studio says it has: what the ledger's column holds."""
 
 AT_PREDICT = "/predict: "
 """Begins a project's last error where pre-annotating tasks that were opened met it."""
@@ -152,6 +158,26 @@ class Projects:
         with self._db.write() as db:
             moved = update(Project).where(Project.server == server)
             db.execute(moved.values(server=new_server))
+            names = db.scalars(select(StudioName).where(StudioName.server == server)).all()
+            for name, heard_at in [(n.name, n.heard_at) for n in names] + [(server, time.time())]:
+                db.merge(StudioName(server=new_server, name=name, heard_at=heard_at))
+            for former in names:
+                db.delete(former)
+
+    def note_name(self, server: str, name: str) -> None:
+        """Keep an address that the Label Studio at ``server`` said it has, with its last ones."""
+        if name in self.names(server) or len(name) > LONGEST_NAME:
+            return
+        with self._db.write() as db:
+            db.merge(StudioName(server=server, name=name, heard_at=time.time()))
+            db.flush()
+            for old in db.scalars(_names_of(server).offset(MOST_NAMES)).all():
+                db.delete(old)
+
+    def names(self, server: str) -> list[str]:
+        """The addresses that the Label Studio at ``server`` said it has, newest first."""
+        with self._db.read() as db:
+            return [found.name for found in db.scalars(_names_of(server))]
 
     def forget(self, project_id: int) -> None:
         """Delete everything that the ledger holds of a project."""
@@ -178,6 +204,11 @@ def _make_room(db: Session, server: str) -> None:
     newest_first = unconfirmed.order_by(Project.id.desc())
     for project_id in db.scalars(newest_first.offset(MOST_UNCONFIRMED - 1)).all():
         _forget(db, project_id)
+
+
+def _names_of(server: str) -> Select[tuple[StudioName]]:
+    of_server = select(StudioName).where(StudioName.server == server)
+    return of_server.order_by(StudioName.heard_at.desc(), StudioName.name)
 
 
 def _by_key(db: Session, server: str, studio_id: int, created: int) -> Project | None:

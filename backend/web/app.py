@@ -2,7 +2,8 @@
 
 | route | answers |
 |---|---|
-| GET /health | alive; the only one without a password |
+| GET /health | alive; without a password |
+| GET /ready | whether ledger, Redis and registry answer (``readiness.py``); without a password |
 | POST /setup | the serving publication, at once |
 | POST /predict | pre-annotations, one entry a task |
 | POST /webhook | 201 once the event is in the ledger |
@@ -31,7 +32,6 @@ import orjson
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from backend.data_dir import remember_name
 from backend.errors import BadRequest
 from backend.label_studio.images import own_name
 from backend.label_studio.label_config import parse_label_config
@@ -51,6 +51,7 @@ from backend.web.messages import Event, Predict, Setup, read_message
 from backend.web.metrics import exposition
 from backend.web.model import CommitteeModel
 from backend.web.openapi import openapi
+from backend.web.readiness import ADVICE, needs_of, problems
 from backend.web.refusals import handle_errors, json_response, refuse
 from backend.workplace import WEB_BUSY_S, Workplace
 
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MB = 2**20
+
+OPEN = frozenset({"/health", "/ready"})
+"""What orchestrators ask, which hold no password; these tell nobody anything else."""
 
 WEBHOOK = "/webhook"
 METRICS = "/metrics"
@@ -149,7 +153,7 @@ def _require_password(app: Flask, settings: Settings, access: Access | None) -> 
                 "The dashboard has a login of its own: DASHBOARD_USER with DASHBOARD_PASS, which "
                 "make run prints."
             )
-        if request.path == "/health" or login.accepts(sent):
+        if request.path in OPEN or login.accepts(sent):
             return None
         if request.path == METRICS and metrics_token.accepts(sent):
             return None
@@ -190,10 +194,18 @@ def _refuse_other_sites(app: Flask, backend_url: str) -> None:
 def _add_routes(app: Flask, work: Workplace, latencies: Latencies) -> None:
     model = CommitteeModel.bind(work)
     projects = work.ledger.projects
+    needs = needs_of(work)
 
     @app.get("/health")
     def health() -> Response:
         return json_response({"status": "UP", "model_class": CommitteeModel.__name__})
+
+    @app.get("/ready")
+    def ready() -> Response:
+        found = problems(needs)
+        if found:
+            return refuse(" ".join([*found, ADVICE]), 503)
+        return json_response({"status": "READY"})
 
     @app.post("/setup")
     def setup() -> Response:
@@ -211,7 +223,7 @@ def _add_routes(app: Flask, work: Workplace, latencies: Latencies) -> None:
             *key, label_config=sent.label_config, extra_params=sent.extra_params
         )
         if isinstance(sent.hostname, str) and (name := own_name(sent.hostname)) is not None:
-            remember_name(work.settings.data_dir, work.server, name)
+            projects.note_name(work.server, name)
         if not project.connected:
             projects.update(project.id, connected=True, last_error=None)
         return json_response({"model_version": model().setup(project)})

@@ -177,6 +177,10 @@ class Health(TypedDict):
     model_class: str
 
 
+class Ready(TypedDict):
+    status: str
+
+
 class Serving(TypedDict):
     model_version: str
 

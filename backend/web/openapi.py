@@ -19,9 +19,9 @@ Json = dict[str, Any]
 _ABOUT = """\
 The protocol of Label Studio's ML backends, and what each answer means here.
 
-Every path but /health asks for HTTP Basic; without it every path and method answers 401, and 429
-after ten wrong logins. A webhook that `connect` made brings its project's secret to /webhook
-instead, and METRICS_TOKEN opens /metrics as a Bearer token. A POST from a page of another site
+Every path but /health and /ready asks for HTTP Basic; without it every path and method answers 401,
+and 429 after ten wrong logins. A webhook that `connect` made brings its project's secret to
+/webhook instead, and METRICS_TOKEN opens /metrics as a Bearer token. A POST from a page of another site
 answers 403. Beyond that an unknown path answers 404 and a known one 405 to another method. What is
 not HTTP is refused before any path with 400, 408, 413, 431 or 501. Every refusal is
 `{"error": "a sentence"}`.
@@ -34,7 +34,8 @@ _REFUSALS = {
     "413": "The body is larger than this path takes.",
     "415": "The body is not sent as application/json, or has a Content-Encoding.",
     "429": "Too many wrong logins came from this address.",
-    "503": "The ledger is locked, full or broken, or the version that serves cannot be read.",
+    "503": "The ledger is locked, full or broken, or the version that serves cannot be read; of "
+    "/ready: what does not answer.",
 }
 _REFUSAL_HEADERS = {
     "401": {"WWW-Authenticate": {"schema": {"type": "string"}, "required": True}},
@@ -63,6 +64,13 @@ _OPERATIONS = (
         messages.Health,
         "The web is running.",
         refusals=(),
+    ),
+    _Operation(
+        "/ready",
+        "Ready to serve: ledger, Redis and registry answer within a second.",
+        messages.Ready,
+        "All of them answer.",
+        refusals=("503",),
     ),
     _Operation(
         "/setup",
@@ -127,7 +135,7 @@ def openapi() -> Json:
 
     def describe(each: _Operation) -> Json:
         operation: Json = {"operationId": each.path.strip("/"), "summary": each.meaning}
-        if not each.refusals:
+        if "401" not in each.refusals:
             operation["security"] = []
         if each.takes:
             operation["requestBody"] = {"required": True, **content(each.takes)}

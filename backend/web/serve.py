@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
@@ -26,7 +28,7 @@ PROCESSES = 2
 """So that a prediction in one (seconds) never delays /health and /setup in the other."""
 
 STOP_S = 8.0
-"""waitress gives open requests 5 s, and ``SEND_WITHIN_S`` follows."""
+"""Open requests have ``DRAIN_S``, those that a thread is at work on the rest of it."""
 
 HANGS_S = 120.0
 """A process whose loop has not turned for so long answers nobody any more and is replaced."""
@@ -64,7 +66,7 @@ def serve(settings: Settings) -> None:
                     if child.ended():
                         children[place] = _Child(settings, listener, latencies, place)
         finally:
-            _stop([child.process for child in children])
+            _stop([child.process for child in children], listener)
 
 
 class _Child:
@@ -131,6 +133,7 @@ def _serve_in_child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent sends SIGTERM
     # Imported here, so that the parent stays small and starts as fast as it can.
     from backend.ledger import Ledger
+    from backend.ledger.agreement import facts_of
     from backend.ledger.heartbeat import Heartbeat
     from backend.web.app import body_limit, build_app
     from backend.web.server import Server
@@ -138,7 +141,9 @@ def _serve_in_child(
     sys.setswitchinterval(SWITCH_S)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is ordinary
     app = build_app(settings, latencies.of_process(place))
-    Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url).in_background()
+    gather = partial(facts_of, settings, "web")
+    heartbeat = Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url, gather)
+    heartbeat.in_background()
 
     # What was loaded stays. Looking through all of it for garbage stops every request for 0.13 s.
     gc.collect()
@@ -150,15 +155,18 @@ def _serve_in_child(
             sys.exit()
 
     Server(app, listener, body_limit(settings), tick).run()
+    heartbeat.end()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     sys.exit()
 
 
-def _stop(children: list[BaseProcess]) -> None:
+def _stop(children: list[BaseProcess], listener: socket.socket) -> None:
     for child in children:
         child.terminate()
+    with suppress(OSError):  # not every system ends a socket that only listens
+        listener.shutdown(socket.SHUT_RDWR)  # refused at once, new connections go elsewhere
     deadline = time.monotonic() + STOP_S
     for child in children:
         child.join(max(0.0, deadline - time.monotonic()))

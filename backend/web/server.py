@@ -46,6 +46,9 @@ SILENT_S = 10
 SEND_WITHIN_S = 2.0
 """What was answered before a stop, and waits for the client to read it, has so long."""
 
+DRAIN_S = 5.0
+"""What has begun to arrive when SIGTERM comes, or waits for a thread, has so long to be answered."""
+
 SEND_BUFFER_BYTES = 256 * 1024
 """The system would keep megabytes for each client that asks on and reads no answer."""
 
@@ -175,6 +178,7 @@ class Server(TcpWSGIServer):
         )
         self._tick = tick
         self._stopped = False
+        self._drained_by: float | None = None
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self._stop)
@@ -195,7 +199,9 @@ class Server(TcpWSGIServer):
 
     def readable(self) -> bool:
         if self._stopped:
-            raise SystemExit
+            if self._is_drained():
+                raise SystemExit
+            return False  # who asks now by a proxy gets to another replica
         # waitress goes by the wall clock: set back, it would wait until it has caught up.
         now = time.time()
         if self.next_channel_cleanup > now + self.adj.cleanup_interval:
@@ -203,6 +209,24 @@ class Server(TcpWSGIServer):
             for connection in self.active_channels.values():
                 connection.last_activity = min(connection.last_activity, now)
         return bool(super().readable())
+
+    def _is_drained(self) -> bool:
+        """Whether nobody waits for an answer any more, or too long."""
+        now = time.monotonic()
+        if self._drained_by is None:
+            self._drained_by = now + DRAIN_S
+            self.pull_trigger()  # what has arrived meanwhile is read before anything is closed
+            return False
+        waiting = False
+        for connection in list(self.active_channels.values()):
+            if connection.requests or connection.request or connection.total_outbufs_len:
+                waiting = True
+            else:
+                connection.handle_close()
+        return not waiting or now > self._drained_by
+
+    def handle_close(self) -> None:
+        """The parent has ended the socket, and our own SIGTERM is on its way."""
 
     def maintenance(self, now: int) -> None:
         self._tick()

@@ -18,6 +18,7 @@ from backend.insight.findings.connection import (
     check_webhooks_allowed,
 )
 from backend.insight.findings.finding import Finding, Fix, Installation
+from backend.insight.findings.hosts import check_hosts
 from backend.insight.findings.labels import (
     check_configuration,
     check_images,
@@ -71,6 +72,7 @@ INSTALLATION_CHECKS: tuple[Callable[[Installation], Iterable[Finding]], ...] = (
     check_dashboard,
     check_redis,
     check_workers,
+    check_hosts,
     check_disk,
 )
 

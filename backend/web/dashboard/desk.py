@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from backend.data_dir import announced_names
 from backend.insight.status import ProjectStatus, alive_workers, process_status, project_status
 from backend.ledger import Project
 from backend.web.dashboard.access import Access
@@ -54,5 +53,4 @@ class Desk:
     def studio_url(self) -> str:
         """Label Studio's address in a browser: as it calls itself, which may not be as we reach
         it."""
-        work = self.work
-        return next(iter(announced_names(work.settings.data_dir, work.server)), work.server)
+        return next(iter(self.work.studio_names()), self.work.server)

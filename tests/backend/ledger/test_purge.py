@@ -12,7 +12,7 @@ from backend.ledger.entities import Base
 
 TABLES = Base.metadata.sorted_tables  # those that others point to first
 
-NOT_OF_PROJECTS = {"processes"}
+NOT_OF_PROJECTS = {"processes", "studio_names"}
 """A new table needs a foreign key that leads to its project, or a reason to stand here: it says
 nothing of any project."""
 
