@@ -310,6 +310,10 @@ def test_the_images_own_command_serves_and_its_healthcheck_agrees(
         url = f"http://127.0.0.1:{environment['PORT']}"
         assert requests.get(f"{url}/health", timeout=5).json()["status"] == "UP"
         assert requests.post(f"{url}/setup", json={}, timeout=5).status_code == 401
+        of_compose = here(compose["services"]["web"]["healthcheck"]["test"][1:])
+        of_compose[-1] = of_compose[-1].replace(":9090/", f":{environment['PORT']}/")
+        assert passes(of_compose, environment)
+        assert not passes([*of_compose[:-1], of_compose[-1].replace("/ready", "/x")], environment)
     finally:
         web.stop()
     assert not passes(check, environment)

@@ -21,9 +21,9 @@ The protocol of Label Studio's ML backends, and what each answer means here.
 
 Every path but /health and /ready asks for HTTP Basic; without it every path and method answers 401,
 and 429 after ten wrong logins. A webhook that `connect` made brings its project's secret to
-/webhook instead, and METRICS_TOKEN opens /metrics as a Bearer token. A POST from a page of another site
-answers 403. Beyond that an unknown path answers 404 and a known one 405 to another method. What is
-not HTTP is refused before any path with 400, 408, 413, 431 or 501. Every refusal is
+/webhook instead, and METRICS_TOKEN opens /metrics as a Bearer token. A POST from a page of another
+site answers 403. Beyond that an unknown path answers 404 and a known one 405 to another method.
+What is not HTTP is refused before any path with 400, 408, 413, 431 or 501. Every refusal is
 `{"error": "a sentence"}`.
 """
 

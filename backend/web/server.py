@@ -47,7 +47,7 @@ SEND_WITHIN_S = 2.0
 """What was answered before a stop, and waits for the client to read it, has so long."""
 
 DRAIN_S = 5.0
-"""What has begun to arrive when SIGTERM comes, or waits for a thread, has so long to be answered."""
+"""What has begun to arrive when SIGTERM comes has so long to be answered."""
 
 SEND_BUFFER_BYTES = 256 * 1024
 """The system would keep megabytes for each client that asks on and reads no answer."""

