@@ -7,7 +7,8 @@ from pathlib import Path
 
 from backend.click_cache import clicks_folder
 from backend.errors import BadRequest
-from backend.ledger import Project
+from backend.ledger import Ledger, Project
+from backend.settings import Settings
 from backend.workplace import Workplace
 from training.committee.removals import may_remove
 
@@ -46,6 +47,21 @@ def remove_files(work: Workplace, slug: str) -> None:
                 )
             _remove(folder)
     _remove(clicks_folder(work.settings.data_dir) / slug)
+
+
+def remove_strays(settings: Settings, ledger: Ledger) -> None:
+    """Remove what smart clicks kept on this host of projects that were purged on another one.
+
+    Raises:
+        BadRequest: not all of it could be removed.
+        LedgerUnavailable: nothing was.
+    """
+    folder = clicks_folder(settings.data_dir)
+    kept = list(folder.iterdir()) if folder.exists() else []
+    known = {project.slug for project in ledger.projects.all()} if kept else set()
+    for stray in kept:
+        if stray.name not in known:
+            _remove(stray)
 
 
 def _remove(folder: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -37,6 +38,9 @@ SWITCH_S = 0.0005
 """How long one thread of a process may keep another from running Python. With Python's own 5 ms a
 short request waits behind those that read bodies or write regions: the slowest of a hundred
 webhooks took 64 ms, and 51 ms with this."""
+
+FORGET_EVERY_S = 3600.0
+"""Between two looks for what a project left here that was purged on another host."""
 
 BIND_WITHIN_S = 5.0
 """The processes of a parent that was killed may hold the port for a moment."""
@@ -132,6 +136,7 @@ def _serve_in_child(
     die_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent sends SIGTERM
     # Imported here, so that the parent stays small and starts as fast as it can.
+    from backend.actions.purge import remove_strays
     from backend.ledger import Ledger
     from backend.ledger.agreement import facts_of
     from backend.ledger.heartbeat import Heartbeat
@@ -141,9 +146,21 @@ def _serve_in_child(
     sys.setswitchinterval(SWITCH_S)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is ordinary
     app = build_app(settings, latencies.of_process(place))
+    ledger = Ledger(settings.ledger_url)
     gather = partial(facts_of, settings, "web")
-    heartbeat = Heartbeat(Ledger(settings.ledger_url), "web", settings.backend_url, gather)
+    heartbeat = Heartbeat(ledger, "web", settings.backend_url, gather)
     heartbeat.in_background()
+
+    def forget_purged() -> None:
+        while True:
+            try:
+                remove_strays(settings, ledger)
+            except BackendError as error:
+                log.warning("what smart clicks kept is looked through later: %s", error)
+            time.sleep(FORGET_EVERY_S)
+
+    if place == 0:
+        threading.Thread(target=forget_purged, name="forget", daemon=True).start()
 
     # What was loaded stays. Looking through all of it for garbage stops every request for 0.13 s.
     gc.collect()

@@ -25,6 +25,7 @@ from backend.jobs import jobs
 from backend.jobs.clock import Clock
 from backend.label_studio.bulk import Studio
 from backend.ledger import upgrade
+from backend.ledger.agreement import facts_of
 from backend.local.valkey import embedded_valkey
 from backend.settings import Settings, load_settings
 from backend.web.app import build_app
@@ -39,6 +40,7 @@ WORDS = {
     "api key": "tattle-api-key-0123456789abcdef01234567",
     "basic password": "tattle-basic-password",
     "metrics token": "tattle-metrics-token",
+    "shared secret": "tattle-shared-secret-0123456789abcdef",
     "redis password": "tattle-redis-password",
     "signature": "tattle-signature",
     "user info": "tattle-user-info",
@@ -114,6 +116,7 @@ def environment(
         "BASIC_AUTH_USER": "lab",
         "BASIC_AUTH_PASS": WORDS["basic password"],
         "METRICS_TOKEN": WORDS["metrics token"],
+        "SHARED_SECRET": WORDS["shared secret"],
         "ALLOWED_IMAGE_HOSTS": elsewhere.name,
         "ENGINE": "torch",
     }
@@ -185,6 +188,9 @@ def round_trip(settings: Settings, elsewhere: Host) -> str:
         post("/predict", {"tasks": WORDS["task password"][:0], "project": PROJECT})
         post("/versions", b"\xff")
         post("/webhook", b"{", password="wrong")
+        with app.test_client() as client:  # neither Redis nor Label Studio's token is named
+            said.append(client.get("/ready").text)
+        work.ledger.processes.beat("w", "web", "", "here", 1, facts_of(settings, "web"))
         for header in (f"Bearer {WORDS['metrics token']}", f"Bearer {WORDS['metrics token']}x"):
             with app.test_client() as client:
                 said.append(client.get("/metrics", headers={"Authorization": header}).text)
@@ -254,6 +260,7 @@ def test_nothing_that_speaks_tells_a_secret(
     [
         ("LABEL_STUDIO_API_KEY", f"{WORDS['api key']} with blanks"),
         ("BASIC_AUTH_PASS", f" {WORDS['basic password']}"),
+        ("SHARED_SECRET", f" {WORDS['shared secret']}"),
         ("LABEL_STUDIO_URL", f"http://lab:{WORDS['user info']}@studio.test"),
         ("REDIS_URL", f"http://:{WORDS['redis password']}@127.0.0.1"),
         ("REDIS_URL", f"redis://:{WORDS['redis password']}@127.0.0.1:0"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from backend.actions.connect import disconnect_project
+from backend.actions.purge import remove_strays
 from backend.click_cache import clicks_folder
 from backend.errors import BadRequest
 from backend.jobs.parts import do_part
@@ -75,6 +76,15 @@ def test_what_could_not_be_removed_is_said_and_can_be_asked_for_again(
         disconnect_project(work, 4, purge=True)
     disconnect_project(work, 4, purge=True)
     assert not (work.registry.root / row.slug).exists()
+
+
+def test_what_clicks_kept_of_a_project_that_was_purged_on_another_host_goes(
+    work: Workplace,
+) -> None:
+    kept, purged = filled(work, 3), filled(work, 4)
+    work.ledger.projects.forget(purged.id)
+    remove_strays(work.settings, work.ledger)
+    assert [path.name for path in clicks_folder(work.settings.data_dir).iterdir()] == [kept.slug]
 
 
 def test_a_job_that_was_under_way_leaves_nothing_of_a_purged_project(
