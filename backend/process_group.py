@@ -10,17 +10,23 @@ import ctypes
 import os
 import signal
 import sys
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def pid_space() -> int:
-    """Which numbering of processes this one is in: each container has its own (Linux; else 0)."""
+    """Which numbering of processes this one is in: each container and each start of a machine has
+    its own (Linux; else 0)."""
     try:
-        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - a link that leads to no path
+        container = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - a link that leads to no path
+        # The first numbering of every machine has the same inode, and two may share a name.
+        started = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
         return 0
+    return zlib.crc32(started) << 32 | container
 
 
 def is_running(pid: int) -> bool:
