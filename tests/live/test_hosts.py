@@ -41,7 +41,7 @@ T = TypeVar("T")
 pytestmark = [pytest.mark.live, pytest.mark.soak, pytest.mark.timeout(1200)]
 
 IMAGES, LABELLED = 110, 6
-STEPS = 2500
+STEPS = 400
 """A member then trains for longer than it takes to renew a lease, and is met half done."""
 
 AFTER_LEASE_S = 60.0

@@ -54,6 +54,7 @@ def source(tmp_path: Path) -> Iterator[Ledger]:
     ledger.actions.begin(project.id, "train", who="me", login="owner")
     ledger.stamps.write(stamps_listing(project.id), {2**40: [(1, "2026-11-24T00:00:00Z", False)]})
     ledger.pool.claim(project.id, [2**62])
+    ledger.projects.note_name("http://studio", "http://labels.example")
     yield ledger
     ledger.close()
 
@@ -69,7 +70,7 @@ def test_a_laboratory_moves_to_postgresql_and_back(
     counts = copy_ledger(source.url, target)
     assert counts == {
         **{"projects": 1, "events": 7, "rounds": 1, "parts": 2, "publications": 1},
-        **{"versions": 1, "ranking": 5, "evidence": 1, "actions": 1},
+        **{"versions": 1, "ranking": 5, "evidence": 1, "actions": 1, "studio_names": 1},
         **{"task_stamps": 1, "stamps_listings": 1, "pool_pictures": 1},
     }
     moved = Ledger(target)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -194,7 +194,7 @@ def test_what_waits_for_a_thread_at_a_signal_is_answered_and_nothing_new_is_take
             link.sendall(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
         wait_until(lambda: web.tail().count("at work") >= THREADS, PATIENCE_S, "busy threads")
         os.kill(web.pid, signal.SIGTERM)
-        wait_until(lambda: connected(port) is None, PATIENCE_S, "new connections to be refused")
+        wait_until(lambda: refuses(port), PATIENCE_S, "new connections to be refused")
         assert [answer_of(link)[2] for link in links] == [b"done"] * asked
         for link in links:
             link.close()
@@ -218,6 +218,11 @@ def connected(port: int) -> socket.socket | None:
         return socket.create_connection(("127.0.0.1", port), timeout=scaled(PATIENCE_S))
     except ConnectionRefusedError:
         return None
+
+
+def refuses(port: int) -> bool:
+    with connected(port) or nullcontext() as link:
+        return link is None
 
 
 def settings_of(port: int, data_dir: Path) -> dict[str, str]:

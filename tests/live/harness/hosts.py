@@ -70,6 +70,7 @@ class Host:
 def hosts(*names: str) -> Iterator[list[Host]]:
     """Hosts on a network with this machine, until the block ends."""
     with ExitStack() as undo:
+        _remove_leftovers(names)
         _ip("link", "add", BRIDGE, "type", "bridge")
         undo.callback(_ip, "link", "del", BRIDGE)
         _ip("addr", "add", f"{ADDRESS}/24", "dev", BRIDGE)
@@ -86,6 +87,15 @@ def hosts(*names: str) -> Iterator[list[Host]]:
                 _ip("-n", name, "link", "set", device, "up")
             made.append(host)
         yield made
+
+
+def _remove_leftovers(names: Sequence[str]) -> None:
+    """What a pytest left that was killed."""
+    words = [["link", "del", BRIDGE]]
+    words += [["link", "del", Host(name)._cable] for name in names]
+    words += [["netns", "del", name] for name in names]
+    for each in words:
+        subprocess.run(["ip", *each], check=False, capture_output=True)
 
 
 def _ip(*words: str) -> None:
