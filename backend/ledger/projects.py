@@ -206,7 +206,7 @@ def _make_room(db: Session, server: str) -> None:
         _forget(db, project_id)
 
 
-def _names_of(server: str) -> Select[tuple[StudioName]]:
+def _names_of(server: str) -> Select[StudioName]:
     of_server = select(StudioName).where(StudioName.server == server)
     return of_server.order_by(StudioName.heard_at.desc(), StudioName.name)
 
