@@ -25,13 +25,13 @@ from backend.commands.ledger import ledger, migrate
 from backend.commands.map import map_task
 from backend.commands.pause import pause, resume
 from backend.commands.pool import pool
+from backend.commands.registry import registry
 from backend.commands.replay.command import replay_command
 from backend.commands.retrain import retrain
-from backend.commands.rollback import rollback
 from backend.commands.run import run
 from backend.commands.serve import serve
 from backend.commands.status import status
-from backend.commands.versions import versions
+from backend.commands.versions import rollback, versions
 from backend.commands.worker import worker
 from backend.errors import BackendError
 from training.command_options import STOPPED
@@ -78,6 +78,7 @@ for command in (
     migrate,
     pause,
     pool,
+    registry,
     replay_command,
     restore,
     resume,

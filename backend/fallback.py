@@ -1,5 +1,6 @@
-"""Which version predicts while the right one's files are damaged: the newest promoted version
-before it whose files are whole. Nothing is written, so a restored folder is used again at once.
+"""Which version predicts while the right one's files are damaged, or an object store that has them
+is away: the newest promoted version before it whose files are whole. Nothing is written, so a
+restored folder is used again at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from backend.ledger import Ledger, Project
 from backend.workplace import Workplace
 from training.committee.checksums import DamagedVersion, UnknownVersion, check_files
+from training.committee.store.store import StoreUnavailable, read_whole
 
 if TYPE_CHECKING:
     from training.committee.committee import Committee
@@ -22,9 +24,13 @@ an earlier version would have as well."""
 
 
 def damage_of(work: Workplace, project: Project, number: int) -> str | None:
-    """What is wrong with a version's files, as a sentence; None if they are what was saved."""
+    """What is wrong with a version's files, as a sentence; None if they are what was saved.
+
+    Raises:
+        StoreUnavailable: they are in an object store that is away, and not on this host.
+    """
     try:
-        check_files(work.settings.registry_path / project.slug / "versions" / str(number))
+        read_whole(work.store, project.slug, number, check_files)
     except DAMAGE as error:
         return str(error)
     return None
@@ -48,16 +54,17 @@ def load_whole(work: Workplace, project: Project, number: int) -> Committee:
     """A version, or the newest whole promoted one before it.
 
     Raises:
-        UnknownVersion, DamagedVersion: neither is whole; what was wrong with ``number``.
+        UnknownVersion, DamagedVersion, StoreUnavailable: neither is whole, or on this host while
+            the object store is away; what was wrong with ``number``.
         TrainingError: it cannot be run here, whole as it is.
     """
     try:
         return work.registry.load(project.slug, number)
-    except DAMAGE as error:
+    except (*DAMAGE, StoreUnavailable) as error:
         for earlier in _earlier(work.ledger, project.id, number):
             try:
                 committee = work.registry.load(project.slug, earlier)
-            except DAMAGE:
+            except (*DAMAGE, StoreUnavailable):
                 continue
             log.warning("version %d predicts instead of %d: %s", earlier, number, error)
             work.counters.add("fallbacks", project.slug)

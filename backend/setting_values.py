@@ -11,10 +11,14 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from training.committee.store.store import SCHEMES
 from training.config import is_network
 
 EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 """What listens on all addresses of a machine."""
+
+_BUCKET = re.compile(r"[a-z0-9A-Z][a-z0-9A-Z._-]{1,220}")
+_PREFIX = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
 
@@ -133,10 +137,17 @@ def ledger_url(url: str) -> str:
 
 
 def registry_url(url: str) -> str:
-    """A folder's absolute path, given as a path or as ``file://``."""
+    """A folder's absolute path, given as a path or as ``file://``, or an object store's address."""
     if "://" not in url:
         return str(absolute_path(Path(url)))
     parts = urlsplit(url)
+    if parts.scheme in SCHEMES:
+        below = parts.path.strip("/")
+        if _BUCKET.fullmatch(parts.netloc) is None or (below and _PREFIX.fullmatch(below) is None):
+            raise ValueError("no bucket, or a prefix that is none")
+        if parts.query or parts.fragment or ".." in below.split("/"):
+            raise ValueError("a query, a fragment or a way out of the prefix")
+        return f"{parts.scheme}://{parts.netloc}" + (f"/{below}" if below else "")
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or len(parts.path) < 2:
         raise ValueError("not a folder")
     return str(absolute_path(Path(unquote(parts.path))))

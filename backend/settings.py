@@ -42,6 +42,7 @@ from backend.data_dir import (
 )
 from backend.documented_field import MOST, documented, expected_value, shown_default, whole_number
 from backend.errors import BadSettings
+from training.committee.store.store import Store, open_store
 from training.config import NETWORKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -214,9 +215,17 @@ class Settings(BaseSettings):
     )
     registry_url: Annotated[str, AfterValidator(values.registry_url)] = documented(
         "",
-        "The folder of the versions; a path or `file://`.",
-        "a folder, as a path or as file:///path (object stores are not supported yet)",
+        "Where the versions are: a folder, as a path or `file://`, or an object store, as "
+        "`s3://bucket/prefix` (docs/REGISTRY.md).",
+        "a folder, as a path or as file:///path, or an object store, as s3://bucket/prefix "
+        "without user, query or fragment (gs:// and az:// likewise)",
         "`DATA_DIR/registry`",
+    )
+    registry_cache_gb: int = whole_number(
+        10,
+        "Gigabytes that this host's copies of what an object store holds take in "
+        "`DATA_DIR/cache/registry`, at most (docs/REGISTRY.md).",
+        100_000,
     )
     basic_auth_user: str = documented(
         "committee",
@@ -409,9 +418,14 @@ class Settings(BaseSettings):
         return None if path == self.ledger_url else Path(path)
 
     @property
-    def registry_path(self) -> Path:
-        """The registry's folder."""
-        return Path(self.registry_url)
+    def registry_path(self) -> Path | None:
+        """The registry's folder; None: it is in an object store."""
+        return None if "://" in self.registry_url else Path(self.registry_url)
+
+    def store(self, url: str | None = None) -> Store:
+        """Where the registry's files lie, or those of another one; nothing is opened yet."""
+        cache = self.data_dir / "cache" / "registry"
+        return open_store(url or self.registry_url, cache, self.registry_cache_gb * 10**9)
 
     def describe_dashboard(self) -> str:
         """Where the dashboard is, or how to switch it on."""

@@ -1,7 +1,8 @@
 """What a process works with: settings, ledger, Label Studio's client, registry, image fetcher.
 
 Built once at a process's entry and handed down. The registry, which brings torch, is opened
-only by those who ask for it, so that the command line and a worker's parent stay light.
+only by those who ask for it, so that the command line and a worker's parent stay light. Its store
+brings none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from backend.ledger import Project
     from training.committee.registry import Registry
+    from training.committee.store.store import Store
 
 WEB_BUSY_S = 0.7
 """Longest wait of a web request for the ledger: Label Studio gives a webhook one second."""
@@ -66,12 +68,17 @@ class Workplace:
         return list(dict.fromkeys([*self.ledger.projects.names(self.server), *earlier]))
 
     @cached_property
+    def store(self) -> Store:
+        """Where the registry's files lie."""
+        return self.settings.store()
+
+    @cached_property
     def registry(self) -> Registry:
         from training.committee.registry import Registry
 
         network = self.settings.network
         return Registry(
-            self.settings.registry_path,
+            self.store,
             engine=self.settings.engine,
             own_network=network if network not in NETWORKS else None,
             seal=self.settings.derived_key(b"compiled members"),
@@ -95,3 +102,5 @@ class Workplace:
 
     def close(self) -> None:
         self.ledger.close()
+        if "store" in vars(self):
+            self.store.close()

@@ -22,6 +22,7 @@ from backend.insight.status import Status
 from backend.insight.versions import VersionEntry
 from tests.command_page import exit_statuses, json_keys
 from training.__main__ import cli as training_cli
+from training.committee.store.copying import Copied
 from training.errors import TrainingError
 from training.progress import progress_bar
 
@@ -29,18 +30,8 @@ PROGRAMS = {"backend": cli, "training": training_cli}
 
 ACTING = {
     "backend": {
-        *(
-            "disconnect",
-            "ledger",
-            "migrate",
-            "pause",
-            "pool",
-            "restore",
-            "resume",
-            "retrain",
-            "rollback",
-        ),
-        *("run", "serve", "worker"),
+        *("disconnect", "ledger", "migrate", "pause", "pool", "registry", "restore", "resume"),
+        *("retrain", "rollback", "run", "serve", "worker"),
     },
     "training": {"draw", "export", "loop"},
 }
@@ -66,8 +57,12 @@ def test_every_command_that_reads_takes_json_and_the_page_lists_it() -> None:
         f"{program} {name}" for program, names in ACTING.items() for name in names
     }
     for command in json_keys():
-        program, name = command.split()
-        options = [flag for each in PROGRAMS[program].commands[name].params for flag in each.opts]
+        program, *names = command.split()
+        found: click.Command = PROGRAMS[program]
+        for name in names:
+            assert isinstance(found, click.Group)
+            found = found.commands[name]
+        options = [flag for each in found.params for flag in each.opts]
         assert "--json" in options, command
 
 
@@ -81,6 +76,7 @@ def test_every_command_that_reads_takes_json_and_the_page_lists_it() -> None:
         ("export-masks", Export, ()),
         ("replay", ReplayResult, ()),
         ("check-labels", LabelList, ()),
+        ("registry copy", Copied, ()),
     ],
 )
 def test_the_keys_on_the_page_are_those_of_the_model(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # These processes live for hours beside the ones that compute: torch alone is 300 MB, which only
 # the web and a job's own process may load.
 LIGHT = ("cli", "jobs.worker", "web.serve", "local.supervisor")
-HEAVY = ("torch", "openvino", "cv2", "scipy", "matplotlib", "label_studio_sdk")
+HEAVY = ("torch", "openvino", "cv2", "scipy", "matplotlib", "label_studio_sdk", "obstore")
 
 
 @pytest.mark.parametrize("module", LIGHT)

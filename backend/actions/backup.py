@@ -18,6 +18,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -70,10 +71,10 @@ class Manifest:
     """What a backup holds.
 
     Attributes:
+        left_out: links and other things that are no plain files, and a registry in an object store.
         installation: stands for the passwords of its DATA_DIR, without telling them.
         label_studio_url: the Label Studio that its projects are of; None before the first.
         own_studio: whether that is the one of `make run`, whose data are in the backup.
-        left_out: links and other things that are no plain files.
         files: path below the backup's folder to the file.
     """
 
@@ -145,8 +146,7 @@ def back_up(settings: Settings, target: Path, report: Report = lambda _what: Non
     staging: Path | None = None
     try:
         target.mkdir(parents=True, exist_ok=True)
-        settings.registry_path.mkdir(parents=True, exist_ok=True)
-        with removals_held(settings.registry_path):  # one backup at a time, too
+        with _registry_held(settings):
             for left in target.glob(f"{UNFINISHED}*"):
                 shutil.rmtree(left)
             # Nobody else may enter it: it holds passwords and patients' images.
@@ -162,6 +162,15 @@ def back_up(settings: Settings, target: Path, report: Report = lambda _what: Non
             shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def _registry_held(settings: Settings) -> Iterator[None]:
+    """Nothing of the registry is removed while it is copied, and one backup is made at a time."""
+    home = settings.registry_path or settings.data_dir
+    home.mkdir(parents=True, exist_ok=True)
+    with removals_held(home):
+        yield
+
+
 def _write(settings: Settings, target: Path, writer: _Writer, installation: str) -> BackedUp:
     studio = label_studio_folder(settings.data_dir)
     database = studio / STUDIO_DATABASE
@@ -173,7 +182,10 @@ def _write(settings: Settings, target: Path, writer: _Writer, installation: str)
             writer.left_out.append(str(path))
         else:
             writer.file(path, f"data/{path.name}")
-    writer.folder(settings.registry_path, "registry", _is_no_part_of_registry)
+    if settings.registry_path is None:
+        writer.left_out.append(settings.registry_url)  # the bucket's own versioning keeps it
+    else:
+        writer.folder(settings.registry_path, "registry", _is_no_part_of_registry)
     writer.folder(studio, f"data/{studio.name}", lambda path: path.name.startswith(database.name))
     now = datetime.now(UTC)
     manifest = Manifest(
@@ -379,7 +391,7 @@ def _check(settings: Settings, target: Path, installation: str) -> None:
             "right?"
         )
     for name, ours in (("DATA_DIR", settings.data_dir), ("the registry", settings.registry_path)):
-        if target.resolve().is_relative_to(ours.resolve()):
+        if ours is not None and target.resolve().is_relative_to(ours.resolve()):
             raise CannotBackUp(
                 f"{target} lies in {name} ({ours}), which is what is backed up: name a folder "
                 "elsewhere, best on another disk."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backend.click_cache import clicks_folder
@@ -10,7 +12,7 @@ from backend.errors import BadRequest
 from backend.ledger import Ledger, Project
 from backend.settings import Settings
 from backend.workplace import Workplace
-from training.committee.removals import may_remove
+from training.committee.removals import RemovalsHeld
 
 
 def purge_project(work: Workplace, row: Project) -> None:
@@ -37,16 +39,11 @@ def remove_files(work: Workplace, slug: str) -> None:
     Raises:
         BadRequest: not all of it could be removed, or a backup is reading it.
     """
-    folder = work.settings.registry_path / slug
-    if folder.exists():
-        with may_remove(folder.parent) as now:
-            if not now:
-                raise BadRequest(
-                    f"Nothing was removed: a backup of {folder.parent} is being made. "
-                    "Run the same command again when it has ended."
-                )
-            _remove(folder)
-    _remove(clicks_folder(work.settings.data_dir) / slug)
+    with _removing(f"{work.store.url}/{slug}"):
+        work.store.drop_project(slug)
+    clicks = clicks_folder(work.settings.data_dir) / slug
+    with _removing(clicks), suppress(FileNotFoundError):
+        shutil.rmtree(clicks)
 
 
 def remove_strays(settings: Settings, ledger: Ledger) -> None:
@@ -61,14 +58,18 @@ def remove_strays(settings: Settings, ledger: Ledger) -> None:
     known = {project.slug for project in ledger.projects.all()} if kept else set()
     for stray in kept:
         if stray.name not in known:
-            _remove(stray)
+            with _removing(stray):
+                shutil.rmtree(stray)
 
 
-def _remove(folder: Path) -> None:
+@contextmanager
+def _removing(folder: Path | str) -> Iterator[None]:
     try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass  # nothing was kept, or it is gone
+        yield
+    except RemovalsHeld as error:
+        raise BadRequest(
+            f"Nothing was removed: {error}. Run the same command again when it has ended."
+        ) from error
     except OSError as error:
         raise BadRequest(
             f"Not all of {folder} could be removed ({error.strerror}). Some of the project's "

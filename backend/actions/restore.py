@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,6 +32,8 @@ from backend.ledger import Ledger, upgrade
 from backend.ledger.copying import copy_ledger
 from backend.settings import Settings
 from training.committee.removals import LOCK_FILE
+from training.committee.store.copying import copy_registry
+from training.committee.store.folder_store import FolderStore
 
 STAGING = ".restoring"
 _BLOCK = 2**20
@@ -43,11 +45,18 @@ class CannotRestore(BackendError):
 
 @dataclass(frozen=True)
 class Restored:
-    """What ``restore`` did; ``label_studio_url`` is what the ledger's projects are of now."""
+    """What ``restore`` did.
+
+    Attributes:
+        label_studio_url: what the ledger's projects are of now.
+        problems: a sentence for each version that was damaged when it was backed up, and is not in
+            the object store.
+    """
 
     folder: Path
     manifest: Manifest
     label_studio_url: str | None
+    problems: Sequence[str] = ()
 
 
 def restore(
@@ -67,16 +76,19 @@ def restore(
         CannotRestore: nothing was changed.
         LedgerUnavailable: LEDGER_URL names a PostgreSQL that cannot be written, or holds other
             data; the rest was not changed.
+        StoreUnavailable, VersionTaken: likewise of an object store that REGISTRY_URL names.
     """
     folder = the_backup(target)
     manifest = Manifest.read(folder)
     _check_fresh(settings)
     url = _label_studio_url(settings, manifest, label_studio_url)
+    registry = settings.registry_path or settings.data_dir / STAGING / "registry"
     places = {
         "data": settings.data_dir,
-        "registry": settings.registry_path,
+        "registry": registry,
         LEDGER: _ledger_file(settings).parent,
     }
+    problems: Sequence[str] = ()
     stagings = [place / STAGING for place in dict.fromkeys(places.values())]
     try:
         for staging in stagings:
@@ -96,6 +108,14 @@ def restore(
             staged = f"sqlite:///{_staged_ledger(settings)}"
             upgrade(staged)
             copy_ledger(staged, settings.ledger_url, report, in_use=True)
+        if settings.registry_path is None:
+            problems = copy_registry(
+                FolderStore(registry / STAGING),
+                settings.store(),
+                lambda what, done, total: report(f"{what}: {done} of {total}"),
+            ).problems
+            shutil.rmtree(registry)
+            stagings.remove(registry / STAGING)
         _into_place(settings, stagings)
     except OSError as error:
         raise CannotRestore(
@@ -105,13 +125,13 @@ def restore(
     finally:
         for staging in stagings:
             shutil.rmtree(staging, ignore_errors=True)
-    return Restored(folder, manifest, url)
+    return Restored(folder, manifest, url, problems)
 
 
 def _check_fresh(settings: Settings) -> None:
     """Refuse to mix two states. Passwords alone are none: reading the settings makes them."""
     for root in (settings.data_dir, settings.registry_path, _ledger_file(settings)):
-        for path in _files(root):
+        for path in () if root is None else _files(root):
             if path != settings.data_dir / "secrets.json" and path.name != LOCK_FILE:
                 raise CannotRestore(
                     f"DATA_DIR must be fresh to restore into, and there is {path}: set DATA_DIR "

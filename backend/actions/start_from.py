@@ -121,13 +121,12 @@ def _find(work: Workplace, known: Project | None, asked: str) -> tuple[Path, str
                 f"{asked!r}, and there is no such folder (`python -m backend versions` names "
                 "them)."
             )
+        home = work.settings.registry_path
         slug = next(
             (
                 row.slug
                 for row in work.ledger.projects.all()
-                if folder.resolve().is_relative_to(
-                    (work.settings.registry_path / row.slug).resolve()
-                )
+                if home is not None and folder.resolve().is_relative_to((home / row.slug).resolve())
             ),
             None,
         )
@@ -148,7 +147,7 @@ def _find(work: Workplace, known: Project | None, asked: str) -> tuple[Path, str
     if named[2] is None and promoted is None:
         raise BadRequest(f"Project {number} has no version yet to start from.")
     version = int(named[2]) if promoted is None or named[2] else promoted.number
-    folder = work.settings.registry_path / other.slug / "versions" / str(version)
+    folder = work.store.version_path(other.slug, version)
     return folder, f"version {version} of project {number}, {other.title!r}", other.slug
 
 

@@ -10,7 +10,6 @@ from backend.errors import BadRequest
 from backend.ledger import Project
 from backend.rounds.retention import KEEP_EARLIER, in_use
 from backend.workplace import Workplace
-from training.committee.folders import version_numbers
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def _check_usable(work: Workplace, project: Project, number: int, known: Sequenc
     if number not in known:
         shown = ", ".join(map(str, known)) or "none"
         raise BadRequest(f"Project {studio_id} has no version {number} (it has: {shown}).")
-    kept = version_numbers(work.settings.registry_path, project.slug)
+    kept = work.store.versions(project.slug)
     if number not in kept:
         *_, keep = in_use(work.ledger, project)
         raise BadRequest(

@@ -55,9 +55,14 @@ def backup(folder: Path, keep: int | None, verify: bool, as_json: bool) -> None:
         f"{made.folder}: {len(manifest.files)} files, {made.copied} of them new "
         f"({made.copied_bytes / 1e6:.1f} MB)."
     )
-    if manifest.left_out:
+    if links := [each for each in manifest.left_out if "://" not in each]:
         click.echo("Left out, since they are links or no files:")
-        click.echo("\n".join(manifest.left_out))
+        click.echo("\n".join(links))
+    for url in (each for each in manifest.left_out if "://" in each):
+        click.echo(
+            f"Versions and examples are not in it: {url} must keep them by itself, such as by the "
+            "bucket's versioning (docs/REGISTRY.md)."
+        )
     if not manifest.own_studio:
         click.echo(
             "Annotations and images are not in it: whoever runs the Label Studio at "
@@ -95,6 +100,8 @@ def restore(folder: Path, label_studio_url: str | None) -> None:
         done = put_back(settings, folder, label_studio_url, report)
     manifest = done.manifest
     click.echo(f"The backup of {manifest.made_at} is in {settings.data_dir}.")
+    for problem in done.problems:
+        click.echo(problem)
     if not manifest.own_studio and settings.label_studio_url is None:
         click.echo(
             f"Set LABEL_STUDIO_URL={done.label_studio_url} and LABEL_STUDIO_API_KEY, as on the old "

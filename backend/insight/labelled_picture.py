@@ -33,6 +33,7 @@ def labelled_picture(
     Raises:
         BadRequest: there is no such version, or what would be shown is not kept (any more).
     """
+    from training.committee.checksums import DamagedVersion, UnknownVersion
     from training.committee.out_of_fold import NotPredicted, read_predicted
     from training.figures.overlay import as_rgb, overlay
     from training.images import nearest
@@ -44,10 +45,9 @@ def labelled_picture(
     if layer == "label":
         mask = example.mask
     else:
-        folder = work.registry.version_path(project.slug, number)
         try:
-            mask = read_predicted(folder, str(task_id))
-        except NotPredicted as error:
+            mask = read_predicted(work.store.version_path(project.slug, number), str(task_id))
+        except (NotPredicted, UnknownVersion, DamagedVersion) as error:
             raise BadRequest(
                 f"Version {number} keeps no prediction of task {task_id} (any more)."
             ) from error

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 from backend.errors import BadRequest
 from backend.ledger import Project, Version
 from backend.rounds.retention import in_use, removed_on_purpose
 from backend.workplace import Workplace
-from training.committee.folders import PREDICTED_FILE, SHEET_FILE, project_folder, version_numbers
-from training.files import read_plain_file
+from training.committee.checksums import DamagedVersion, UnknownVersion
+from training.committee.folders import PREDICTED_FILE, SHEET_FILE
 
 SHOWN_IMAGES = 6
 """Of two versions side by side."""
@@ -96,11 +95,10 @@ class Comparison:
 
 def version_rows(work: Workplace, project: Project, limit: int | None = None) -> list[VersionRow]:
     """The newest versions, newest first."""
-    present = set(version_numbers(work.settings.registry_path, project.slug))
+    present = work.store.contents(project.slug)
     found = work.ledger.versions.summaries(project.id, limit)
     used = in_use(work.ledger, project)
     promoted, *_ = used
-    folder = _folder(work, project)
     return [
         VersionRow(
             number=each.number,
@@ -115,7 +113,7 @@ def version_rows(work: Workplace, project: Project, limit: int | None = None) ->
             members=each.members,
             files=each.number in present,
             removed=removed_on_purpose(each.number, present, *used),
-            sheet=(folder / str(each.number) / SHEET_FILE).is_file(),
+            sheet=SHEET_FILE in present.get(each.number, ()),
             config=json.loads(each.config) if each.config else {},
         )
         for each in found
@@ -129,8 +127,8 @@ def sheet_of(work: Workplace, project: Project, number: int) -> bytes:
         BadRequest: it has none, or none any more.
     """
     try:
-        return read_plain_file(_folder(work, project) / str(number) / SHEET_FILE)
-    except OSError as error:
+        return work.store.version_file(project.slug, number, SHEET_FILE)
+    except (UnknownVersion, DamagedVersion) as error:
         raise BadRequest(f"Version {number} has no picture (any more).") from error
 
 
@@ -147,8 +145,8 @@ def compare_versions(work: Workplace, project: Project, left: int, right: int) -
     # A lone member has trained on the images that it is judged on.
     shared = sorted(before.keys() & after.keys()) if told else []
     changes = [after[key] - before[key] for key in shared]
-    folder = _folder(work, project)
-    kept = all((folder / str(each) / PREDICTED_FILE).is_file() for each in (left, right))
+    present = work.store.contents(project.slug)
+    kept = all(PREDICTED_FILE in present.get(each, ()) for each in (left, right))
     most = sorted(shared, key=lambda key: -abs(after[key] - before[key])) if kept else []
     dice = [version.metrics.get("dice") or {} for version in (first, second)]
     names = list(dict.fromkeys([*first.classes[1:], *second.classes[1:]]))
@@ -170,7 +168,3 @@ def _version(work: Workplace, project: Project, number: int) -> Version:
     if found is None:
         raise BadRequest(f"Project {project.studio_id} has no version {number}.")
     return found
-
-
-def _folder(work: Workplace, project: Project) -> Path:
-    return project_folder(work.settings.registry_path, project.slug, "versions")

@@ -22,7 +22,7 @@ class VersionEntry:
         metrics: as the ledger has them.
         created: unix seconds.
         files: name to checksum; {} where they are gone, ``removed`` if that was our own doing.
-        folder: where the files are.
+        folder: where the files are; an address in an object store, whose keys differ there.
         contact_sheet: an image to check the version by eye.
     """
 
@@ -59,6 +59,7 @@ def versions_of(work: Workplace, studio_id: int | None = None) -> list[VersionEn
 
 
 def _entry(work: Workplace, project: Project, version: Version, removed: bool) -> VersionEntry:
+    from training.committee.folders import SHEET_FILE
     from training.committee.registry import UnknownVersion
 
     slug, number = project.slug, version.number
@@ -66,7 +67,7 @@ def _entry(work: Workplace, project: Project, version: Version, removed: bool) -
         files = work.registry.files(slug, number)
     except UnknownVersion:
         files = {}
-    sheet = work.registry.sheet_path(slug, number)
+    place = work.store.version_place(slug, number)
     return VersionEntry(
         project=project.studio_id,
         version=number,
@@ -78,6 +79,6 @@ def _entry(work: Workplace, project: Project, version: Version, removed: bool) -
         created=version.created_at,
         files=files,
         removed=removed,
-        folder=str(work.registry.version_path(slug, number)) if files else None,
-        contact_sheet=None if sheet is None else str(sheet),
+        folder=place if files else None,
+        contact_sheet=f"{place}/{SHEET_FILE}" if SHEET_FILE in files else None,
     )

@@ -35,6 +35,7 @@ from backend.rounds.schedule import check_project
 from backend.rounds.tracking import track_versions
 from backend.settings import load_settings
 from backend.workplace import Workplace
+from training.committee.store.store import StoreUnavailable
 from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def clean(project_id: int) -> None:
             return
         try:
             clean_project(work, project)
-        except BackendError as error:
+        except (BackendError, StoreUnavailable) as error:
             log.warning("project %d is cleaned up an hour later: %s", project_id, error)
         track_versions(work, project)  # those that it could not be told of when they were made
 

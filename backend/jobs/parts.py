@@ -21,6 +21,7 @@ from backend.ledger.parts import LONGEST_DELAY_S
 from backend.logs import bound
 from backend.rounds.schedule import next_stage
 from backend.workplace import Workplace
+from training.committee.store.store import StoreUnavailable
 from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ def _do_part(work: Workplace, round_: Round, part: Part) -> bool:
     if round_ended:
         from backend.rounds.stages import clear_up
 
-        clear_up(work, round_)
+        try:
+            clear_up(work, round_)
+        except StoreUnavailable as error:
+            log.warning("round %d is cleared up within an hour: %s", round_.id, error)
     return round_ended
 
 
@@ -95,7 +99,7 @@ def _run_stage(work: Workplace, round_: Round, part: Part) -> tuple[_End, bool]:
         except LeaseLost as error:
             log.warning("%s of round %d: %s", stage, round_.id, error)
             end = "lost"
-        except (StudioUnreachable, LedgerUnavailable) as error:
+        except (StudioUnreachable, LedgerUnavailable, StoreUnavailable) as error:
             end = _retry(work, round_, part, str(error), TRANSIENT_ATTEMPTS)
         except (BackendError, TrainingError) as error:
             if isinstance(error, StudioRefused) and _may_pass(work, error):

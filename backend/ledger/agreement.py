@@ -47,7 +47,9 @@ def facts_of(settings: Settings, role: str) -> dict[str, str]:
     names = (*SETTINGS, *(OF_WEB if role == "web" else ()))
     found = {name.upper(): _shown(getattr(settings, name)) for name in names}
     found |= {"code": code(), "schema": HEAD}
-    if registry := registry_id(settings.registry_path):
+    root = settings.registry_path
+    address = settings.registry_url.rstrip("/").encode()
+    if registry := hashlib.sha256(address).hexdigest()[:16] if root is None else registry_id(root):
         found["registry"] = registry
     if settings.network_weights is not None:
         found["NETWORK_WEIGHTS"] = _digest_of_file(settings.network_weights)

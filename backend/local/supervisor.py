@@ -44,6 +44,7 @@ from backend.local.valkey import embedded_url, embedded_valkey
 from backend.process_group import launcher
 from backend.setting_values import reachable
 from backend.settings import DEFAULT_PORT, ROOT, Settings, load_settings
+from training.committee.store.store import StoreUnavailable
 
 # Everything ends within 10 s of Ctrl-C; most of that goes to the web's open requests (5 s).
 STOP_S = 6.5
@@ -192,11 +193,13 @@ class Supervisor:
             with Studio(*self._settings.label_studio()) as studio:
                 studio.whoami()
         try:
-            self._settings.registry_path.mkdir(parents=True, exist_ok=True)
+            self._settings.store().check()
         except OSError as error:
             raise CannotRun(
                 f"REGISTRY_URL must name a folder that can be written: {error}."
             ) from error
+        except StoreUnavailable as error:
+            raise CannotRun(str(error)) from error
 
     def _choose_port(self) -> None:
         """Find the web's port: a set or remembered one is used or refused, the default may move."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.ledger import Ledger, Project, Version
 from backend.ledger.shapes import Metrics
+from training.committee.store.store import StoreUnavailable, read_whole
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ def choose_beginning(work: Workplace, row: Project, config: TrainConfig, images:
     from training.fitting.start import why_no_start
 
     try:
-        stored = read_version(work.registry.version_path(row.slug, start.number))
+        stored = read_whole(work.store, row.slug, start.number, read_version)
+    except StoreUnavailable:
+        raise
     except TrainingError as error:
         return Beginning(problems=[f"No member begins with version {start.number}: {error}"])
     if why_no_start(stored.config, config) is not None:
@@ -138,7 +141,7 @@ def start_of_member(
             "ask for another round by `python -m backend retrain`"
         )
     slug = work.ledger.projects.get(project_id).slug
-    stored = read_version(work.registry.version_path(slug, start.number))
+    stored = read_whole(work.store, slug, start.number, read_version)
     return start_of(stored.weights, stored.config.classes, member)
 
 

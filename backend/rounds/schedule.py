@@ -27,6 +27,7 @@ from backend.rounds.annotated import Stamps, annotated_tasks
 from backend.rounds.elsewhere import is_from_elsewhere, queues_served
 from backend.rounds.queue_check import keep_queue
 from backend.workplace import Workplace
+from training.committee.store.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -216,14 +217,18 @@ def check_project(work: Workplace, project_id: int) -> Round | None:
 
 
 def _standing_error(work: Workplace, project_id: int) -> str | None:
-    """What is still wrong though Label Studio has answered: a damaged version, that the last
-    round failed, or that opened tasks got no prediction. What a check before this one met is over.
+    """What is still wrong though Label Studio has answered: a damaged version, an object store that
+    is away, that the last round failed, or that opened tasks got no prediction. What a check before
+    this one met is over.
     """
     ledger, row = work.ledger, work.ledger.projects.get(project_id)
     promoted = ledger.versions.promoted(project_id)
-    if promoted is not None and (damage := damage_of(work, row, promoted.number)):
-        instead = whole_version(work, row, promoted.number)
-        return describe_damage(promoted.number, damage, instead)
+    try:
+        if promoted is not None and (damage := damage_of(work, row, promoted.number)):
+            instead = whole_version(work, row, promoted.number)
+            return describe_damage(promoted.number, damage, instead)
+    except StoreUnavailable as error:
+        return str(error)
     # While training fails, a start round that succeeded since has mended nothing.
     last = ledger.rounds.last(project_id, state="failed" if row.failures else None)
     if last is not None and last.state == "failed":

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -31,6 +30,7 @@ from training.committee.checksums import (
     read_checksums,
 )
 from training.committee.folders import PREDICTED_FILE
+from training.committee.store.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +57,16 @@ def track_versions(work: Workplace, project: Project, within_s: float = WITHIN_S
     uri = work.settings.mlflow_tracking_uri
     if uri is None:
         return False
-    versions = list(_described(work, project))
+    problem: str | None
+    try:
+        versions = list(_described(work, project))
+    except StoreUnavailable as error:
+        log.warning("MLflow is told of project %d later: %s", project.id, error)
+        return False
     if not versions:
         return True
     if find_spec("mlflow") is None:
-        problem: str | None = (
+        problem = (
             "mlflow-skinny is not installed: install requirements-mlflow.txt, or leave "
             "MLFLOW_TRACKING_URI out"
         )
@@ -96,7 +101,6 @@ def _run(sent: bytes, within_s: float) -> str | None:
 def _described(work: Workplace, project: Project) -> Iterator[dict[str, Any]]:
     """Each version as ``mlflow_runs`` takes it, oldest first."""
     for version in reversed(work.ledger.versions.summaries(project.id)):
-        folder = work.settings.registry_path / project.slug / "versions" / str(version.number)
         yield {
             "number": version.number,
             "tags": {
@@ -108,14 +112,15 @@ def _described(work: Workplace, project: Project) -> Iterator[dict[str, Any]]:
             "parameters": _parameters(version),
             "metrics": _metrics(version),
             "created_at": version.created_at,
-            "files": _files(folder),
+            "files": _files(work, project, version.number),
         }
 
 
-def _files(folder: Path) -> list[str]:
+def _files(work: Workplace, project: Project, number: int) -> list[str]:
     """A version's files, but what was predicted of the labelled images; none where retention has
     removed it, or it is damaged: the ledger's row stays."""
     try:
+        folder = work.store.version_path(project.slug, number)
         names = [VERSION_FILE, *read_checksums(folder)[1]]
     except (UnknownVersion, DamagedVersion):
         return []

@@ -8,7 +8,6 @@ name a user.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from redis.exceptions import RedisError
 from backend.errors import BackendError
 from backend.settings import Settings
 from backend.workplace import Workplace
+from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Need:
         failed = False
         try:
             self._ask()
-        except (OSError, RedisError, BackendError) as error:
+        except (OSError, RedisError, BackendError, TrainingError) as error:
             failed = True
             if not self._failed:
                 log.warning("not ready: %s cannot be used: %s", self._name, error)
@@ -78,7 +78,7 @@ def needs_of(work: Workplace) -> Sequence[Need]:
     return (
         Need("The ledger", work.ledger.check_schema),
         Need("Redis", lambda: _ask_redis(work.settings)),
-        Need("The registry", lambda: _ask_registry(work.settings)),
+        Need("The registry", work.store.projects),
     )
 
 
@@ -93,10 +93,3 @@ def _ask_redis(settings: Settings) -> None:
     limits = {"socket_timeout": WITHIN_S, "socket_connect_timeout": WITHIN_S}
     with Redis.from_url(settings.redis(), **limits) as redis:
         redis.ping()
-
-
-def _ask_registry(settings: Settings) -> None:
-    root = settings.registry_path
-    root.mkdir(parents=True, exist_ok=True)  # before the first version
-    with os.scandir(root) as entries:
-        next(entries, None)

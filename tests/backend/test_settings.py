@@ -47,6 +47,14 @@ def test_the_defaults_follow_from_the_data_folder(tmp_path: Path) -> None:
     assert 1 <= settings.workers <= 4
 
 
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://my.bucket-1/a/b_c", "gs://b9/x", "az://b9"])
+def test_a_registry_in_an_object_store_has_no_folder(url: str, tmp_path: Path) -> None:
+    settings = load(tmp_path, registry_url=f"{url}/", registry_cache_gb=2)
+    assert (settings.registry_url, settings.registry_path) == (url, None)
+    assert settings.store().url == url
+    assert not (tmp_path / "cache").exists()  # nothing is opened or asked yet
+
+
 def test_a_ledger_on_postgresql_has_no_file_and_shows_no_password(tmp_path: Path) -> None:
     url = "postgresql+psycopg://u:sesame@h/db?sslmode=verify-full"
     settings = load(tmp_path, ledger_url=url)
@@ -83,7 +91,11 @@ WRONG = {
         "sqlite:///~nobody-of-that-name/x",
     ],
     "ledger_connections": ["1", "101", "x"],
-    "registry_url": ["s3://bucket", "file://", "file://host/x", "~nobody-of-that-name/x"],
+    "registry_url": [
+        *("s3://", "s3:///prefix", "s3://u:p@bucket", "s3://bucket?x", "s3://bucket/../x"),
+        *("ftp://host/x", "file://", "file://host/x", "~nobody-of-that-name/x"),
+    ],
+    "registry_cache_gb": ["0", "x"],
     "basic_auth_user": ["a:b", " a", "a\n", "é"],
     "basic_auth_pass": ["\n", " x", "é"],
     "dashboard_user": ["a:b", "é"],

@@ -37,19 +37,42 @@ def read_checksums(folder: Path) -> tuple[int, dict[str, str]]:
         UnknownVersion: there is none in this folder.
         DamagedVersion: version.json cannot be read or is not what was saved.
     """
+    return parse_checksums(folder / VERSION_FILE, read_list(folder))
+
+
+def read_list(folder: Path) -> bytes:
+    """A version's version.json.
+
+    Raises:
+        UnknownVersion: there is none in this folder.
+        DamagedVersion: it cannot be read.
+    """
     path = folder / VERSION_FILE
     try:
-        found = json.loads(read_plain_file(path))
-        return int(found["version"]), dict(_checked(*pair) for pair in found["files"].items())
+        return read_plain_file(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UnknownVersion(f"there is no version in {folder}") from error
     except OSError as error:
         raise DamagedVersion(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_checksums(place: Path | str, data: bytes) -> tuple[int, dict[str, str]]:
+    """What the bytes of a version.json say, as ``read_checksums``.
+
+    Args:
+        place: where it lies, for the message.
+
+    Raises:
+        DamagedVersion: it is not what was saved.
+    """
+    try:
+        found = json.loads(data)
+        return int(found["version"]), dict(_checked(*pair) for pair in found["files"].items())
     except (
         *(ValueError, KeyError, TypeError, AttributeError),
         *(RecursionError, OverflowError),
     ) as error:
-        raise DamagedVersion(f"{path} is not what was saved: {error}") from error
+        raise DamagedVersion(f"{place} is not what was saved: {error}") from error
 
 
 def _checked(name: object, digest: object) -> tuple[str, str]:

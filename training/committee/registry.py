@@ -1,7 +1,7 @@
 """The home of versions, of the examples they learn from, and of what a round leaves between jobs.
 
-Everything of a project lies under ``root/<project>/``: ``versions/<number>/``,
-``examples/<digest>.npz`` and ``rounds/<id>/``.
+Everything of a project lies under ``<project>/`` in a store, which is a folder or an object store:
+``versions/<number>/``, ``examples/<digest>.npz`` and ``rounds/<id>/``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import threading
-import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,15 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.committee.checksums import parse_checksums
 from training.committee.committee import Committee
-from training.committee.folders import SHEET_FILE, checked_name, project_folder, version_numbers
 from training.committee.folders import LinkInRegistry as LinkInRegistry
-from training.committee.removals import may_remove
+from training.committee.folders import checked_name
+from training.committee.store.folder_store import FolderStore
+from training.committee.store.store import Store, read_whole
 from training.committee.version import (
     VERSION_FILE,
     member_file,
     read_checksums,
-    write_version,
+    version_files,
 )
 from training.committee.version import DamagedVersion as DamagedVersion
 from training.committee.version import UnknownVersion as UnknownVersion
@@ -38,14 +38,10 @@ from training.committee.version import save_weights as save_weights
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.examples import Example
-from training.files import open_plain_file, read_plain_file, remove_folder, write_atomically
 from training.networks.build import Weights
 
 KEEP_LOADED = 2
 """Versions that a process holds: the serving one and the next."""
-
-STALE_S = 3600.0
-"""A file still being written after this was left by a process that died."""
 
 _loaded: OrderedDict[tuple[str, str, int, str, str | None], Committee] = OrderedDict()
 _loading = threading.Lock()
@@ -60,10 +56,11 @@ class UnknownFile(TrainingError):
 
 
 class Registry:
-    """The registry of all projects, in one folder.
+    """The registry of all projects. Where its store is an object store, any call may raise
+    ``StoreUnavailable``.
 
     Args:
-        root: made when it is first written to.
+        store: where the files lie; a path is a folder that is made when it is first written to.
         threads: of a loaded committee's predictions.
         engine: of a loaded committee, as for ``Committee``.
         own_network: the only ``package.module:factory`` that a version may be made with.
@@ -72,16 +69,22 @@ class Registry:
 
     def __init__(
         self,
-        root: Path,
+        store: Store | Path,
         *,
         threads: int = 1,
         engine: str = "auto",
         own_network: str | None = None,
         seal: bytes = b"",
     ) -> None:
-        self.root = root
+        self.store = FolderStore(store) if isinstance(store, Path) else store
         self.threads, self.engine, self.own_network = threads, engine, own_network
         self.seal = seal
+
+    @property
+    def root(self) -> Path:
+        """The folder of a registry that is in one."""
+        assert isinstance(self.store, FolderStore)
+        return self.store.root
 
     # Versions
 
@@ -96,30 +99,37 @@ class Registry:
         sheet: bytes | None = None,
         predicted: Mapping[str, bytes] | None = None,
     ) -> Path:
-        """Write a version whole; one of that number that is there already is replaced.
+        """Write a version whole.
 
         Args:
-            sheet: a PNG to check it by eye, if one was drawn.
-            predicted: as for ``write_version``.
+            sheet, predicted: as for ``version_files``.
+
+        Returns:
+            As ``version_path``.
 
         Raises:
             ValueError: the members are not as many as the configuration says, or the metrics
                 hold no temperature.
+            VersionTaken: as ``Store.put_version``.
         """
         if len(weights) != config.members:
             raise ValueError(f"expected {config.members} members, got {len(weights)}")
         if not isinstance(metrics.get("temperature"), float):
             raise ValueError("metrics must hold the temperature that assess fitted")
-        path = self.version_path(project, version)
-        write_version(path, version, weights, config, manifest, metrics, sheet, predicted)
-        return path
+        files = version_files(version, weights, config, manifest, metrics, sheet, predicted)
+        return self.store.put_version(project, version, files)
 
     def version_path(self, project: str, version: int) -> Path:
-        return self._folder(project, "versions") / str(version)
+        """The folder on this host where a version's files can be read, if it is there.
+
+        Raises:
+            UnknownVersion, DamagedVersion: an object store could not give it.
+        """
+        return self.store.version_path(project, version)
 
     def versions(self, project: str) -> list[int]:
         """Numbers of the versions there are, ascending."""
-        return version_numbers(self.root, project)
+        return self.store.versions(project)
 
     def files(self, project: str, version: int) -> dict[str, str]:
         """Name to SHA-256 of a version's files.
@@ -127,7 +137,8 @@ class Registry:
         Raises:
             UnknownVersion, DamagedVersion.
         """
-        return read_checksums(self._existing(project, version))[1]
+        data = self.store.version_file(project, version, VERSION_FILE)
+        return parse_checksums(self.store.version_place(project, version), data)[1]
 
     def member_files(self, project: str, version: int) -> dict[str, str]:
         """Name to SHA-256 of a version's members alone.
@@ -149,7 +160,16 @@ class Registry:
             ForeignNetwork: it was made with a network that is not ours nor ``own_network``.
             NoEngine: ``engine`` cannot run it.
         """
-        folder = self._existing(project, version)
+        try:
+            return read_whole(self.store, project, version, self._load)
+        except UnknownVersion as error:
+            there = ", ".join(map(str, self.versions(project))) or "none"
+            raise UnknownVersion(
+                f"project {project} has no version {version} in "
+                f"{self._place(project, 'versions')} (there: {there})"
+            ) from error
+
+    def _load(self, folder: Path) -> Committee:
         digest = hashlib.sha256(repr(read_checksums(folder)).encode()).hexdigest()
         key = (str(folder.resolve()), digest, self.threads, self.engine, self.own_network)
         with _loading:
@@ -166,17 +186,9 @@ class Registry:
                 _loaded.popitem(last=False)
             return _loaded[key]
 
-    def sheet_path(self, project: str, version: int) -> Path | None:
-        """The picture to check a version by eye; None if it has none."""
-        path = self.version_path(project, version) / SHEET_FILE
-        return path if path.exists() else None
-
     def delete_version(self, project: str, version: int) -> None:
         """Remove a version; nothing if it is gone already, or the registry is being copied."""
-        path = self.version_path(project, version)
-        with may_remove(self.root) as may:
-            if may:
-                remove_folder(path)
+        self.store.delete_version(project, version)
 
     def prune_versions(self, project: str, keep: Collection[int]) -> list[int]:
         """Remove the versions that are not in ``keep``, and what a dead process was writing.
@@ -184,25 +196,9 @@ class Registry:
         Returns:
             The numbers of those that went.
         """
-        folder = self._folder(project, "versions")
-        if not folder.exists():
-            return []
         there = self.versions(project)
-        for number in there:
-            if number not in keep:
-                self.delete_version(project, number)
-        for path in (*folder.glob(".*"), *folder.parent.glob(".*")):
-            _remove_stale(path)
+        self.store.prune_versions(project, keep)
         return sorted({*there} - {*self.versions(project)})
-
-    def _existing(self, project: str, version: int) -> Path:
-        path = self.version_path(project, version)
-        if not (path / VERSION_FILE).exists():
-            there = ", ".join(map(str, self.versions(project))) or "none"
-            raise UnknownVersion(
-                f"project {project} has no version {version} in {path.parent} (there: {there})"
-            )
-        return path
 
     # Examples
 
@@ -216,7 +212,11 @@ class Registry:
             mask=example.mask,
             note=np.array(note),
         )
-        write_atomically(self._example(project, digest), buffer.getvalue())
+        self.store.write(project, _example(digest), buffer.getvalue(), at_hand=True)
+
+    def bring_examples(self, project: str, digests: Collection[str]) -> None:
+        """Have these examples at hand, where they are in an object store."""
+        self.store.bring(project, [_example(digest) for digest in digests])
 
     def get_example(self, project: str, digest: str) -> Example:
         """The example kept under this name.
@@ -251,53 +251,38 @@ class Registry:
 
     def prune_examples(self, project: str, keep: set[str]) -> int:
         """Remove the examples whose digest is not in ``keep``; returns how many went."""
-        folder = self._folder(project, "examples")
-        if not folder.exists():
-            return 0
-        removed = 0
-        with may_remove(self.root) as may:
-            for path in folder.iterdir():
-                if path.suffix == ".npz" and not path.name.startswith("."):
-                    if may and path.stem not in keep:
-                        path.unlink(missing_ok=True)
-                        removed += 1
-                else:
-                    _remove_stale(path)
-        return removed
+        return self.store.prune_examples(project, keep)
 
     def _arrays(self, project: str, digest: str, *names: str) -> dict[str, NDArray[Any]]:
         """Those of an example's arrays that there are."""
-        path = self._example(project, digest)
-        try:
-            # Only what is asked for is read: a note lies beside an image of megabytes.
-            with (
-                open_plain_file(path) as file,
-                np.load(file, allow_pickle=False) as arrays,
-            ):
-                return {name: arrays[name] for name in names if name in arrays}
-        except FileNotFoundError as error:
-            raise UnknownExample(f"there is no example {path}") from error
-        except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
-            raise self._damaged(project, digest, error) from error
+        path = _example(digest)
+        while True:
+            try:
+                # Only what is asked for is read: a note lies beside an image of megabytes.
+                with (
+                    self.store.open(project, path) as file,
+                    np.load(file, allow_pickle=False) as arrays,
+                ):
+                    return {name: arrays[name] for name in names if name in arrays}
+            except FileNotFoundError as error:
+                raise UnknownExample(f"there is no example {self._place(project, path)}") from error
+            except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
+                if not self.store.forget_copy(project, path):
+                    raise self._damaged(project, digest, error) from error
 
     def _damaged(self, project: str, digest: str, error: Exception) -> UnknownExample:
-        path = self._example(project, digest)
-        path.unlink(missing_ok=True)
+        path = _example(digest)
+        self.store.remove(project, path)
         return UnknownExample(
-            f"{path} was damaged ({error}) and is removed: the next round makes it anew"
+            f"{self._place(project, path)} was damaged ({error}) and is removed: the next round "
+            "makes it anew"
         )
-
-    def _example(self, project: str, digest: str) -> Path:
-        return self._folder(project, "examples") / f"{checked_name(digest)}.npz"
 
     # What a round's jobs leave for each other
 
-    def round_path(self, project: str, round_id: int) -> Path:
-        return self._folder(project, "rounds") / str(int(round_id))
-
     def put_round(self, project: str, round_id: int, name: str, data: bytes) -> None:
         """Write a scratch file whole; one that is there already is replaced."""
-        write_atomically(self.round_path(project, round_id) / checked_name(name), data)
+        self.store.write(project, _scratch(round_id, name), data)
 
     def get_round(self, project: str, round_id: int, name: str) -> bytes:
         """A scratch file's bytes.
@@ -305,22 +290,22 @@ class Registry:
         Raises:
             UnknownFile: there is none of this name.
         """
-        path = self.round_path(project, round_id) / checked_name(name)
+        path = _scratch(round_id, name)
         try:
-            return read_plain_file(path)
+            return self.store.read(project, path)
         except OSError as error:
             raise UnknownFile(
-                f"round {round_id} of {project} has no {name} in {path.parent} that can be read "
-                f"({error.strerror})"
+                f"round {round_id} of {project} has no {name} that can be read: "
+                f"{self._place(project, path)} ({error.strerror})"
             ) from error
 
     def has_round(self, project: str, round_id: int, name: str) -> bool:
-        return (self.round_path(project, round_id) / checked_name(name)).exists()
+        return self.store.has(project, _scratch(round_id, name))
 
     def steps_of_0_2(self, project: str, key: str) -> int | None:
         """The steps that release 0.2.0 or an earlier one measured once and kept under this key."""
         try:
-            found = json.loads(read_plain_file(self._folder(project, "steps.json")))
+            found = json.loads(self.store.read(project, "steps.json"))
             steps = found.get(key)
         except (OSError, ValueError, AttributeError):
             return None
@@ -328,31 +313,19 @@ class Registry:
 
     def drop_round(self, project: str, round_id: int) -> None:
         """Remove a round's scratch files; nothing if they are gone, or the registry is copied."""
-        path = self.round_path(project, round_id)
-        with may_remove(self.root) as may:
-            if may:
-                remove_folder(path)
+        self.store.drop_round(project, int(round_id))
 
     def prune_rounds(self, project: str, ended: Callable[[int], bool]) -> None:
         """Remove the scratch files of all rounds that have ended."""
-        folder = self._folder(project, "rounds")
-        if not folder.exists():
-            return
-        for path in folder.iterdir():
-            if path.name.startswith("."):
-                _remove_stale(path)
-            elif path.name.isdecimal() and ended(int(path.name)):
-                self.drop_round(project, int(path.name))
+        self.store.prune_rounds(project, ended)
 
-    def _folder(self, project: str, name: str) -> Path:
-        return project_folder(self.root, project, name)
+    def _place(self, project: str, path: str) -> str:
+        return f"{self.store.url}/{project}/{path}"
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove what was being written by a process that has died since."""
-    try:
-        stale = time.time() - path.stat().st_mtime > STALE_S
-    except FileNotFoundError:
-        return  # its writer lives, and has just put it into its place
-    if stale:
-        shutil.rmtree(path, ignore_errors=True)
+def _example(digest: str) -> str:
+    return f"examples/{checked_name(digest)}.npz"
+
+
+def _scratch(round_id: int, name: str) -> str:
+    return f"rounds/{int(round_id)}/{checked_name(name)}"

@@ -12,8 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from training.errors import TrainingError
+
 LOCK_FILE = ".lock"
 """In the registry's folder."""
+
+
+class RemovalsHeld(TrainingError):
+    """Nothing can be removed now, since the registry is being copied."""
 
 
 @contextmanager

@@ -99,6 +99,24 @@ def write_version(
     One that is there already is replaced: it was left by an attempt that died.
 
     Args:
+        sheet, predicted: as for ``version_files``.
+    """
+    files = version_files(number, weights, config, manifest, metrics, sheet, predicted)
+    write_folder(folder, files)
+
+
+def version_files(
+    number: int,
+    weights: Sequence[Weights],
+    config: TrainConfig,
+    manifest: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    sheet: bytes | None = None,
+    predicted: Mapping[str, bytes] | None = None,
+) -> dict[str, bytes]:
+    """The files of a version by name, version.json among them.
+
+    Args:
         sheet: a PNG to check it by eye, if one was drawn.
         predicted: key to the predicted classes of a labelled image, a PNG.
     """
@@ -111,8 +129,7 @@ def write_version(
     if predicted:
         files[PREDICTED_FILE] = pack(predicted)
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    files[VERSION_FILE] = _json({"version": number, "files": checksums})
-    write_folder(folder, files)
+    return {**files, VERSION_FILE: _json({"version": number, "files": checksums})}
 
 
 def read_version(folder: Path) -> StoredVersion:

@@ -27,7 +27,6 @@ from backend.rounds.elsewhere import images_learnt_elsewhere
 from backend.rounds.example_notes import was_prepared
 from backend.rounds.schedule import is_audit
 from backend.workplace import Workplace
-from training.committee.checksums import read_checked, read_checksums
 from training.quality.counts import PoolCount, count_pool, may_give_interval
 
 if TYPE_CHECKING:
@@ -304,9 +303,7 @@ def _learnt(work: Workplace, project: Project, committee: Committee) -> set[int]
     """The tasks that taught a version, by its own manifest."""
     from training.committee.version import MANIFEST_FILE
 
-    folder = work.registry.version_path(project.slug, committee.version)
-    files = read_checksums(folder)[1]
-    manifest = json.loads(read_checked(folder / MANIFEST_FILE, files[MANIFEST_FILE]))
+    manifest = json.loads(work.store.version_file(project.slug, committee.version, MANIFEST_FILE))
     entries: Sequence[ManifestEntry] = manifest.get("entries", [])
     return {e["task"] for e in entries if e["digest"] is not None and not e["audit"]}
 

@@ -34,7 +34,7 @@ from backend.insight.findings.order import (
 )
 from backend.insight.findings.project_settings import check_settings
 from backend.insight.findings.rounds import check_events, check_rounds
-from backend.insight.findings.storage import check_disk, check_ledger, check_redis
+from backend.insight.findings.storage import check_disk, check_ledger, check_redis, check_registry
 from backend.insight.findings.studio import check_label_studio
 from backend.insight.findings.web import check_dashboard, check_web
 from backend.insight.findings.workers import check_workers
@@ -73,6 +73,7 @@ INSTALLATION_CHECKS: tuple[Callable[[Installation], Iterable[Finding]], ...] = (
     check_redis,
     check_workers,
     check_hosts,
+    check_registry,
     check_disk,
 )
 

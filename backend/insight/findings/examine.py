@@ -23,6 +23,7 @@ from backend.insight.findings.checks import (
 )
 from backend.insight.findings.finding import Finding, Installation, warning
 from backend.workplace import Workplace
+from training.committee.store.store import StoreUnavailable
 
 
 def examine(work: Workplace, project_ids: Sequence[int] | None = None) -> list[Finding]:
@@ -87,7 +88,7 @@ def _examine_project(work: Workplace, studio_id: int, ledger_sound: bool) -> lis
             findings += check(case)
     except StudioRefused as error:
         findings.append(_refused(studio_id, error))
-    except (StudioUnreachable, LedgerUnavailable) as error:
+    except (StudioUnreachable, LedgerUnavailable, StoreUnavailable) as error:
         fix = "Run doctor again when it answers."
         findings.append(Finding("project-unread", "error", studio_id, str(error), fix))
     return findings

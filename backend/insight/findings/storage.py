@@ -1,4 +1,4 @@
-"""Checks of Redis, the ledger and the disk of DATA_DIR."""
+"""Checks of Redis, the ledger, the registry and the disk of DATA_DIR."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from backend.insight.findings.finding import Finding, Fix, Installation, error, 
 from backend.ledger import upgrade
 from backend.ledger.engine import shown_url
 from backend.workplace import Workplace
+from training.committee.store.store import StoreUnavailable
 
 DISK_LOW = 2 * 2**30
 DISK_FULL = 256 * 2**20
@@ -96,6 +97,23 @@ def check_ledger(work: Workplace) -> Iterator[Finding]:
         yield ok("ledger", f"The ledger at {where} is sound.")
     if path is not None:
         yield from filesystem_findings(path)
+
+
+def check_registry(installation: Installation) -> Iterator[Finding]:
+    """Whether versions can be written, and read back; the file that tries it is removed."""
+    store = installation.work.store
+    try:
+        store.check()
+    except StoreUnavailable as cause:
+        yield error("registry", str(cause), "See docs/REGISTRY.md.")
+    except OSError as cause:
+        yield error(
+            "registry",
+            f"The registry {store.url} cannot be written ({cause.strerror}).",
+            "Let our user write there, or set REGISTRY_URL to a folder that can be written.",
+        )
+    else:
+        yield ok("registry", f"The registry {store.url} can be read and written.")
 
 
 class Mount(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import statistics
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,6 +17,8 @@ from backend.rounds.elsewhere import is_from_elsewhere, learnt_elsewhere, start_
 from backend.rounds.stages.fit import config_of, load_examples, member_file
 from backend.workplace import Workplace
 from training.committee.registry import load_weights
+from training.committee.store.store import StoreUnavailable, VersionTaken
+from training.committee.version import read_version
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.examples import Example, image_digest, images_showing
@@ -66,12 +69,20 @@ def assemble(
     learnt = {"round": round_.id, "entries": manifest, **_images(work, round_, config, examples)}
     measured = [example for example in examples if example.key not in elsewhere]
     sheet = version_sheet(assessment.committee, measured, assessment.scores)
-    folder = work.registry.save_version(
-        slug, number, weights, config, learnt, metrics, sheet, assessment.predicted
-    )
-    if not assessment.problems:
-        # Once here, and not by each that scores and serves with it.
-        assessment.committee.keep_compiled(folder, work.registry.seal)
+    try:
+        folder = work.registry.save_version(
+            slug, number, weights, config, learnt, metrics, sheet, assessment.predicted
+        )
+    except VersionTaken:
+        stored = read_version(work.registry.version_path(slug, number))
+        if json.dumps(stored.manifest) != json.dumps(learnt):
+            raise
+        # Of the same labels: an attempt at this part wrote it that died, or lost its lease.
+        metrics = cast(Metrics, stored.metrics)
+    else:
+        if not assessment.problems:
+            # Once here, and not by each that scores and serves with it.
+            assessment.committee.keep_compiled(folder, work.registry.seal)
     work.ledger.versions.record(
         project_id,
         number,
@@ -177,6 +188,8 @@ def _compare(
         return compare(None, assessment, examples, seed)
     try:
         old = work.registry.load(slug, former.number)
+    except StoreUnavailable:
+        raise
     except TrainingError as error:
         log.warning("version %d of %s cannot be read: %s", former.number, slug, error)
         verdict = compare(None, assessment, examples, seed)

@@ -70,8 +70,10 @@ def load_examples(
     work: Workplace, slug: str, manifest: Iterable[ManifestEntry], *, audits: bool
 ) -> list[Example]:
     """The manifest's examples, without the audit's unless asked for."""
-    return [
-        work.registry.get_example(slug, entry["digest"])
+    digests = [
+        entry["digest"]
         for entry in manifest
         if entry["digest"] is not None and (audits or not entry["audit"])
     ]
+    work.registry.bring_examples(slug, digests)
+    return [work.registry.get_example(slug, digest) for digest in digests]

@@ -12,6 +12,7 @@ from backend.rounds.elsewhere import learnt_elsewhere
 from backend.rounds.evidence import truth_for
 from backend.rounds.stages.fit import config_of
 from backend.workplace import Workplace
+from training.committee.store.store import StoreUnavailable
 from training.config import BadConfig, TrainConfig
 from training.errors import TrainingError
 
@@ -43,6 +44,8 @@ def judge(
         if number not in judges:
             try:
                 judges[number] = _judge_of(work, row.slug, number, config)
+            except StoreUnavailable:
+                raise
             except TrainingError as error:
                 judges[number] = None
                 problems.append(f"Version {number} cannot judge new labels: {error}")

@@ -42,6 +42,7 @@ def test_the_commands_are_the_promised_ones() -> None:
             "import-masks",
             "ledger",
             "map",
+            "registry",
             "migrate",
             "pause",
             "pool",

@@ -47,7 +47,8 @@ from tests.backend.rows import place
 from tests.backend.small_studio import CREATED_S, small_studio
 from tests.backend.workplaces import make_ledger
 from tests.limits import wait_until
-from training.committee.registry import STALE_S, Registry
+from training.committee.registry import Registry
+from training.committee.store.folder_store import STALE_S
 from training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,10 +69,9 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
     ledger = Ledger(url)
     ledger.projects.ensure(SERVER, STUDIO_ID, 1795468845, title="Urine")
     registry = Registry(tmp_path / "registry")
-    settings = SimpleNamespace(registry_path=registry.root)
     yield cast(
         Workplace,
-        SimpleNamespace(ledger=ledger, registry=registry, settings=settings, server=SERVER),
+        SimpleNamespace(ledger=ledger, registry=registry, store=registry.store, server=SERVER),
     )
     ledger.close()
 
@@ -198,7 +198,7 @@ def test_what_a_dead_process_was_writing_goes_and_what_a_live_one_writes_stays(
     registry.prune_rounds("p1", lambda _round: True)
     assert all(folder.exists() for folder in unfinished)
     later = unfinished[0].stat().st_mtime + STALE_S + 60
-    monkeypatch.setattr("training.committee.registry.time.time", lambda: later)
+    monkeypatch.setattr("training.committee.store.folder_store.time.time", lambda: later)
     registry.prune_versions("p1", [])
     registry.prune_rounds("p1", lambda _round: True)
     assert not any(folder.exists() for folder in unfinished)

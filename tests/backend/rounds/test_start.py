@@ -456,7 +456,7 @@ class TestWhenItStarts:
         monkeypatch.setattr(jobs, "_workplace", lambda: nullcontext(place.work))
         place.work.ledger.events.add(place.id, "ANNOTATION_CREATED")  # no quiet moment
         jobs.clean(place.id)
-        assert not registry.round_path(slug, start.id).exists()
+        assert not (registry.root / slug / "rounds" / str(start.id)).exists()
         assert registry.has_round(slug, training.id, "shard-1.gz")
 
     def test_the_button_does_not_wait_for_it(self, make: Any) -> None:

@@ -276,7 +276,7 @@ def test_a_rounds_scratch_comes_back_and_goes(registry):
     registry.put_round("p1", 4, "shard-1.json", b"second")
     assert registry.has_round("p1", 4, "shard-1.json")
     assert registry.get_round("p1", 4, "shard-1.json") == b"second"
-    assert [p.name for p in registry.round_path("p1", 4).iterdir()] == ["shard-1.json"]
+    assert [p.name for p in (registry.root / "p1/rounds/4").iterdir()] == ["shard-1.json"]
     registry.drop_round("p1", 4)
     registry.drop_round("p1", 4)
     with pytest.raises(UnknownFile, match="has no shard-1"):

@@ -16,7 +16,10 @@ from backend.rounds.stages.fit import fit
 from backend.settings import Settings
 from backend.workplace import Workplace
 from tests.training.discs import CLASSES, disc_examples
+from training.committee.folders import SHEET_FILE
 from training.committee.out_of_fold import read_predicted
+from training.committee.store.store import VersionTaken
+from training.committee.version import read_version
 from training.config import TrainConfig
 from training.examples import Example
 from training.networks.build import ForeignNetwork
@@ -75,7 +78,9 @@ class FakeLedger:
         self.recorded = {"number": number, **values}
 
 
-def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_former_version_that_cannot_be_read_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = work_of(tmp_path, network=OWN)
     ledger = FakeLedger(SimpleNamespace(number=1))
     work.ledger = cast(Any, ledger)
@@ -104,8 +109,7 @@ def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -
     shown = ledger.recorded["metrics"]["labelled_images"]
     assert shown == dict.fromkeys(CLASSES, 8)
     # The version holds its picture, and is compiled already.
-    sheet = work.registry.sheet_path(SLUG, 2)
-    assert sheet is not None
+    sheet = work.registry.version_path(SLUG, 2) / SHEET_FILE
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert list(work.registry.version_path(SLUG, 2).glob("compiled-*.blob"))
     # So does it what was predicted of the labelled images.
@@ -117,6 +121,17 @@ def test_a_former_version_that_cannot_be_read_holds_nothing_up(tmp_path: Path) -
     assemble(work, training_round(3, manifest, TINY.to_json()), {}, lambda _share: None)
     assert "budget" not in ledger.recorded["metrics"]
     assert ledger.recorded["reason"].startswith("Foreground Dice changed by +0.000")
+    # Where another attempt at this very version has written it already, that one counts.
+
+    def taken(*_given: Any) -> Path:
+        raise VersionTaken("there is another one")
+
+    monkeypatch.setattr(work.registry, "save_version", taken)
+    ledger.former = SimpleNamespace(number=1)
+    assemble(work, round_, {}, lambda _share: None)
+    assert ledger.recorded["metrics"] == read_version(work.registry.version_path(SLUG, 2)).metrics
+    with pytest.raises(VersionTaken):
+        assemble(work, training_round(3, manifest[1:], TINY.to_json()), {}, lambda _share: None)
 
 
 def test_images_are_counted_for_each_class_that_they_show() -> None:

@@ -42,6 +42,6 @@ def keep_predictions(work: Workplace, project: Project, *numbers: int) -> None:
             db.get_one(Round, version.round_id).manifest = manifest  # type: ignore[assignment]
         folder = work.registry.version_path(project.slug, number)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "version.json").write_text("{}")
+        (folder / "version.json").touch()
         masks = {str(task): encode_png(predicted) for task in TASKS}
         (folder / PREDICTED_FILE).write_bytes(pack(masks))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -23,7 +25,8 @@ def keep_files(work: Workplace, slug: str, *numbers: int) -> None:
     for number in numbers:
         folder = work.settings.registry_path / slug / "versions" / str(number)
         folder.mkdir(parents=True)
-        (folder / "version.json").write_text("{}")
+        files = {"contact-sheet.png": hashlib.sha256(SHEET).hexdigest()}
+        (folder / "version.json").write_text(json.dumps({"version": number, "files": files}))
         (folder / "contact-sheet.png").write_bytes(SHEET)
 
 
