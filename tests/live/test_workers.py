@@ -239,8 +239,7 @@ def test_a_worker_that_is_told_to_end_gives_back_its_part_and_another_takes_it(
     """As in a rolling update, by a service manager that tells all processes at once."""
     part_id = start_round(work.ledger, project)
     leaving = start_worker("--workers", "1")
-    wait_until(lambda: horses_of(leaving), START_LIMIT_S, "a horse at work")
-    held = work.ledger.parts.holders()
+    held = wait_until(work.ledger.parts.holders, START_LIMIT_S, "a horse at work")
     staying = start_worker("--workers", "1")
     wait_until(
         lambda: len(psutil.Process(staying.pid).children()) == 2, START_LIMIT_S, "its successor"
@@ -257,11 +256,6 @@ def test_a_worker_that_is_told_to_end_gives_back_its_part_and_another_takes_it(
     assert leaving.popen.wait(scaled(START_LIMIT_S)) == 0
     assert not held & registered_workers(work.redis)
     assert len(jobs_begun(open_queue(work, TRAIN))) == 1
-
-
-def horses_of(parent: Process) -> list[psutil.Process]:
-    single = psutil.Process(parent.pid).children()
-    return [horse for worker in single for horse in worker.children()]
 
 
 def test_a_check_begins_while_rounds_keep_all_other_workers_busy(
