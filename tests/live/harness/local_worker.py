@@ -25,6 +25,7 @@ from backend.jobs.clock import Clock
 from backend.jobs.queue import open_queues
 from backend.jobs.safe_job import SafeJob
 from backend.label_studio import client
+from backend.ledger.agreement import facts_of
 from backend.ledger.heartbeat import BEAT_S, Heartbeat
 from backend.rounds import schedule
 from backend.rounds.stages import collect
@@ -79,7 +80,8 @@ class LocalWorker:
         self._work = work
         self._environment = environment
         self._clock = Clock(work)
-        self._heartbeat = Heartbeat(work.ledger, "worker", "the tests' own")
+        gather = partial(facts_of, work.settings, "worker")
+        self._heartbeat = Heartbeat(work.ledger, "worker", "the tests' own", gather)
         self._heartbeat.beat()
         self._worker = self._listen()
         self._ended = threading.Event()
