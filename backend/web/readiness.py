@@ -38,7 +38,7 @@ class Need:
         ask: raises OSError, RedisError or BackendError where it cannot be used.
     """
 
-    def __init__(self, name: str, ask: Callable[[], None]) -> None:
+    def __init__(self, name: str, ask: Callable[[], object]) -> None:
         self._name, self._ask = name, ask
         self._lock = threading.Lock()
         self._began_at = float("-inf")
