@@ -8,6 +8,9 @@ from backend.logs import log_to_stderr
 from backend.redis_queue import QUEUES, TRAIN_GPU
 from backend.settings import load_settings
 
+IDLE_S = 60
+"""A round's next stage comes within seconds: a worker that ended at once would start anew for it."""
+
 
 def _parse_queues(
     _context: click.Context, _option: click.Parameter, value: str | None
@@ -31,8 +34,20 @@ def _parse_queues(
     help=f"Whose jobs to do, in this order. Default: {','.join(QUEUES)}; "
     f"{TRAIN_GPU} where torch finds a GPU.",
 )
+@click.option(
+    "--burst",
+    "idle_s",
+    type=click.IntRange(1, 3600),
+    is_flag=False,
+    flag_value=IDLE_S,
+    metavar="[SECONDS]",
+    help="End when the queues have had no job for so long "
+    f"(without a number {IDLE_S}), as a Kubernetes Job must.",
+)
 @click.option("--single", "name", default=None, hidden=True, help="One RQ worker of this name.")
-def worker(workers: int | None, queues: tuple[str, ...] | None, name: str | None) -> None:
+def worker(
+    workers: int | None, queues: tuple[str, ...] | None, idle_s: int | None, name: str | None
+) -> None:
     """Run rounds: RQ workers and the clock that hands out their jobs."""
     from backend.jobs.gpu import torch_finds_gpu
     from backend.jobs.worker import run_single
@@ -42,7 +57,7 @@ def worker(workers: int | None, queues: tuple[str, ...] | None, name: str | None
     settings = load_settings()
     log_to_stderr(settings.log_format)
     if name is not None:
-        run_single(settings, name, queues or QUEUES)
+        run_single(settings, name, queues or QUEUES, idle_s)
         return
     if queues and TRAIN_GPU in queues and not torch_finds_gpu():
         raise click.UsageError(
@@ -50,4 +65,4 @@ def worker(workers: int | None, queues: tuple[str, ...] | None, name: str | None
             f"Leave it out of --queues, or install torch with CUDA."
         )
     upgrade(settings.ledger_url)
-    WorkerParent(settings, workers or settings.workers, queues).run()
+    WorkerParent(settings, workers or settings.workers, queues, idle_s).run()

@@ -83,11 +83,14 @@ def _pass_over(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
-def run_single(settings: Settings, name: str, queues: Sequence[str] = QUEUES) -> None:
+def run_single(
+    settings: Settings, name: str, queues: Sequence[str] = QUEUES, idle_s: int | None = None
+) -> None:
     """Run one RQ worker until its parent ends.
 
     Args:
         queues: which it empties, in this order.
+        idle_s: it ends by itself after so many seconds without a job. None: never.
     """
     parent = parent_of(name)
     die_with_parent(None if parent is None else parent.pid)
@@ -102,7 +105,7 @@ def run_single(settings: Settings, name: str, queues: Sequence[str] = QUEUES) ->
     )
     worker.ledger = work.ledger
     worker.job_nice = settings.job_nice
-    worker.work(logging_level="WARNING")
+    worker.work(logging_level="WARNING", max_idle_time=idle_s)
 
 
 def release_parts(ledger: Ledger, names: Collection[str]) -> None:

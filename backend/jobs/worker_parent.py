@@ -62,9 +62,18 @@ class WorkerParent:
         count: RQ workers side by side.
         queues: whose jobs they do, in this order. None: all there are, but those for a GPU where
             there is none.
+        idle_s: an RQ worker without a job for so many seconds ends and is not replaced; the last
+            one ends the parent. None: never.
     """
 
-    def __init__(self, settings: Settings, count: int, queues: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        count: int,
+        queues: Sequence[str] | None = None,
+        idle_s: int | None = None,
+    ) -> None:
+        self._idle_s = idle_s
         self._queues = tuple(queues or queues_here())
         self._wanted = [self._queues] * count
         if INTERACTIVE in self._queues and len(self._queues) > 1:
@@ -85,7 +94,8 @@ class WorkerParent:
         self._alive_file = Path(settings.data_dir) / "run" / f"worker-{os.getpid()}.alive"
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT; then everything started here ends within a second."""
+        """Work until SIGTERM or SIGINT, or until all are idle; then everything started here ends
+        within a second."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._work.ledger.check_schema()
@@ -98,7 +108,7 @@ class WorkerParent:
         )
         log.info("%d workers for %s, clock ticking", count, ", ".join(self._queues))
         try:
-            while not self._stop.is_set():
+            while self._wanted and not self._stop.is_set():
                 self._release_orphans()
                 self._keep_children()
                 clock.tick()
@@ -128,8 +138,11 @@ class WorkerParent:
 
     def _note_end(self, name: str, now: float) -> None:
         status = self._children.pop(name).returncode
-        del self._queues_of[name]
-        lived_s = now - self._started_at.pop(name)
+        queues, lived_s = self._queues_of.pop(name), now - self._started_at.pop(name)
+        if self._idle_s is not None and status == 0:
+            log.info("worker %s ended: no job for %d s", name, self._idle_s)
+            self._wanted.remove(queues)
+            return
         self._short_lives = self._short_lives + 1 if lived_s < SHORT_LIFE_S else 0
         pause_s = pause_after(self._short_lives)
         self._next_start_at = now + pause_s
@@ -143,10 +156,11 @@ class WorkerParent:
         name = worker_name(self._host, self._space, os.getpid(), self._started)
         self._started += 1
         self._queues_of[name], self._started_at[name] = queues, now
+        burst = () if self._idle_s is None else ("--burst", str(self._idle_s))
         self._children[name] = subprocess.Popen(
             [
                 *(sys.executable, "-m", "backend", "worker"),
-                *("--single", name, "--queues", ",".join(queues)),
+                *("--single", name, "--queues", ",".join(queues), *burst),
             ],
             process_group=0,  # not a session: niceness.py
         )
