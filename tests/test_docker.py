@@ -338,3 +338,14 @@ def test_the_workers_command_works_and_its_healthcheck_agrees(
         worker.stop()
     assert worker.popen.returncode != -signal.SIGKILL, "docker stop would have had to kill it"
     assert not passes(check, environment)
+
+
+def test_the_build_with_cuda_is_locked_by_hash_and_named_as_kubernetes_names_it() -> None:
+    lock = (ROOT / "constraints.txt").read_text()
+    libraries = re.findall(r"^(nvidia-\S+|cuda-\S+|triton)==.*\\\n +--hash=", lock, re.MULTILINE)
+    assert {"nvidia-cudnn-cu13", "nvidia-nccl-cu13", "nvidia-cublas", "triton"} <= set(libraries)
+    (argument,) = instructions("ARG")
+    assert argument.startswith("PIP_EXTRA_INDEX_URL=")
+    assert f"--build-arg PIP_EXTRA_INDEX_URL= -t committee-cuda:{__version__}" in (
+        DOCKERFILE.read_text()
+    )
