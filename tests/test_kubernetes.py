@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from backend import __version__
 from backend.cli import cli
 from backend.redis_queue import QUEUES, TRAIN_GPU, redis_name
-from backend.settings import ROOT
+from backend.settings import ROOT, load_settings
 from tests.compose import unknown_settings
 from tests.test_docker import COMPOSE
 from training.__main__ import cli as training_cli
@@ -45,6 +45,14 @@ WRITTEN = [
     if path.name not in ("kustomization.yaml", "references.yaml")
     for manifest in read(path)
 ]
+
+GIVEN = [
+    (name, value)
+    for path in (FOLDER / "secrets.example.env", FOLDER / "base" / "settings.env")
+    for name, equals, value in (line.partition("=") for line in path.read_text().splitlines())
+    if equals and not name.startswith("#")
+]
+"""Settings and secrets: (variable, value or "")."""
 
 
 @pytest.fixture(scope="module")
@@ -202,18 +210,24 @@ def test_the_example_of_a_pass_parses(tmp_path: Path) -> None:
 
 
 def test_every_setting_exists_and_none_stands_twice() -> None:
-    secret, open_ = (
-        [line.split("=")[0] for line in path.read_text().splitlines() if line[:1].isalpha()]
-        for path in (FOLDER / "secrets.example.env", FOLDER / "base" / "settings.env")
-    )
-    assert unknown_settings([*secret, *open_]) == set()
-    assert len({*secret, *open_}) == len(secret) + len(open_)
+    names = [name for name, _ in GIVEN]
+    assert unknown_settings(names) == set()
+    assert len(set(names)) == len(names)
     for name, _, container in pods(WRITTEN):
         assert "env" not in container, name
         for source in container.get("envFrom", ()):
             ((kind, reference),) = source.items()
             assert kind in ("configMapRef", "secretRef"), name
             assert reference == {"name": "committee"}, name
+
+
+def test_the_settings_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("training.committee.store")  # REGISTRY_URL=s3://
+    for name, value in GIVEN:
+        monkeypatch.setenv(name, value or f"{name.lower()}-{'x' * 32}")
+    settings = load_settings(_env_file=None, data_dir=tmp_path)
+    assert settings.ledger_path is None
+    assert settings.registry_path is None
 
 
 def test_every_queue_has_a_worker_and_scaling_counts_its_jobs(
