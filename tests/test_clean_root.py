@@ -49,7 +49,8 @@ def commands() -> dict[str, list[str]]:
 def inside(root: Path, binds: Mapping[Path, str], *, read_only: bool) -> list[str]:
     """What runs the command that follows it in ``root``, with places of this machine in it."""
     lines = [f"mount --bind {root} {root}", f"mount --bind /dev {root}/dev"]
-    lines += [f"mount -t proc proc {root}/proc", f"mount -t tmpfs tmpfs {root}/tmp"]
+    lines += [f"mount -t tmpfs tmpfs {root}{folder}" for folder in ("/dev/shm", "/tmp")]
+    lines += [f"mount -t proc proc {root}/proc"]
     lines += [f"mount --bind {place} {root}{target}" for place, target in binds.items()]
     if read_only:
         lines.append(f"mount -o remount,bind,ro {root}")
@@ -93,14 +94,7 @@ def copy_stage(stage: int, folder: Path) -> None:
                 shutil.copy2(ROOT / source, to)
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A Debian with what the image holds, made by the steps of its Dockerfile."""
-    if os.geteuid() != 0 or shutil.which("debootstrap") is None:
-        pytest.skip("debootstrap makes the clean root: it is not installed, or this is not root")
-    folder = tmp_path_factory.mktemp("debian")
-    folder.chmod(0o755)
-    folder = folder / "root"
+def make_root(folder: Path) -> None:
     suite = re.search(r"^FROM python:\S+-slim-(\w+)", DOCKERFILE.read_text(), re.MULTILINE)
     assert suite is not None
     packages = "--include=python3,python3-venv,ca-certificates"
@@ -118,8 +112,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for step in instructions("RUN"):
         here = inside(folder, binds, read_only=False)
         run([*here, "sh", "-euc", step], {**os.environ, **environment})
-    yield folder
-    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Debian with what the image holds, made by the steps of its Dockerfile."""
+    if os.geteuid() != 0 or shutil.which("debootstrap") is None:
+        pytest.skip("debootstrap makes the clean root: it is not installed, or this is not root")
+    folder = tmp_path_factory.mktemp("debian")
+    folder.chmod(0o755)
+    folder = folder / "root"
+    try:
+        make_root(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -159,7 +166,7 @@ def test_a_command_of_the_image_works(
         if parent.name.startswith(("pytest-", "test_")):
             parent.chmod(0o755)
     here = inside(root, {data: "/data"}, read_only=True)
-    command = commands()[name]
+    command = list(commands()[name])
     if "--burst" in command:
         command.insert(command.index("--burst") + 1, "1")
     if name.endswith("migrate") or "--burst" in command:
