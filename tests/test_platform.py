@@ -145,9 +145,8 @@ def test_every_secret_comes_from_outside_and_the_page_makes_it(
     assert all(value.startswith("${") for value in given), given
     commands = re.search(r"```\n(\(umask.*?)```", PAGE.read_text(), re.DOTALL)
     assert commands is not None
-    (tmp_path / "docker").mkdir()
     subprocess.run(["sh", "-euc", commands[1]], cwd=tmp_path, check=True)
-    file = tmp_path / "docker" / ".env"
+    file = tmp_path / ".env"
     made = dict(line.split("=", 1) for line in file.read_text().splitlines())
     assert set(made) == required
     assert len(set(made.values())) == len(made)
