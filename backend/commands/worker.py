@@ -9,7 +9,7 @@ from backend.redis_queue import QUEUES, TRAIN_GPU
 from backend.settings import load_settings
 
 IDLE_S = 60
-"""A round's next stage comes within seconds: a worker that ended at once would start anew for it."""
+"""A round's next stage comes within seconds: who ended at once would have to start anew for it."""
 
 
 def _parse_queues(
