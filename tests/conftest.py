@@ -1,7 +1,8 @@
-"""Time limits by how fast the machine is, and which tests only `make soak` runs."""
+"""Time limits by how fast the machine is, which tests only `make soak` runs, and a browser."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from hypothesis import settings
 from tests.limits import scaled
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.s3 import Door, S3Server
 
 # A busy machine takes longer than 200 ms for any example; pytest-timeout ends a test that hangs.
@@ -57,3 +60,16 @@ def door(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.SECRET)
     yield made
     made.shut()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from tests.chromium import NoChromium, chromium  # few tests wait for its import
+
+    try:
+        with chromium() as started:
+            yield started
+    except NoChromium as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must run the browser tests: {error}")
+        pytest.skip(str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,6 +25,9 @@ from tests.live.harness.servers import (
     why_no_label_studio,
 )
 from tests.live.harness.stack import Stack, start_stack
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 BRUSH = """<View>
   <Image name="image" value="$image"/>
@@ -121,6 +125,12 @@ def project(studio: Studio, request: pytest.FixtureRequest) -> Iterator[MakeProj
     yield make
     for project_id in made:
         control_of(studio).projects.delete(project_id)
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Page:
+    """Of a window of its own, so that nothing of another test's login or switches is in it."""
+    return browser.new_page(viewport={"width": 1400, "height": 900})
 
 
 @pytest.fixture

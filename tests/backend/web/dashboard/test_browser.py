@@ -5,16 +5,14 @@ Screenshots stay in test-artifacts/ (git-ignored), to be looked at.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
 from backend.web.app import build_app
@@ -31,10 +29,6 @@ from tests.live.harness.servers import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 PICTURES = ROOT / "test-artifacts"
-QUIET = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 LIMIT_MS = 60_000
 WIDE, PHONE = 1200, 360
 HOME = f"/projects/{NUMBER}"
@@ -69,20 +63,6 @@ class Served:
         self._thread.join()
         self._server.server_close()
         self.work.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    if program is None:
-        reason = "no chromium on the PATH: `apt-get install chromium` brings it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must run the browser test: {reason}")
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=list(QUIET))
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
