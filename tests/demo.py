@@ -93,7 +93,7 @@ def demo() -> Iterator[Demo]:
 
 
 def open_page(browser: Browser, **given: Any) -> Page:
-    page = browser.new_page(viewport=SIZE, color_scheme="light", **given)
+    page = browser.new_page(**{"viewport": SIZE, "color_scheme": "light", **given})
     page.set_default_timeout(LIMIT_MS)
     return page
 
@@ -110,8 +110,8 @@ def open_dashboard(browser: Browser, running: Demo) -> Page:
     return open_page(browser, http_credentials=login, base_url=home)
 
 
-def open_label_studio(browser: Browser, running: Demo) -> LabelPage:
+def open_label_studio(browser: Browser, running: Demo, **given: Any) -> LabelPage:
     """Logged in."""
-    found = LabelPage(open_page(browser), str(running.settings.label_studio_url))
+    found = LabelPage(open_page(browser, **given), str(running.settings.label_studio_url))
     found.log_in(LABEL_STUDIO_USER, running.password)
     return found

@@ -38,6 +38,9 @@ from tests.live.harness.label_page import LabelPage
 from tests.live.harness.servers import ROOT
 
 PICTURES = ROOT / "test-artifacts/walkthrough"
+WIDE = {"width": 1400, "height": 900}
+"""With both switches of *Auto-Annotation* shown, a narrower window cuts *Submit* off."""
+
 IMAGES = 10
 CLICKS = 2
 """In an image, at most: at what is missing most."""
@@ -86,7 +89,7 @@ def walk(browser: Browser, running: Demo) -> None:
     ledger = Ledger(running.settings.ledger_url)
     with Studio(*running.settings.label_studio()) as studio:
         way = Walk(
-            open_label_studio(browser, running),
+            open_label_studio(browser, running, viewport=WIDE),
             open_dashboard(browser, running),
             studio,
             ledger,
