@@ -10,13 +10,10 @@ from ruamel.yaml import YAML
 
 from backend.settings import Settings
 
-OF_HOSTS = {"SHARED_SECRET"}
-"""Becomes a setting with docs/HOSTS.md; then remove it here."""
-
 
 def unknown_settings(variables: Iterable[str]) -> set[str]:
     """Those that are no setting of ours, nor read by the library that speaks to S3."""
-    settings = {name.upper() for name in Settings.model_fields} | OF_HOSTS
+    settings = {name.upper() for name in Settings.model_fields}
     return {name for name in variables if not name.startswith("AWS_")} - settings
 
 

@@ -192,7 +192,6 @@ def test_every_command_parses() -> None:
 
 
 def test_the_example_of_a_pass_parses(tmp_path: Path) -> None:
-    pytest.importorskip("training.batch.infer")
     (job,) = (each for each in WRITTEN if each["metadata"]["name"] == "committee-infer")
     assert job["spec"]["completionMode"] == "Indexed"
     (_, _, container) = next(pods([job]))
@@ -222,7 +221,6 @@ def test_every_setting_exists_and_none_stands_twice() -> None:
 
 
 def test_the_settings_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("training.committee.store")  # REGISTRY_URL=s3://
     for name, value in GIVEN:
         monkeypatch.setenv(name, value or f"{name.lower()}-{'x' * 32}")
     settings = load_settings(_env_file=None, data_dir=tmp_path)
