@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import Self
 
 from backend import __version__
-from backend.data_dir import derived_key, label_studio_folder, remembered
+from backend.data_dir import label_studio_folder, remembered
 from backend.errors import BackendError
 from backend.ledger.copying import copy_ledger
 from backend.ledger.engine import copy_database
@@ -141,7 +141,7 @@ def back_up(settings: Settings, target: Path, report: Report = lambda _what: Non
         CannotBackUp: nothing of this backup is left; earlier ones are whole.
         LedgerUnavailable: neither is it then; the ledger's PostgreSQL cannot be read.
     """
-    installation = derived_key(settings.data_dir, b"backups").hex()[:16]
+    installation = settings.derived_key(b"backups").hex()[:16]
     _check(settings, target, installation)
     staging: Path | None = None
     try:
