@@ -77,7 +77,7 @@ class OneProject:
 
     def waiting(self, round_: Round) -> Part:
         parts = self.work.ledger.parts.of_round(round_.id)
-        return [part for part in parts if part.state == "waiting"][-1]
+        return next(part for part in parts if part.state == "waiting")
 
     def have_tried(self, round_: Round, attempts: int) -> None:
         """As if what waits had been taken so often already, in vain."""
