@@ -312,9 +312,12 @@ def check_labels(way: Walk) -> None:
         page.wait_for_function(ALL_DRAWN)
         way.picture(page, "planted-label")
         link = row.get_by_role("link", name=f"Task {way.planted}", exact=True)
-        way.annotator.page.goto(str(link.get_attribute("href")))
-        way.annotator.regions.first.wait_for()
-        way.picture(way.annotator.page, "planted-label-in-label-studio")
+        address = str(link.get_attribute("href"))
+        # In a window of its own: that of the labelling may ask whether to leave it.
+        opened = LabelPage(way.annotator.page.context.new_page(), address)
+        opened.page.goto(address)
+        opened.regions.first.wait_for()
+        way.picture(opened.page, "planted-label-in-label-studio")
 
 
 def roll_back(way: Walk) -> None:
