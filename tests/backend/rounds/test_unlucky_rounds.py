@@ -150,7 +150,7 @@ def _serve(work: Workplace, project_id: int) -> str:
 def test_a_loss_that_is_no_number_fails_the_round_at_once(place: OneProject) -> None:
     round_ = place.start("not_a_number")
     place.run(round_, "not_a_number")
-    assert place.failed(round_).startswith("fit: member 1's loss is nan at step 0 of 30")
+    assert place.failed(round_).startswith("fit: member 0's loss is nan at step 0 of 30")
 
 
 def test_a_version_that_sees_no_number_never_serves(place: OneProject) -> None:
