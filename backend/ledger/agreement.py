@@ -24,7 +24,7 @@ from training.committee.removals import LOCK_FILE
 
 Facts = Mapping[str, str]
 
-SHARED_SECRET = "SHARED_SECRET"  # noqa: S105 - a setting's name
+SHARED = "SHARED_SECRET"
 
 SETTINGS = (
     *("label_studio_url", "network", "fit_seconds", "allowed_image_hosts"),
@@ -53,7 +53,7 @@ def facts_of(settings: Settings, role: str) -> dict[str, str]:
         found["registry"] = registry
     if settings.network_weights is not None:
         found["NETWORK_WEIGHTS"] = _digest_of_file(settings.network_weights)
-    found[SHARED_SECRET] = settings.derived_key(b"fingerprint").hex()[:_FINGERPRINT]
+    found[SHARED] = settings.derived_key(b"fingerprint").hex()[:_FINGERPRINT]
     secret_of = {"BASIC_AUTH_PASS": (settings.basic_auth_user, settings.basic_auth_pass)}
     if role == "web" and settings.dashboard_pass is not None:
         secret_of["DASHBOARD_PASS"] = (settings.dashboard_user, settings.dashboard_pass)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from backend.insight.findings.finding import Finding, Installation, error, ok
 from backend.insight.status import SILENT_AFTER_S
 from backend.ledger import ProcessRecord
-from backend.ledger.agreement import SHARED_SECRET
+from backend.ledger.agreement import SHARED
 from backend.ledger.parts import LEASE_S
 
 MOST_APART_S = LEASE_S / 6
@@ -33,10 +33,10 @@ _WHAT: dict[str, tuple[str, str]] = {
         "have different registries, so one host finds no version that another made",
         "Mount the same folder on all, and let REGISTRY_URL name it (docs/HOSTS.md).",
     ),
-    SHARED_SECRET: (
+    SHARED: (
         "have different secrets: webhooks that one made are refused by others, and compiled "
         "members are made anew",
-        _GIVE.format(SHARED_SECRET),
+        _GIVE.format(SHARED),
     ),
     "BASIC_AUTH_PASS": (
         "have different passwords of the web (BASIC_AUTH_USER and BASIC_AUTH_PASS)",
@@ -55,7 +55,7 @@ _WHAT: dict[str, tuple[str, str]] = {
 
 _PASSWORDS = frozenset({"BASIC_AUTH_PASS", "DASHBOARD_PASS"})
 
-_DIGESTS = _PASSWORDS | {SHARED_SECRET, "NETWORK_WEIGHTS", "registry"}
+_DIGESTS = _PASSWORDS | {SHARED, "NETWORK_WEIGHTS", "registry"}
 """Facts whose values tell a reader nothing: only which hosts have the same."""
 
 _OLDER = "an older release"
@@ -79,7 +79,7 @@ def disagreements(alive: Sequence[ProcessRecord]) -> Iterator[Finding]:
     names = dict.fromkeys(name for each in alive for name in each.facts or ())
     groups = {name: _hosts_by_value(alive, name) for name in names}
     apart = {name for name in names if len(groups[name]) > 1}
-    if SHARED_SECRET in apart:
+    if SHARED in apart:
         # Under different keys the same password has different fingerprints.
         apart -= _PASSWORDS
     yield from (_disagreement(name, groups[name]) for name in names if name in apart)
