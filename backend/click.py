@@ -14,9 +14,8 @@ from hashlib import blake2s
 from typing import Any, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
-from backend.click_cache import ClickCache, clicks_folder
+from backend.click_cache import ClickCache, LastAnswers, Mask, clicks_folder
 from backend.errors import BackendError, BadRegion
 from backend.fallback import load_whole
 from backend.label_studio import bitmask
@@ -34,8 +33,6 @@ from training.particles.clicked import Click, Predicted, boxed_particles, clicke
 from training.particles.instances import connected, instances
 
 log = logging.getLogger(__name__)
-
-Mask = npt.NDArray[np.bool_]
 
 MOST_PROMPTS = 100
 """Clicks that are answered together, the newest; each may take some milliseconds."""
@@ -89,10 +86,14 @@ def answer_click(
         log.warning("no answer to a click in task %s: %s", task["id"], error)
         return []
     canvas = _canvas(task, {prompt.id for prompt in prompts}, publication.name)
-    there = dict(_regions_of(canvas, tag, prompts[-1].label, predicted.size))
+    label = prompts[-1].label
+    saved = dict(_regions_of(canvas, tag, label, predicted.size))
+    answers = LastAnswers(clicks_folder(work.settings.data_dir), project.slug, task["id"])
     whole_class = regions_per(config, options) == "class" and tag.shape != "polygon"
     added, removed = _changes(predicted, prompts)
+    there = answers.shown(saved, label)
     changed = _changed(there, added, removed, whole_class, prompts[0].id)
+    answers.keep(saved, changed, label)
     return [
         part for name, mask in changed.items() for part in _written(name, mask, config, prompts[-1])
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend import click
+from backend import click, click_cache
 from backend.click import answer_click, read_prompts
 from backend.click_cache import MOST_IMAGES, ClickCache
 from backend.label_studio.label_config import (
@@ -112,6 +112,37 @@ def test_where_the_class_has_a_mask_that_one_is_changed(ask: Any) -> None:
     [cut] = ask(context(prompt(8, 8, is_positive=False)), predictions=predictions, drafts=drafts)
     assert cut["id"] == both["id"]
     assert np.array_equal(pixels(cut), OTHER)
+
+
+def test_a_quick_second_click_keeps_the_first(ask: Any) -> None:
+    corner = square(28, 2)
+    [there] = drawn(corner)
+    predictions = [{"model_version": PUBLICATION, "result": [there]}]
+    [first] = ask(context(prompt(8, 8)), predictions=predictions)
+    # No draft holds the first answer yet.
+    [second] = ask(context(prompt(44, 24, id="p2")), predictions=predictions)
+    assert second["id"] == first["id"] == there["id"]
+    assert np.array_equal(pixels(second), corner | ONE | OTHER)
+    # The draft that comes then is that of the first.
+    drafts = [{"updated_at": "2026-01-01", "result": [first]}]
+    [third] = ask(context(prompt(8, 8, id="p3", is_positive=False)), drafts=drafts)
+    assert np.array_equal(pixels(third), corner | OTHER)
+
+
+def test_what_somebody_changed_after_an_answer_is_the_page(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corner = square(28, 2)
+    [there] = drawn(corner)
+    predictions = [{"model_version": PUBLICATION, "result": [there]}]
+    [first] = ask(context(prompt(8, 8)), predictions=predictions)
+    [brushed] = drawn(corner | ONE | square(0, 30))
+    drafts = [{"updated_at": "2026-01-01", "result": [{**brushed, "id": first["id"]}]}]
+    [second] = ask(context(prompt(44, 24, id="p2")), drafts=drafts)
+    assert np.array_equal(pixels(second), corner | ONE | square(0, 30) | OTHER)
+    monkeypatch.setattr(click_cache, "UNSAVED_S", 0.0)
+    [later] = ask(context(prompt(44, 24, id="p4")), predictions=predictions)
+    assert np.array_equal(pixels(later), corner | OTHER)
 
 
 def test_of_particles_that_are_regions_only_the_one_there_is_changed(ask: Any) -> None:
