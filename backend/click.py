@@ -15,7 +15,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from backend.click_cache import ClickCache, LastAnswers, Mask, clicks_folder
+from backend.click_cache import ClickCache, LastAnswers, Mask
+from backend.data_dir import clicks_folder
 from backend.errors import BackendError, BadRegion
 from backend.fallback import load_whole
 from backend.label_studio import bitmask

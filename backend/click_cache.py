@@ -36,11 +36,6 @@ MOST_IMAGES, MOST_BYTES = 32, 256 * 2**20
 """An image of 1024 px takes 6 MB, one of 4096 px some 90."""
 
 
-def clicks_folder(data_dir: Path) -> Path:
-    """Where the files are, in a folder for each project."""
-    return data_dir / "cache" / "clicks"
-
-
 UNSAVED_S = 12.0
 """How long an answer may be on the page and not in a draft: Label Studio saves every 5 s."""
 

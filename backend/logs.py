@@ -16,7 +16,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-_IDS: ContextVar[Mapping[str, int | str]] = ContextVar("ids", default=MappingProxyType({}))
+_NONE: Mapping[str, int | str] = MappingProxyType({})
+_IDS: ContextVar[Mapping[str, int | str]] = ContextVar("ids", default=_NONE)
 
 TEXT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 
@@ -32,8 +33,9 @@ def bound(**ids: int | str) -> Iterator[None]:
 
 
 def bind(**ids: int | str) -> None:
-    """Add ids until the ``bound`` block around this one ends."""
-    _IDS.set({**_IDS.get(), **ids})
+    """Add ids until the ``bound`` block around this one ends; outside of one nothing happens."""
+    if _IDS.get() is not _NONE:
+        _IDS.set({**_IDS.get(), **ids})
 
 
 class JsonLines(logging.Formatter):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from backend.click_cache import clicks_folder
+from backend.data_dir import clicks_folder
 from backend.errors import BadRequest
 from backend.ledger import Ledger, Project
 from backend.settings import Settings

@@ -57,6 +57,7 @@ log = logging.getLogger("backend.test")
 
 
 def test_a_record_is_one_line_whatever_it_holds(lines: Lines) -> None:
+    bind(task=1)  # outside of a block
     with bound(project=3), bound(round=17):
         bind(part=5)
         log.info("a name\nwith\u2028lines and %s", "\ud800")
@@ -170,8 +171,7 @@ def test_a_job_logs_its_name(
     jobs = sys.modules["backend.jobs.jobs"]
     monkeypatch.setattr(jobs, "get_current_job", Job)
     monkeypatch.setattr(jobs, "load_settings", lambda: work.settings)
-    monkeypatch.setattr(jobs, "open_queue", lambda _work: None)
-    monkeypatch.setattr(jobs, "deliver_parts", lambda _work, _queue: None)
+    monkeypatch.setattr(jobs, "deliver_parts", lambda _work: None)
     monkeypatch.setattr(stages, "RUN", {"publish": fail})
     run_part(part_id)
     told = [json.loads(line) for line in lines.written]

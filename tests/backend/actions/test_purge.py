@@ -11,7 +11,7 @@ import pytest
 
 from backend.actions.connect import disconnect_project
 from backend.actions.purge import remove_strays
-from backend.click_cache import clicks_folder
+from backend.data_dir import clicks_folder
 from backend.errors import BadRequest
 from backend.jobs.parts import do_part
 from backend.ledger import Outcome, Project, Round

@@ -35,7 +35,7 @@ def test_it_is_ready_once_all_answer_and_says_what_does_not(
         assert (answer.status_code, answer.json) == (200, {"status": "READY"})
         valkey.stop()
         registry = settings.registry_path
-        registry.rmdir()
+        assert registry is not None
         registry.write_text("no folder")
         with create_engine(settings.ledger_url).begin() as db:
             db.execute(text("UPDATE alembic_version SET version_num = '0001'"))
