@@ -178,7 +178,7 @@ def _cut(
         for axis, side in enumerate(whole.shape)
     )
     long_side = max(rows.stop - rows.start, columns.stop - columns.start)
-    if long_side > 2 * MOST_REACH_PX:
+    if long_side >= 2 * MOST_REACH_PX:  # halved exactly, its last pixel could lie outside
         return whole
     scale = min(1.0, CUT_PX / long_side)
 

@@ -86,3 +86,12 @@ def test_clicks_in_the_corners_of_an_image_without_anything_are_answered(
 def test_a_box_gives_the_particles_in_it_or_what_stands_out(predicted: Predicted) -> None:
     assert np.array_equal(boxed_particles(predicted, slice(38, 82), slice(18, 66)), LEFT)
     assert iou(boxed_particles(predicted, slice(42, 78), slice(106, 144)), UNSEEN) > 0.9
+
+
+def test_clicks_on_the_last_pixels_of_what_is_halved_are_answered() -> None:
+    size = (384, 321)
+    whole = np.ones(size, np.int32)
+    image = np.full((*size, 3), 90, np.uint8)
+    given = Predicted(image, np.full((48, 40), 250, np.uint8), whole, {"cell": 300.0})
+    clicks = [Click(100, 320), Click(380, 320)]
+    assert clicked_particle(given, clicks, "cell").all()
