@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
+from itertools import count
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -30,6 +31,7 @@ from backend.ledger import NO_VERSION, Project, Publication
 from backend.options import ProjectOptions
 from backend.predict import image_url, label_config_of, predict_image, regions_per
 from backend.workplace import Workplace
+from training.errors import TrainingError
 from training.particles.clicked import Click, Predicted, boxed_particles, clicked_particle
 from training.particles.instances import connected, instances
 
@@ -75,15 +77,15 @@ def answer_click(
     prompts = read_prompts(context)
     if not prompts or publication.version == NO_VERSION:
         return []
-    options = work.options(project)
-    config = label_config_of(project.label_config, options)
-    tag = config.tag_for(prompts[-1].label)
-    if tag is None:
-        return []
     try:
+        options = work.options(project)
+        config = label_config_of(project.label_config, options)
+        tag = config.tag_for(prompts[-1].label)
+        if tag is None:
+            return []
         url = resolved(image_url(task["data"], config), task["id"])
         predicted = _predicted(work, project, publication, url, options)
-    except BackendError as error:
+    except (BackendError, TrainingError) as error:
         log.warning("no answer to a click in task %s: %s", task["id"], error)
         return []
     canvas = _canvas(task, {prompt.id for prompt in prompts}, publication.name)
@@ -184,8 +186,9 @@ def _predicted(
 def _canvas(task: Mapping[str, Any], prompts: set[str], publication: str) -> Sequence[object]:
     """The results that the page most likely shows, as Label Studio last saved them.
 
-    Label Studio does not say who asks. The draft with one of the prompts is theirs; else the newest
-    draft; else the only annotation; and before anything was drawn the pre-annotation.
+    Label Studio sends the drafts of who asks, and of nobody else: the one with one of the prompts,
+    or the newest, is the page. It does not say who asks: without a draft the only annotation is
+    taken for theirs, and before anything was drawn it is the pre-annotation.
     """
 
     def listed(name: str) -> list[Mapping[str, Any]]:
@@ -298,11 +301,16 @@ def _changed(
         name = max(covered, key=covered.__getitem__, default=None)
         if name is None or not covered[name]:
             name = largest
-        if name is None:
-            name = blake2s(f"click/{prompt}/{number}".encode(), digest_size=8).hexdigest()
+        if name is None:  # not one that an earlier click gave to another particle
+            names = (_name(prompt, each) for each in count(number))
+            name = next(each for each in names if each not in there and each not in changed)
         before = changed.get(name, there.get(name))
         changed[name] = piece if before is None else before | piece
     return {name: mask for name, mask in changed.items() if mask.any()}
+
+
+def _name(prompt: str, number: int) -> str:
+    return blake2s(f"click/{prompt}/{number}".encode(), digest_size=8).hexdigest()
 
 
 def _written(name: str, mask: Mask, config: LabelConfig, prompt: Prompt) -> list[Region]:

@@ -14,8 +14,8 @@ import time
 import zipfile
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2s
 from pathlib import Path
@@ -29,6 +29,12 @@ from training.files import write_atomically
 from training.particles.clicked import Predicted
 
 log = logging.getLogger(__name__)
+
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What damaged files end in: numpy and zipfile have no error of their own for it."""
 
 Mask = NDArray[np.bool_]
 
@@ -62,7 +68,7 @@ class ClickCache:
                 )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             log.warning("%s is damaged and is made anew: %s", path, error)
             return None
         with suppress(FileNotFoundError):  # another process may have made room
@@ -80,8 +86,10 @@ class ClickCache:
             px=np.array(list(predicted.diameters_px.values()), np.float64),
         )
         if data.tell() <= MOST_BYTES:
-            write_atomically(self._path(project, key), data.getvalue(), private=True)
-            self._make_room()
+            path = self._path(project, key)
+            with _as_far_as_possible(path):
+                write_atomically(path, data.getvalue(), private=True)
+                self._make_room()
 
     def _path(self, project: str, key: tuple[object, ...]) -> Path:
         name = blake2s(repr(key).encode(), digest_size=16).hexdigest()
@@ -147,11 +155,12 @@ class LastAnswers:
                 before |= {*earlier.before, _digest(earlier.mask)}
             before -= {_digest(mask)}
             self._answers[name] = _Answer(label, tuple(sorted(before)), mask, time.time())
-        write_atomically(self._path, self._packed(), private=True)
-        for path in self._path.parent.glob("*.answers"):
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime < time.time() - UNSAVED_S:
-                    path.unlink()
+        with _as_far_as_possible(self._path):
+            write_atomically(self._path, self._packed(), private=True)
+            for path in self._path.parent.glob("*.answers"):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < time.time() - UNSAVED_S:
+                        path.unlink()
 
     def _packed(self) -> bytes:
         answers = [
@@ -174,9 +183,18 @@ class LastAnswers:
             }
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        except _DAMAGE as error:
             log.warning("%s is damaged and left out: %s", self._path, error)
             return {}
+
+
+@contextmanager
+def _as_far_as_possible(path: Path) -> Iterator[None]:
+    """Go on without a file where the disk is full or is not ours: the click has its answer."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s is not kept: %s", path, error)
 
 
 def _unpacked(row: Mapping[str, Any]) -> Mask:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from backend.label_studio.regions import read_annotation, to_regions
 from backend.label_studio.reserved_controls import BOX, CLICK
 from backend.workplace import Workplace
 from tests.backend.rows import publication
+from training.committee.store.store import StoreUnavailable
 from training.particles.clicked import Predicted
 
 XML = build_label_config([("Cell", "#ff0000"), ("Cast", "#00ff00")])
@@ -155,6 +158,17 @@ def test_of_particles_that_are_regions_only_the_one_there_is_changed(ask: Any) -
     assert np.array_equal(pixels(region), OTHER)
 
 
+def test_particles_of_clicks_that_go_together_stay_apart(ask: Any) -> None:
+    options = {"regions": "particle"}
+    lower, upper = prompt(44, 24), prompt(8, 8, id="p2")
+    [first] = ask(context(lower), options=options)
+    # Auto-accept off: the page sends both, and no draft holds the first answer.
+    both = {each["id"]: pixels(each) for each in ask(context(lower, upper), options=options)}
+    assert len(both) == 2
+    assert np.array_equal(both.pop(first["id"]), OTHER)
+    assert np.array_equal(both.popitem()[1], ONE)
+
+
 def test_a_box_gives_what_is_in_it(ask: Any) -> None:
     value = {"x": 60, "y": 40, "width": 30, "height": 50, "rectanglelabels": ["Cell"]}
     box = prompt(0, 0, type="rectanglelabels", from_name=BOX, value=value)
@@ -185,6 +199,29 @@ def test_nonsense_around_a_prompt_keeps_nothing_from_being_answered(ask: Any) ->
         lists = {"drafts": [7, {"result": 3}, {"result": result}], "annotations": "text"}
         [region] = ask(context(prompt(8, 8)), **lists)
         assert pixels(region)[8, 8]
+
+
+def test_a_full_disk_keeps_no_click_from_being_answered(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(click_cache, "write_atomically", full)
+    [region] = ask(context(prompt(8, 8)))
+    assert np.array_equal(pixels(region), ONE)
+    ClickCache(tmp_path).write(PREDICTED, "project", 1)
+    assert ClickCache(tmp_path).read("project", 1) is None
+
+
+def test_a_version_that_cannot_be_read_is_answered_with_nothing(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreUnavailable("the object store does not answer")
+
+    monkeypatch.setattr(click, "_predicted", away)
+    assert ask(context(prompt(8, 8))) == []
 
 
 STALE = {key: value for key, value in prompt(8, 8).items() if key != "is_positive"}
@@ -239,7 +276,10 @@ def test_the_cache_is_bounded_and_gives_back_what_it_got(tmp_path: Path) -> None
     assert found is not None
     assert np.array_equal(found.numbers, PREDICTED.numbers)
     assert found.diameters_px == PREDICTED.diameters_px
-    damaged = next(tmp_path.glob("*/*.npz"))
-    for path in tmp_path.glob("*/*.npz"):
-        path.write_bytes(damaged.read_bytes()[:100])
-    assert cache.read("project", MOST_IMAGES + 1) is None
+    whole = next(tmp_path.glob("*/*.npz")).read_bytes()
+    array = io.BytesIO()
+    np.save(array, ONE)
+    for damaged in (whole[:100], b"", array.getvalue()):
+        for path in tmp_path.glob("*/*.npz"):
+            path.write_bytes(damaged)
+        assert cache.read("project", MOST_IMAGES + 1) is None
