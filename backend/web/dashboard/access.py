@@ -6,8 +6,10 @@ The web's own password opens nothing here: every account of Label Studio can obt
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from backend.settings import Settings
@@ -60,7 +62,7 @@ class Access:
         if not logins:
             return None
         key = settings.derived_key(b"forms of the dashboard")
-        return cls(logins, frozenset(settings.dashboard_proxies), key)
+        return cls(logins, frozenset(map(_plain, settings.dashboard_proxies)), key)
 
     def accepts(self, authorization: str) -> bool:
         return self.visitor(authorization) is not None
@@ -72,7 +74,7 @@ class Access:
             address: where the request came from.
             named: the person, by ``PROXY_HEADER``; counts from ``DASHBOARD_PROXIES`` alone.
         """
-        person = named.strip()[:MOST_NAME] if address in self.proxies else ""
+        person = _read_name(named) if _plain(address) in self.proxies else ""
         for user, login, may_act in self.logins:
             if login.accepts(authorization):
                 return Visitor(user, person or user, may_act)
@@ -101,3 +103,19 @@ class Access:
     def _sign(self, visitor: Visitor, form: str, made: int) -> str:
         text = "\0".join((visitor.login, visitor.person, form, str(made)))
         return hmac.new(self.key, text.encode(), "sha256").hexdigest()
+
+
+def _plain(address: str) -> str:
+    """An address; of IPv4 as such, which a socket for both kinds shows as ::ffff:10.0.0.5."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address  # a Unix socket has none
+    return str(ip if ip.version == 4 else ip.ipv4_mapped or ip)
+
+
+def _read_name(named: str) -> str:
+    """A header's name: WSGI reads its bytes as Latin-1, and proxies send UTF-8."""
+    with suppress(UnicodeError):
+        named = named.encode("latin-1").decode()
+    return named.strip()[:MOST_NAME]

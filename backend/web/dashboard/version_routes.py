@@ -17,6 +17,7 @@ from backend.web.dashboard.access import Visitor
 from backend.web.dashboard.desk import NUMBER, PROJECT, Desk
 from backend.web.dashboard.frame import HEADERS, page, refuse_page
 from backend.web.dashboard.pictures import class_colours
+from training.errors import TrainingError
 
 FORM_BYTES = 8 * 1024
 """Of a form: a version, and its token."""
@@ -97,8 +98,11 @@ def add_actions(pages: Blueprint, desk: Desk) -> None:
         )
         try:
             outcome = ACTIONS[name].run(desk.work, number, asked.version)
-        except BackendError as error:
-            actions.end(record, f"Refused: {error}")
+        except Exception as error:
+            told = isinstance(error, BackendError | TrainingError)
+            actions.end(
+                record, f"Refused: {error}" if told else "It failed; the web's log says why."
+            )
             raise
         actions.end(record, outcome)
         return redirect(f"/projects/{number}/versions#done", 303)

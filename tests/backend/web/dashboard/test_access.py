@@ -83,6 +83,11 @@ def test_only_a_proxy_that_is_named_tells_who_somebody_is(tmp_path: Path) -> Non
     other = access.visitor(header(OWNER), "10.0.0.6", " ada ")
     assert other == Visitor("owner", "owner", True)
     assert access.visitor("", "10.0.0.5", " ada ") is None
+    # As a socket for IPv4 and IPv6 shows the address, and WSGI the bytes of UTF-8.
+    latin = "Jürgen".encode().decode("latin-1")
+    for sent in (latin, "Jürgen"):
+        found = access.visitor(header(OWNER), "::ffff:10.0.0.5", sent)
+        assert found == Visitor("owner", "Jürgen", True)
 
 
 def test_a_token_opens_one_form_for_one_visitor_for_a_while(access: Access) -> None:

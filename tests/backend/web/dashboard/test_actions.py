@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from werkzeug.test import TestResponse
 
+from backend.actions.named import ACTIONS
 from backend.errors import BadRequest
 from backend.ledger import Action
+from backend.web.dashboard import version_routes
 from backend.workplace import Workplace
 from tests.backend.web.dashboard.conftest import OWNER, PROXY, VIEWER, Page
 from tests.backend.web.dashboard.filled import MARKUP, NUMBER, begin_round, fill
+from training.committee.store.store import StoreUnavailable
 
 HOME = f"/projects/{NUMBER}"
 SHEET = b"\x89PNG of a sheet"
@@ -138,6 +142,26 @@ def test_what_cannot_be_done_is_said_and_written_down_too(
     assert done.outcome is not None
     assert done.outcome.startswith("Refused: ")
     assert pages.work.ledger.versions.promoted_numbers(row.id)[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "outcome"),
+    [
+        (StoreUnavailable("the object store is away"), 503, "Refused: the object store is away"),
+        (ZeroDivisionError(), 500, "It failed; the web's log says why."),
+    ],
+)
+def test_what_fails_halfway_is_written_down_as_such(
+    pages: Page, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, outcome: str
+) -> None:
+    def fail(*_: object) -> str:
+        raise error
+
+    fill(pages.work)
+    broken = {**ACTIONS, "retrain": replace(ACTIONS["retrain"], run=fail)}
+    monkeypatch.setattr(version_routes, "ACTIONS", broken)
+    assert act(pages, "retrain").status_code == status
+    assert [each.outcome for each in written(pages)] == [outcome]
 
 
 def test_no_version_is_changed_while_a_round_runs(pages: Page) -> None:
