@@ -79,6 +79,14 @@ def parse(program: str, text: str) -> None:
     command.make_context(words[0], rest, parent=context)
 
 
+def named(group: click.Group, words: list[str]) -> click.Command | None:
+    """The command that the first words name: ``pool import`` is one of a group's."""
+    found = group.commands.get(words[0])
+    if isinstance(found, click.Group) and len(words) > 1:
+        return named(found, words[1:]) or found
+    return found
+
+
 @pytest.mark.parametrize(("program", "text"), [*typed()])
 def test_a_call_that_a_document_shows_can_be_typed(program: str, text: str) -> None:
     parse(program, text)
@@ -90,7 +98,7 @@ def test_a_call_in_a_sentence_has_a_name_and_options_that_are_there(
 ) -> None:
     flags = set(re.findall(r"--[a-z-]+", " ".join(words)))
     groups = PROGRAMS.values() if program is None else [PROGRAMS[program]]
-    commands = [group if words[0][0] in "-." else group.commands.get(words[0]) for group in groups]
+    commands = [group if words[0][0] in "-." else named(group, words) for group in groups]
     known = [
         {"--help", *(flag for each in command.params for flag in each.opts)}
         for command in commands
