@@ -39,6 +39,7 @@ def take_pictures(browser: Browser, running: Demo) -> None:
     dashboard = open_dashboard(browser, running)
     running.wait_for(lambda found: trains(found["round"]), "the training of the first round")
     dashboard.goto("./")
+    dashboard.locator("#progress li.now").wait_for()  # else it would show a round that has ended
     keep(dashboard, "dashboard-round")
 
     running.wait_for(
