@@ -123,6 +123,12 @@ def _import(
     found = _Best(taken, measure, top, random.Random(seed))
     for number, path in enumerate(files, 1):
         for scores in read_scores(path):
+            if len(scores.class_scores) != len(promoted.classes):
+                raise BadRequest(
+                    f"The scores are of {len(scores.class_scores)} classes, and version "
+                    f"{promoted.number}, which ranks now, has {len(promoted.classes)}: make them "
+                    "anew by `python -m training infer` with that version."
+                )
             found.add(scores)
         show(number, len(files), "reading scores")
     pictures = found.ranked(weights, seed, _known_classes(promoted))
@@ -166,7 +172,7 @@ class _Best:
     def __init__(self, taken: set[int], measure: str, top: int, chance: random.Random) -> None:
         self._taken, self._measure, self._top, self._chance = taken, measure, top, chance
         self._most = min(RANKED * top, max(top, MOST_RANKED))
-        self._heap: list[tuple[float, int, PictureScores]] = []
+        self._heap: list[tuple[float, int, int, PictureScores]] = []
         self._sample: list[PictureScores] = []
         self.scored = self.known = self._fresh = 0
 
@@ -188,7 +194,8 @@ class _Best:
                 f"The scores lack {self._measure}, the measure that leads: they were made by an "
                 "older release. Make them anew by `python -m training infer`."
             )
-        entry = (scores.arms[self._measure], number, scores)
+        # A picture may stand in the manifest twice, and scores have no order.
+        entry = (scores.arms[self._measure], number, self._fresh, scores)
         if len(self._heap) < self._most:
             heapq.heappush(self._heap, entry)
         elif entry[:2] > self._heap[0][:2]:
@@ -200,7 +207,7 @@ class _Best:
         """The pictures to import by the rule that ranks a queue, and why each is among them."""
         by_address = {each.image: each for each in self._sample}
         drawn = set(by_address)
-        by_address |= {each.image: each for _, _, each in self._heap}
+        by_address |= {each.image: each for *_, each in self._heap}
         every = [by_address[image] for image in sorted(by_address)]
         places = rank(
             {
@@ -242,7 +249,9 @@ def _settle_claims(
     if not claims:
         return
     made: dict[int, int] = {}
-    for task in work.studio.tasks(row.studio_id, after=work.ledger.pool.last_task(row.id)):
+    last = work.ledger.pool.last_task(row.id)
+    # As they were imported: of s3://... Label Studio would tell a link of its own.
+    for task in work.studio.tasks(row.studio_id, after=last, links=False):
         try:
             number = picture_number(address_of(task.data))
         except BadRequest:  # of another import, without an image

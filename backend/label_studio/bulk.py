@@ -151,19 +151,29 @@ class Studio(StudioHttp):
     # Tasks
 
     def tasks(
-        self, project_id: int, ids: Iterable[int] | None = None, *, after: int = 0
+        self,
+        project_id: int,
+        ids: Iterable[int] | None = None,
+        *,
+        after: int = 0,
+        links: bool = True,
     ) -> Iterator[Task]:
         """Every task of the project whose id is above ``after``, or those of ``ids`` that exist, by
         rising id.
 
-        Cloud storage links in ``data`` come as links through Label Studio. Does not make Label
-        Studio ask the backend for predictions (as long as evaluate_predictions_automatically is
-        off, which ``connect`` sees to).
+        Addresses of cloud storage in ``data`` come as links through Label Studio, or without
+        ``links`` as they were imported. Does not make Label Studio ask the backend for predictions
+        (as long as evaluate_predictions_automatically is off).
         """
         fields = "id,data,total_annotations,cancelled_annotations"
         for some in [None] if ids is None else _chunks(sorted(set(ids)), IDS_PER_QUERY):
-            for row in self._list_tasks(project_id, PAGE, some, after=after, include=fields):
-                yield _task(row)
+            rows = self._list_tasks(
+                *(project_id, PAGE, some),
+                after=after,
+                include=fields,
+                resolve_uri="true" if links else "false",
+            )
+            yield from map(_task, rows)
 
     def first_and_last(self, project_id: int) -> tuple[int, int] | None:
         """The least and the greatest task id of a project; None if it has no task."""

@@ -4,10 +4,12 @@ as wanted. The real one takes minutes to be filled with a hundred thousand tasks
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -119,10 +121,12 @@ class SmallStudio(Served):
         if query["ordering"] == ["-tasks:id"]:
             ids = ids[::-1]
         rows = [self._task(task_id) for task_id in ids[:size]]
+        if parameters.get("resolve_uri") != ["false"]:
+            rows = [row | {"data": _with_links(row)} for row in rows]
         self.rows_sent += len(rows)
         return orjson.dumps({"tasks": rows, "total": len(ids)})
 
-    def _task(self, task_id: int) -> dict[str, object]:
+    def _task(self, task_id: int) -> dict[str, Any]:
         annotated = int(task_id <= self.annotated)
         stamp = {"id": task_id, "updated_at": CREATED, "was_cancelled": False}
         return {
@@ -133,6 +137,17 @@ class SmallStudio(Served):
             "cancelled_annotations": 0,
             "annotations": [stamp] * annotated,
         }
+
+
+def _with_links(row: dict[str, Any]) -> dict[str, object]:
+    """A task's data with links through Label Studio in place of addresses in cloud storage."""
+    link = f"/tasks/{row['id']}/resolve/?fileuri="
+    return {
+        key: link + urlsafe_b64encode(value.encode()).decode()
+        if str(value).startswith("s3://")
+        else value
+        for key, value in row["data"].items()
+    }
 
 
 @contextmanager

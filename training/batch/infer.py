@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -142,22 +143,29 @@ def _score(
     lines: list[bytes] = [b""] * len(block)
     read: list[int] = []
 
+    def refuse(number: int, why: str) -> None:
+        image = block[number].image
+        lines[number] = refused_line(image, block[number].data, why)
+        done.refused += 1
+        if len(done.refusals) < SHOWN_REFUSALS:
+            done.refusals[image] = why
+
     def images() -> Iterator[Image8]:
         """Read one by one as they are predicted; ``read`` tells whose they are."""
         for number, picture in enumerate(block):
             try:
                 image = read_apart(bytes_of(job.file_of(picture)), job.channels).image
             except (UnreadableImage, OSError) as error:
-                lines[number] = refused_line(picture.image, picture.data, str(error))
-                done.refused += 1
-                if len(done.refusals) < SHOWN_REFUSALS:
-                    done.refusals[picture.image] = str(error)
+                refuse(number, str(error))
             else:
                 read.append(number)
                 yield image
 
     for count, prediction in enumerate(committee.predict_all(images())):
         picture = block[read[count]]
+        if not all(map(math.isfinite, (*prediction.arms.values(), *prediction.class_scores))):
+            refuse(read[count], "its scores are not finite numbers: check the network")
+            continue
         lines[read[count]] = PictureScores(
             picture.image,
             picture.data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import orjson
 
 from training.errors import TrainingError
 
@@ -91,7 +94,7 @@ class Manifest:
         with path.open("rb") as file:
             head = 0
             if path.suffix.lower() == ".csv":
-                self._columns = next(csv.reader([_line(file, path).decode("utf-8-sig")]), [])
+                self._columns = _columns(file, path)
                 head = file.tell()
                 if IMAGE not in self._columns:
                     raise BadManifest(
@@ -129,7 +132,7 @@ class Manifest:
     def _picture(self, at: int, end: int, line: bytes) -> Picture:
         try:
             if self._columns is None:
-                data = json.loads(line)
+                data = orjson.loads(line.removeprefix(codecs.BOM_UTF8))  # what can be written again
             else:
                 cells = next(csv.reader([line.decode()], strict=True))
                 data = dict(zip(self._columns, cells, strict=True))
@@ -140,7 +143,19 @@ class Manifest:
                 f"{self.path}, the line at byte {at}: it holds no text under {IMAGE!r}."
             )
         path = data.pop(PATH, None) or None
+        if not isinstance(path, str | None) or "\0" in f"{image}{path}":
+            raise BadManifest(
+                f"{self.path}, the line at byte {at}: {IMAGE!r} and {PATH!r} must be text, without "
+                "the character 0."
+            )
         return Picture(at, end, image, path, data)
+
+
+def _columns(file: BinaryIO, path: Path) -> list[str]:
+    try:
+        return next(csv.reader([_line(file, path).decode("utf-8-sig")]), [])
+    except (ValueError, csv.Error) as error:
+        raise BadManifest(f"{path}, its first line: {error}. It must be CSV in UTF-8.") from error
 
 
 def _line(file: BinaryIO, path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def read_scores(path: Path) -> Iterator[PictureScores]:
 
     try:
         entries = [orjson.loads(line) for line in gzip.decompress(path.read_bytes()).split(b"\n")]
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise NoScores(
             f"{path} is damaged ({error}): delete it, and the same `python -m training infer` "
             "makes it again."

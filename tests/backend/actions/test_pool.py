@@ -172,3 +172,21 @@ def test_scores_of_an_earlier_version_are_told(work: Workplace, scores: Path) ->
 
 def test_an_address_has_one_number() -> None:
     assert picture_number("s3://pool/1.png") == picture_number("s3://pool/1.png") < 2**63
+
+
+def test_a_picture_that_the_manifest_names_twice_becomes_one_task(
+    work: Workplace, studio: SmallStudio, scores: Path
+) -> None:
+    promote(work)
+    first = next(scores.rglob("block-*"))
+    first.with_name("block-000000000000999.jsonl.gz").write_bytes(first.read_bytes())
+    assert run(work, scores, PICTURES + 100).imported == PICTURES
+    assert len(set(addresses(studio))) == len(studio.imported) == PICTURES
+
+
+def test_scores_of_other_classes_are_refused(work: Workplace, scores: Path) -> None:
+    promote(work)
+    odd = PictureScores("s3://pool/odd.png", {}, {ARM: 0.5}, None, np.zeros(2, np.float32))
+    next(scores.rglob("block-*")).write_bytes(pack([odd.line()]))
+    with pytest.raises(BadRequest, match=r"of 2 classes.*version 1, which ranks now, has 3"):
+        run(work, scores, 1)

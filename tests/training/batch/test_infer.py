@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ from tests.training.batch.thresholds import BRIGHT, DARK, GROUND, OWN, write_thr
 from training.__main__ import cli
 from training.batch import infer as infer_module
 from training.batch.manifest import BadManifest, Manifest, Shard
-from training.batch.scores import NoScores, read_scores, score_files, scored_by
+from training.batch.scores import NoScores, pack, read_scores, score_files, scored_by
 from training.committee.committee import Committee
+from training.committee.prediction import Prediction
 from training.images import encode_png
 from training.pixels import Image8
 
@@ -89,9 +92,10 @@ def test_a_second_run_does_what_is_missing(
     assert (again["pictures"], again["predicted"]) == (20, 4)
     assert {path: path.read_bytes() for path in score_files(output)} == before
     damaged = next(iter(before))
-    damaged.write_bytes(b"half")
-    with pytest.raises(NoScores, match="delete it"):
-        list(read_scores(damaged))
+    for bad in (b"half", pack([b"{}"])[:-9], pack([b"{}"])[:10] + b"\xff" * 20):
+        damaged.write_bytes(bad)
+        with pytest.raises(NoScores, match="delete it"):
+            list(read_scores(damaged))
 
 
 def test_scores_of_another_manifest_are_not_mixed_in(
@@ -129,6 +133,10 @@ def test_shards_are_whole_lines_and_all_of_them(tmp_path: Path, count: int) -> N
     [
         ("pool.jsonl", '{"image": "a"}\n{"picture": "b"}\n', "byte 15: it holds no text under"),
         ("pool.jsonl", "image\n", "byte 0"),
+        ("pool.jsonl", '{"image": "a", "path": 3}\n', "byte 0: 'image' and 'path' must be text"),
+        ("pool.jsonl", '{"image": "a\\u0000"}\n', "byte 0: 'image' and 'path' must be text"),
+        ("pool.jsonl", '{"image": "a", "size": NaN}\n', "byte 0: "),
+        ("pool.csv", "image,Pr\xe4parat\na,b\n", "its first line"),
         ("pool.csv", "file,slide\na,b\n", "no column 'image'"),
         ("pool.csv", "image,slide\na\n", "byte 12"),
     ],
@@ -136,7 +144,7 @@ def test_shards_are_whole_lines_and_all_of_them(tmp_path: Path, count: int) -> N
 def test_a_line_that_cannot_be_read_stops_the_work(
     tmp_path: Path, name: str, text: str, said: str
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="latin-1")
     with pytest.raises(BadManifest, match=said):
         list(Manifest(tmp_path / name, Shard(0, 1)))
 
@@ -145,3 +153,20 @@ def test_a_line_that_cannot_be_read_stops_the_work(
 def test_what_is_no_shard_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="i/n"):
         Shard.parse(text)
+
+
+def test_a_picture_whose_scores_are_no_numbers_is_refused(
+    manifest: Path, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_all = Committee.predict_all
+
+    def broken(committee: Committee, images: Iterable[Image8]) -> Iterator[Prediction]:
+        first, *others = predict_all(committee, images)
+        yield from [replace(first, arms={"a/mean": float("nan")}), *others]
+
+    monkeypatch.setattr(Committee, "predict_all", broken)
+    code, said = infer(manifest, version, tmp_path / "scores", "--json")
+    assert code == 0, said
+    assert "not finite" in json.loads(said)["refusals"]["s3://pool/0.png"]
+    found = [each for path in score_files(tmp_path / "scores") for each in read_scores(path)]
+    assert len(found) == 18
