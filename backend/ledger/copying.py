@@ -13,7 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import MappingResult, RowMapping, Select, Table, insert, inspect, select, text
+from sqlalchemy import (
+    MappingResult,
+    RowMapping,
+    Select,
+    String,
+    Table,
+    collate,
+    insert,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.orm import Session
 
 from backend.errors import LedgerOutdated, LedgerUnavailable
@@ -21,6 +32,7 @@ from backend.ledger.engine import (
     COPYING,
     HEAD,
     Database,
+    bytewise,
     is_there,
     revision_of,
     set_sequences,
@@ -147,16 +159,22 @@ def _rows(db: Session, query: Select[Any]) -> MappingResult:
     return db.connection().execute(query, execution_options={"yield_per": BATCH}).mappings()
 
 
-def _in_order(table: Table) -> Select[Any]:
-    return select(table).order_by(*table.primary_key.columns)
+def _in_order(db: Session, table: Table) -> Select[Any]:
+    collation = bytewise(db.connection())
+    return select(table).order_by(
+        *(
+            collate(key, collation) if isinstance(key.type, String) else key
+            for key in table.primary_key.columns
+        )
+    )
 
 
 def _compare(reader: Session, target: Database, table: Table) -> Comparison:
     """Read both at the same pace: PostgreSQL ends a transaction that does nothing for long."""
     ours, theirs, count = hashlib.sha256(), hashlib.sha256(), 0
-    source_rows = _rows(reader, _in_order(table))
+    source_rows = _rows(reader, _in_order(reader, table))
     with target.read() as db:
-        for row in _rows(db, _in_order(table)):
+        for row in _rows(db, _in_order(db, table)):
             theirs.update(_as_bytes(row))
             if (first := source_rows.fetchone()) is not None:
                 ours.update(_as_bytes(first))
@@ -182,7 +200,7 @@ def _check_beginning(reader: Session, target: Database, table: Table) -> int:
 
 
 def _copy_table(reader: Session, target: Database, table: Table, done: int, report: Report) -> None:
-    for rows in _rows(reader, _in_order(table).offset(done)).partitions():
+    for rows in _rows(reader, _in_order(reader, table).offset(done)).partitions():
         with target.write() as db:
             db.execute(insert(table), [dict(row) for row in rows])
         done += len(rows)

@@ -159,6 +159,11 @@ def set_sequences(connection: Connection, tables: Iterable[Table]) -> None:
         postgresql.set_sequences(connection, tables)
 
 
+def bytewise(connection: Connection) -> str:
+    """The collation in which text of both databases stands in one order, whatever their locale."""
+    return "C" if connection.dialect.name == "postgresql" else "BINARY"
+
+
 def clock_ahead_s(connection: Connection) -> float:
     """Seconds that this host's clock is ahead of the ledger's; SQLite has none of its own."""
     return postgresql.clock_ahead_s(connection) if connection.dialect.name == "postgresql" else 0.0

@@ -92,6 +92,18 @@ def test_a_laboratory_moves_to_postgresql_and_back(
     moved.close()
 
 
+def test_a_database_that_sorts_text_by_its_language_is_compared_all_the_same(
+    source: Ledger, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    locale = "LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C.UTF-8'"
+    postgresql.run(f"CREATE DATABASE english TEMPLATE template0 {locale}")
+    for name in ("http://annotate.example", "http://B.example", "http://c.example"):
+        source.projects.note_name("http://studio", name)
+    target = postgresql.url("english")
+    assert copy_ledger(source.url, target)["studio_names"] == 4
+    assert copy_ledger(target, f"sqlite:///{tmp_path / 'back.sqlite3'}")["studio_names"] == 4
+
+
 def test_an_interrupted_copy_opens_for_nobody_and_goes_on(
     source: Ledger, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
