@@ -163,7 +163,7 @@ class Studio(StudioHttp):
 
         Addresses of cloud storage in ``data`` come as links through Label Studio, or without
         ``links`` as they were imported. Does not make Label Studio ask the backend for predictions
-        (as long as evaluate_predictions_automatically is off).
+        (as long as evaluate_predictions_automatically is off, which ``connect`` sees to).
         """
         fields = "id,data,total_annotations,cancelled_annotations"
         for some in [None] if ids is None else _chunks(sorted(set(ids)), IDS_PER_QUERY):

@@ -90,8 +90,13 @@ class ObjectStore:
         # Not before it is used: what it starts does not survive the fork of a worker.
         from obstore.store import from_url
 
+        for name in [name for name, value in os.environ.items() if not value]:
+            if name.startswith("AWS_"):
+                # As a Secret's line without a value leaves it. The library would take it for a key,
+                # not ask for the machine's role, and panic at the address.
+                del os.environ[name]
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
-            if _ENDPOINT.fullmatch(os.environ.get(name) or "http://host") is None:
+            if _ENDPOINT.fullmatch(os.environ.get(name, "http://host")) is None:
                 # The library panics at what is no address; and one with a password is not shown.
                 raise StoreUnavailable(
                     f"{name} must be an http:// or https:// address without user."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import traceback
@@ -197,3 +198,13 @@ def test_a_damaged_example_is_brought_again_or_made_anew(s3_place: Place, traine
     with pytest.raises(UnknownExample, match="damaged"):
         registry.get_example("p1", "d1")
     assert not registry.store.has("p1", "examples/d1.npz")
+
+
+def test_a_variable_without_a_value_is_as_if_it_were_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "")
+    store = object_store.ObjectStore("s3://bucket/lab", tmp_path, 1)
+    assert store._client.config == {"bucket": "bucket"}
+    assert not any(name.startswith("AWS_") and not os.environ[name] for name in os.environ)
