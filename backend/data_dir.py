@@ -55,6 +55,17 @@ def remember(data_dir: Path, **values: Any) -> None:
     write_json_object(data_dir / "local.json", kept)
 
 
+def clicks_folder(data_dir: Path) -> Path:
+    """Where what clicks are answered from is kept, in a folder for each project."""
+    return data_dir / "cache" / "clicks"
+
+
+def registry_cache(data_dir: Path) -> Path:
+    """Where this host's copies of object stores are: a folder for each of them, in it one for each
+    project."""
+    return data_dir / "cache" / "registry"
+
+
 MOST_NAMES = 8
 """Names of one Label Studio that are kept: uploads go on carrying an earlier one."""
 

@@ -38,6 +38,7 @@ from backend.data_dir import (
     embedded_redis_url,
     load_secrets,
     prepare_data_dir,
+    registry_cache,
     remembered,
 )
 from backend.documented_field import MOST, documented, expected_value, shown_default, whole_number
@@ -424,8 +425,8 @@ class Settings(BaseSettings):
 
     def store(self, url: str | None = None) -> Store:
         """Where the registry's files lie, or those of another one; nothing is opened yet."""
-        cache = self.data_dir / "cache" / "registry"
-        return open_store(url or self.registry_url, cache, self.registry_cache_gb * 10**9)
+        most_bytes = self.registry_cache_gb * 10**9
+        return open_store(url or self.registry_url, registry_cache(self.data_dir), most_bytes)
 
     def describe_dashboard(self) -> str:
         """Where the dashboard is, or how to switch it on."""

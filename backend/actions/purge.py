@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from backend.data_dir import clicks_folder
+from backend.data_dir import clicks_folder, registry_cache
 from backend.errors import BadRequest
 from backend.ledger import Ledger, Project
 from backend.settings import Settings
@@ -47,18 +47,19 @@ def remove_files(work: Workplace, slug: str) -> None:
 
 
 def remove_strays(settings: Settings, ledger: Ledger) -> None:
-    """Remove what smart clicks kept on this host of projects that were purged on another one.
+    """Remove what this host keeps, for smart clicks and of an object store, of projects that were
+    purged on another one.
 
     Raises:
         BadRequest: not all of it could be removed.
         LedgerUnavailable: nothing was.
     """
-    folder = clicks_folder(settings.data_dir)
-    kept = list(folder.iterdir()) if folder.exists() else []
+    caches = (clicks_folder(settings.data_dir), *registry_cache(settings.data_dir).glob("*"))
+    kept = [path for cache in caches for path in cache.glob("*")]
     known = {project.slug for project in ledger.projects.all()} if kept else set()
     for stray in kept:
         if stray.name not in known:
-            with _removing(stray):
+            with _removing(stray), suppress(FileNotFoundError):
                 shutil.rmtree(stray)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from redis.exceptions import RedisError
 from rq import Queue
 
-from backend.errors import LedgerUnavailable
+from backend.actions.purge import remove_strays
+from backend.errors import BadRequest, LedgerUnavailable
 from backend.jobs.queue import (
     deliver_parts,
     enqueue,
@@ -105,3 +106,7 @@ class Clock:
         self._work.ledger.processes.drop_silent(FORGET_PROCESS_AFTER_S)
         for project in self._our_projects():
             enqueue(queue, "clean", (project.id,), f"clean-{project.id}-{int(time.time())}")
+        try:
+            remove_strays(self._work.settings, self._work.ledger)
+        except BadRequest as error:
+            log.warning("what is kept here of purged projects goes later: %s", error)

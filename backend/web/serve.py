@@ -156,7 +156,7 @@ def _serve_in_child(
             try:
                 remove_strays(settings, ledger)
             except BackendError as error:
-                log.warning("what smart clicks kept is looked through later: %s", error)
+                log.warning("what is kept here of purged projects goes later: %s", error)
             time.sleep(FORGET_EVERY_S)
 
     if place == 0:

@@ -31,7 +31,8 @@ _WHAT: dict[str, tuple[str, str]] = {
     ),
     "registry": (
         "have different registries, so one host finds no version that another made",
-        "Mount the same folder on all, and let REGISTRY_URL name it (docs/HOSTS.md).",
+        "Let REGISTRY_URL name the same object store on all, or a folder that is mounted on all "
+        "(docs/HOSTS.md).",
     ),
     SHARED: (
         "have different secrets: webhooks that one made are refused by others, and compiled "

@@ -11,7 +11,7 @@ import pytest
 
 from backend.actions.connect import disconnect_project
 from backend.actions.purge import remove_strays
-from backend.data_dir import clicks_folder
+from backend.data_dir import clicks_folder, registry_cache
 from backend.errors import BadRequest
 from backend.jobs.parts import do_part
 from backend.ledger import Outcome, Project, Round
@@ -78,13 +78,17 @@ def test_what_could_not_be_removed_is_said_and_can_be_asked_for_again(
     assert not (work.registry.root / row.slug).exists()
 
 
-def test_what_clicks_kept_of_a_project_that_was_purged_on_another_host_goes(
+def test_what_this_host_kept_of_a_project_that_was_purged_on_another_one_goes(
     work: Workplace,
 ) -> None:
     kept, purged = filled(work, 3), filled(work, 4)
+    caches = [clicks_folder(work.settings.data_dir), registry_cache(work.settings.data_dir) / "aa"]
+    for row in (kept, purged):  # as of an object store
+        (caches[1] / row.slug / "examples").mkdir(parents=True)
+        (caches[1] / row.slug / "examples/d1.npz").write_bytes(b"an image")
     work.ledger.projects.forget(purged.id)
     remove_strays(work.settings, work.ledger)
-    assert [path.name for path in clicks_folder(work.settings.data_dir).iterdir()] == [kept.slug]
+    assert [[path.name for path in cache.iterdir()] for cache in caches] == [[kept.slug]] * 2
 
 
 def test_a_job_that_was_under_way_leaves_nothing_of_a_purged_project(
