@@ -388,6 +388,14 @@ class ObjectStore:
                 raise FileNotFoundError(0, "it is not there") from None
             said = self._describe(error)
             self._away = (time.monotonic() + AWAY_S, said)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # Rust's, which no module gives
+                raise
+            said = (
+                f"A variable for REGISTRY_URL={self._url}, such as AWS_ENDPOINT_URL or "
+                "AWS_ACCESS_KEY_ID, holds what cannot be used, a wrong port or the end of a line: "
+                "correct it, and start again."
+            )
         else:
             return
         raise StoreUnavailable(said)

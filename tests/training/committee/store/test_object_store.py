@@ -208,3 +208,20 @@ def test_a_variable_without_a_value_is_as_if_it_were_not_set(
     store = object_store.ObjectStore("s3://bucket/lab", tmp_path, 1)
     assert store._client.config == {"bucket": "bucket"}
     assert not any(name.startswith("AWS_") and not os.environ[name] for name in os.environ)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("AWS_ENDPOINT_URL", "http://127.0.0.1:99999"), ("AWS_ACCESS_KEY_ID", "a key of a file\n")],
+)
+def test_a_variable_that_the_library_panics_at_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv(name, value)
+    store = object_store.ObjectStore("s3://bucket/lab", tmp_path, 1)
+    with pytest.raises(StoreUnavailable, match=f"{name}.* cannot be used") as error:
+        store.projects()
+    assert value not in "".join(traceback.format_exception(error.value))
