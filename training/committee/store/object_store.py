@@ -19,7 +19,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -269,12 +269,13 @@ class ObjectStore:
     @contextmanager
     def open(self, project: str, path: str) -> Iterator[BinaryIO]:
         cached = self._cache.path(project, path)
-        if not cached.exists():
-            data = self.read(project, path)
-            self._cache.put_file(cached, data)
-            yield io.BytesIO(data)
-            return
-        with self._cache.open(cached) as file:
+        with ExitStack() as opened:
+            try:
+                file = opened.enter_context(self._cache.open(cached))
+            except FileNotFoundError:  # maybe just now, for another's copy
+                data = self.read(project, path)
+                self._cache.put_file(cached, data)
+                file = io.BytesIO(data)
             yield file
 
     def read(self, project: str, path: str) -> bytes:

@@ -225,3 +225,13 @@ def test_a_variable_that_the_library_panics_at_is_told_as_such(
     with pytest.raises(StoreUnavailable, match=f"{name}.* cannot be used") as error:
         store.projects()
     assert value not in "".join(traceback.format_exception(error.value))
+
+
+def test_a_copy_that_makes_room_just_now_is_read_from_the_store(
+    s3_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = s3_place.host("a")
+    store.write("p1", "examples/d1.npz", b"an image")
+    monkeypatch.setattr(Path, "exists", lambda _path: True)  # as it was a moment ago
+    with store.open("p1", "examples/d1.npz") as file:
+        assert file.read() == b"an image"
