@@ -159,7 +159,9 @@ class Projects:
             moved = update(Project).where(Project.server == server)
             db.execute(moved.values(server=new_server))
             names = db.scalars(select(StudioName).where(StudioName.server == server)).all()
-            for name, heard_at in [(n.name, n.heard_at) for n in names] + [(server, time.time())]:
+            # After all that it said, and not now: a restore that is repeated writes the same.
+            last = max((n.heard_at for n in names), default=0.0) + 1.0
+            for name, heard_at in [(n.name, n.heard_at) for n in names] + [(server, last)]:
                 db.merge(StudioName(server=new_server, name=name, heard_at=heard_at))
             for former in names:
                 db.delete(former)

@@ -16,7 +16,7 @@ from backend.data_dir import MOST_NAMES
 from backend.errors import LeaseLost, LedgerUnavailable, UnknownProject
 from backend.ledger import Evidence, Ledger, Outcome, Part, Project, Publication, Round, upgrade
 from backend.ledger import parts as parts_module
-from backend.ledger.entities import Base
+from backend.ledger.entities import Base, StudioName
 from backend.ledger.parts import LEASE_S, LONGEST_DELAY_S
 from backend.ledger.rounds import LONGEST_WAIT_S
 from tests.backend.ledger.old_ledger import make_old_ledger
@@ -542,6 +542,9 @@ def test_the_names_of_a_label_studio_are_kept_newest_first_and_go_with_it(ledger
     projects.move("http://studio", "http://moved")
     assert projects.names("http://studio") == []
     assert projects.names("http://moved") == ["http://studio", "http://b", "http://a"]
+    projects.move("http://elsewhere", "http://here")
+    with ledger.database.read() as db:  # at any time the same, for a restore that is repeated
+        assert db.get_one(StudioName, ("http://here", "http://elsewhere")).heard_at == 1.0
     for number in range(MOST_NAMES):
         projects.note_name("http://moved", f"http://{number}")
     assert len(projects.names("http://moved")) == MOST_NAMES
