@@ -20,9 +20,14 @@ class LinkInRegistry(TrainingError):
     """A folder of the registry is a link: it would be read, written and cleared up elsewhere."""
 
 
+def may_be_project(name: str) -> bool:
+    """Whether a folder can be a project's: others lie beside them, such as lost+found."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checked_name(name: str) -> str:
     """A name that cannot lead out of its folder."""
-    if not _NAME.fullmatch(name):
+    if not may_be_project(name):
         raise ValueError(f"expected a name of letters, digits, '.', '_' and '-', got {name!r}")
     return name
 

@@ -17,7 +17,7 @@ from training.committee.checksums import (
     read_checksums,
     read_list,
 )
-from training.committee.folders import project_folder, version_numbers
+from training.committee.folders import may_be_project, project_folder, version_numbers
 from training.committee.removals import RemovalsHeld, may_remove
 from training.files import (
     open_plain_file,
@@ -48,7 +48,7 @@ class FolderStore:
     def projects(self) -> list[str]:
         if not self.root.exists():
             return []
-        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and p.name[0] != ".")
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and may_be_project(p.name))
 
     # Versions
 

@@ -40,7 +40,7 @@ from training.committee.checksums import (
     parse_checksums,
     read_list,
 )
-from training.committee.folders import checked_name
+from training.committee.folders import checked_name, may_be_project
 from training.committee.store.folder_store import STALE_S
 from training.committee.store.host_cache import HostCache
 from training.committee.store.store import StoreUnavailable, VersionTaken
@@ -115,7 +115,7 @@ class ObjectStore:
     def projects(self) -> list[str]:
         with self._asking():
             found = obstore.list_with_delimiter(self._client)["common_prefixes"]
-        return sorted(name.strip("/") for name in found)
+        return sorted(filter(may_be_project, (name.strip("/") for name in found)))
 
     # Versions
 

@@ -162,3 +162,16 @@ def test_a_registry_is_copied_there_and_back(place: Place, tmp_path: Path) -> No
     back.put_version("p1", 2, version(2, b"another"))
     with pytest.raises(VersionTaken, match="another version 2 of p1"):
         copy_registry(back, target)
+
+
+def test_what_is_no_project_is_passed_over(place: Place, tmp_path: Path) -> None:
+    store = place.host()
+    store.put_version("p1", 1, version(1, b"x"))
+    if isinstance(store, FolderStore):
+        (store.root / "lost+found").mkdir()
+    else:
+        import obstore
+
+        obstore.put(store._client, "lost+found/file", b"x")  # type: ignore[attr-defined]
+    assert store.projects() == ["p1"]
+    assert copy_registry(store, FolderStore(tmp_path / "copy")).versions == 1
