@@ -269,8 +269,8 @@ def _counted(counts: _Counts) -> Iterator[Metric]:
         ),
         (
             "fallbacks",
-            "How often an earlier version was loaded because a newer one's files are damaged, or in "
-            "an object store that is away.",
+            "How often an earlier version was loaded because a newer one's files are damaged, or "
+            "in an object store that is away.",
             ("project",),
         ),
         ("mlflow_failures", "How often MLflow could not be told of a version.", ()),
