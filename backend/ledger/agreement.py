@@ -97,8 +97,11 @@ def _shown(value: object) -> str:
 
 
 def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:_FINGERPRINT]
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:_FINGERPRINT]
+    except OSError as error:  # a sign of life must not end with it; training says what is wrong
+        return f"not readable: {error.strerror}"
 
 
 def _fingerprint(key: bytes, user: str, password: SecretStr) -> str:

@@ -58,3 +58,13 @@ def test_a_registry_is_named_once_and_says_nothing_where_it_cannot_be_reached(
     assert registry_id(tmp_path / "one") == first != registry_id(tmp_path / "other")
     (tmp_path / "file").touch()
     assert registry_id(tmp_path / "file") == ""
+
+
+def test_weights_that_cannot_be_read_end_no_sign_of_life(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.touch()
+    settings = host(tmp_path / "one", network="mine:net", network_weights=weights)
+    weights.unlink()
+    assert facts_of(settings, "worker")["NETWORK_WEIGHTS"] == (
+        "not readable: No such file or directory"
+    )
