@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import IntegrityError
+
 from backend.actions.projects import connected_project
 from backend.errors import BadRequest, NotEnoughLabels, StudioRefused
 from backend.ledger import Project, Version
@@ -266,7 +268,13 @@ def _make_tasks(
     work: Workplace, row: Project, pictures: Sequence[PictureScores], data_key: str
 ) -> None:
     numbers = [picture_number(each.image) for each in pictures]
-    work.ledger.pool.claim(row.id, numbers)
+    try:
+        work.ledger.pool.claim(row.id, numbers)
+    except IntegrityError as error:
+        raise BadRequest(
+            "Another `pool import`, on another machine, has taken some of the same pictures "
+            "meanwhile: run one at a time, and this one again."
+        ) from error
     try:
         task_ids = work.studio.import_tasks(
             row.studio_id, [{**each.data, data_key: each.image} for each in pictures]

@@ -190,3 +190,14 @@ def test_scores_of_other_classes_are_refused(work: Workplace, scores: Path) -> N
     next(scores.rglob("block-*")).write_bytes(pack([odd.line()]))
     with pytest.raises(BadRequest, match=r"of 2 classes.*version 1, which ranks now, has 3"):
         run(work, scores, 1)
+
+
+def test_pictures_that_another_machine_has_just_taken_are_not_imported_again(
+    work: Workplace, studio: SmallStudio, scores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(work)
+    run(work, scores, 10)
+    monkeypatch.setattr(work.ledger.pool, "all", lambda _project: set())  # as it was before
+    with pytest.raises(BadRequest, match="on another machine"):
+        run(work, scores, PICTURES)
+    assert len(studio.imported) == 10
