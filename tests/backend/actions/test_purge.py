@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from rq import Queue
 
 from backend.actions.connect import disconnect_project
 from backend.actions.purge import remove_strays
 from backend.data_dir import clicks_folder, registry_cache
 from backend.errors import BadRequest
+from backend.jobs.clock import Clock
 from backend.jobs.parts import do_part
 from backend.ledger import Outcome, Project, Round
 from backend.ledger.shapes import NoPayload
@@ -89,6 +92,13 @@ def test_what_this_host_kept_of_a_project_that_was_purged_on_another_one_goes(
     work.ledger.projects.forget(purged.id)
     remove_strays(work.settings, work.ledger)
     assert [[path.name for path in cache.iterdir()] for cache in caches] == [[kept.slug]] * 2
+
+
+def test_a_worker_looks_for_it_too(work: Workplace) -> None:
+    purged = filled(work, 4)
+    work.ledger.projects.forget(purged.id)
+    Clock(work)._clean(cast(Queue, None))  # no project is connected, so nothing is queued
+    assert not (clicks_folder(work.settings.data_dir) / purged.slug).exists()
 
 
 def test_a_job_that_was_under_way_leaves_nothing_of_a_purged_project(
