@@ -169,8 +169,3 @@ def write_json_object(path: Path, values: Mapping[str, Any], *, replace: bool = 
         replace: False leaves a file that is already there as it is.
     """
     write_atomically(path, json.dumps(values, indent=2).encode(), private=True, replace=replace)
-
-
-def clicks_folder(data_dir: Path) -> Path:
-    """Where smart clicks are answered from (``click_cache``), in a folder for each project."""
-    return data_dir / "cache" / "clicks"
