@@ -47,3 +47,15 @@ def _merge(below: Any, above: Any, key: str = "") -> Any:
 
 def _by_name(value: Any) -> Any:
     return {name: {} for name in value} if isinstance(value, list) else value
+
+
+def assert_confined(compose: dict[str, Any]) -> None:
+    """No service has a privilege, or may fill the machine."""
+    for name, service in compose["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["mem_limit"], name
+        assert service["pids_limit"] > 0, name
+        # docker's own default keeps what is logged for ever
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert service.get("read_only") or name == "label-studio", name

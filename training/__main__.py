@@ -17,6 +17,7 @@ from training.command_options import (
     channels_option,
     own_network,
     print_json,
+    version_option,
 )
 from training.errors import TrainingError
 
@@ -269,12 +270,7 @@ def images_(folder: Path, output: Path, channels: tuple[int, ...] | None, as_jso
     required=True,
     help="An image file (docs/IMAGES.md).",
 )
-@click.option(
-    "--version",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="A version's folder; `python -m backend versions` lists them.",
-)
+@version_option
 @click.option(
     "--truth",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

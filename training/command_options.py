@@ -17,6 +17,13 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
+version_option = click.option(
+    "--version",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="A version's folder; `python -m backend versions` lists them.",
+)
+
 own_network = click.option(
     "--network",
     default=None,

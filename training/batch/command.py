@@ -18,6 +18,7 @@ from training.command_options import (
     channels_option,
     own_network,
     print_json,
+    version_option,
 )
 
 if TYPE_CHECKING:
@@ -31,12 +32,7 @@ LISTED = 10
 
 @click.command("predict")
 @click.argument("folder", type=FOLDER)
-@click.option(
-    "--version",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="A version's folder; `python -m backend versions` lists them.",
-)
+@version_option
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -179,12 +175,7 @@ def _mounts(
     required=True,
     help="JSON lines, or a CSV file: a line for each picture, with its address under image.",
 )
-@click.option(
-    "--version",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="A version's folder; `python -m backend versions` lists them.",
-)
+@version_option
 @click.option(
     "--shard", callback=_shard, default="0/1", metavar="I/N", help="One of N parts, from 0."
 )
